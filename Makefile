@@ -1,0 +1,78 @@
+# Everything happens in .venv. Run `make` to see what there is.
+
+PYTHON ?= python3
+UV ?= uv
+# Where to take torch from, for a build other than the default one:
+#   make install TORCH_INDEX=<index of the build>
+TORCH_INDEX ?=
+# make lock LOCK_FLAGS=--upgrade takes the newest versions; without it, only what must change does.
+LOCK_FLAGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
+# These empty files say how far .venv has come.
+LOCKED := .venv/.locked
+TORCH := .venv/.torch
+INSTALLED := .venv/.installed
+
+.DELETE_ON_ERROR:
+.PHONY: help install run test lint check bench lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with everything in it (the other targets do so themselves)
+
+run: $(INSTALLED)  ## the demo: sort a few images before your eyes
+	@$(BIN)/mednet-watcher demo
+
+test: $(INSTALLED)  ## all tests, the quick ones first
+	@echo "== tests"
+	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -m slow --collect-only >/dev/null 2>&1; \
+	if [ $$? -ne 5 ]; then echo "== slow tests"; $(BIN)/pytest -q -m slow; fi
+
+lint: $(INSTALLED)  ## format, style, types and architecture
+	@echo "== ruff format" && $(BIN)/ruff format --check --quiet . \
+		|| { $(BIN)/ruff format --check . ; echo "mend it with: $(BIN)/ruff format ."; exit 1; }
+	@echo "== ruff check" && $(BIN)/ruff check --quiet .
+	@echo "== mypy" && $(BIN)/mypy --no-error-summary
+	@echo "== lint-imports" && $(BIN)/lint-imports --no-logo
+
+check: lint test  ## everything that must hold before a change is handed in
+
+bench: $(INSTALLED)  ## measure this machine
+	@$(BIN)/mednet-watcher bench
+
+lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }
+	@echo "== locking"
+	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--extra train --extra dev --excludes .requirements/unlocked.txt \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(LOCK_FLAGS) \
+		--output-file .requirements/locked.txt pyproject.toml .requirements/locked.in
+
+clean:  ## remove .venv, caches and what the demo made (trained networks in runs/ stay)
+	@rm -rf .venv .demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+	@find watcher tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(LOCKED): .requirements/locked.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there. Choose another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "mednet-watcher needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+		echo "Choose another: make PYTHON=python3.12"; exit 1; }
+	@echo "== .venv: $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@echo "== .venv: locked requirements"
+	@$(PIP) install --require-hashes -r .requirements/locked.txt
+	@touch $@
+
+$(TORCH): $(LOCKED) .requirements/torch.txt
+	@echo "== .venv: torch (large)"
+	@$(PIP) install torch -c .requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@touch $@
+
+$(INSTALLED): $(TORCH) pyproject.toml
+	@echo "== .venv: mednet-watcher itself"
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@

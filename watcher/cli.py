@@ -1,0 +1,166 @@
+"""The command line: arguments in, exit code out. Imports a command only when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from watcher import __version__
+from watcher.errors import Exit, Fatal
+
+_Commands = argparse._SubParsersAction
+
+EXTRAS = {"matplotlib": "train", "rich": "train"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Every :class:`Fatal` ends here, as a message and an exit code."""
+    args = parser().parse_args(argv)
+    try:
+        command = importlib.import_module(f"watcher.commands.{args.module}")
+        return int(command.run(args))
+    except Fatal as error:
+        print(f"mednet-watcher: {error}", file=sys.stderr)
+        return error.code
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        print(f"mednet-watcher: this needs {error.name}: install mednet-watcher[{EXTRAS[error.name]}]", file=sys.stderr)
+        return Exit.FAILED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except KeyboardInterrupt:
+        print("mednet-watcher: interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line, without importing any command."""
+    top = argparse.ArgumentParser(
+        prog="mednet-watcher",
+        description="Sorts radiographs that arrive in an inbox. It takes no medical decision.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 config, 4 weights or device, 5 directory or "
+        "ledger, 6 already running, 130 interrupted.",
+    )
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_run, _classify, _check_config, _status, _demo, _evaluate, _train, _compress, _sketch, _bench):
+        add(_adder(commands))
+    return top
+
+
+_Add = Callable[[str, str], argparse.ArgumentParser]
+
+
+def _adder(commands: _Commands[argparse.ArgumentParser]) -> _Add:
+    def add(name: str, told: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".")
+        command.set_defaults(module=name.replace("-", "_"))
+        return command
+
+    return add
+
+
+def _config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="default: ./config.yaml")
+
+
+def _weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--weights", type=Path, metavar="FILE", help="default: those shipped with the product")
+
+
+def _json(command: argparse.ArgumentParser, told: str) -> None:
+    command.add_argument("--json", action="store_true", help=told)
+
+
+def _data(command: argparse.ArgumentParser, *, split_required: bool) -> None:
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="a directory of class directories")
+    told = "which files to use: a CSV with the columns path, class, split"
+    command.add_argument("--split", type=Path, required=split_required, metavar="CSV", help=told)
+
+
+def _run(add: _Add) -> None:
+    _config(add("run", "watch the inbox and sort what arrives, until SIGTERM"))
+
+
+def _classify(add: _Add) -> None:
+    command = add("classify", "say what the daemon would do with files")
+    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or directories with files below")
+    command.add_argument("--sort-into", type=Path, metavar="DIR", help="copy each into its class's directory below DIR")
+    _json(command, "one JSON object a line, for every file")
+    _config(command)
+    _weights(command)
+
+
+def _check_config(add: _Add) -> None:
+    command = add("check-config", "check a config file without starting anything")
+    _config(command)
+    _json(command, "print the values in force as JSON")
+
+
+def _status(add: _Add) -> None:
+    command = add("status", "say whether the daemon runs, and what it has done")
+    _config(command)
+    _json(command, "one JSON object")
+
+
+def _demo(add: _Add) -> None:
+    command = add("demo", "run the daemon on synthetic images, with no data set at hand")
+    command.add_argument("--images", type=int, default=60, metavar="N")
+    command.add_argument("--dir", type=Path, default=Path(".demo"), metavar="DIR")
+
+
+def _evaluate(add: _Add) -> None:
+    command = add("evaluate", "judge weights on labelled images")
+    _data(command, split_required=False)
+    command.add_argument("--part", metavar="NAME", help="the rows of the split to judge on, e.g. valid or test")
+    command.add_argument("--picture", type=Path, metavar="PNG", help="draw the confusion matrix")
+    _json(command, "one JSON object")
+    _weights(command)
+
+
+def _train(add: _Add) -> None:
+    command = add("train", "train a network by a recipe")
+    command.add_argument("--recipe", choices=("improved", "baseline"), default="improved")
+    _data(command, split_required=True)
+    command.add_argument("--train-part", default="train", metavar="NAME", help="default: train")
+    command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")
+    command.add_argument("--out", type=Path, metavar="DIR", help="default: runs/RECIPE-seedN; holds a run to resume")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+
+
+def _compress(add: _Add) -> None:
+    command = add("compress", "make trained weights small and fast: fold, factor, fine-tune, halve")
+    _data(command, split_required=True)
+    command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="weights made by train")
+    command.add_argument("--rank", type=int, default=64, help="rank of the first linear layer")
+    command.add_argument("--epochs", type=int, default=2, help="of fine-tuning the linear layers")
+    command.add_argument("--learning-rate", type=float, default=0.005)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--train-part", default="train", metavar="NAME")
+    command.add_argument("--part", default="valid", metavar="NAME", help="the part to choose and to set thresholds on")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+
+def _sketch(add: _Add) -> None:
+    command = add("sketch", "fit the synthetic-image sampler of the demo to training images")
+    _data(command, split_required=False)
+    command.add_argument("--train-part", default="train", metavar="NAME")
+    command.add_argument("--components", type=int, default=24)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--out", type=Path, default=Path("weights/sketch.safetensors"), metavar="FILE")
+
+
+def _bench(add: _Add) -> None:
+    command = add("bench", "measure throughput and latency against a simple loop and the bare limit")
+    command.add_argument("--data", type=Path, metavar="DIR", help="images to use (default: sampled ones)")
+    command.add_argument("--images", type=int, default=5833, metavar="N")
+    command.add_argument("--runs", type=int, default=3, metavar="N")
+    _json(command, "one JSON object")
