@@ -1,0 +1,119 @@
+"""A weights file: tensors, architecture, classes, thresholds and a digest.
+
+safetensors runs no code when it is loaded. What the numbers mean travels with
+them as JSON in the file's metadata. No torch here: who only asks what a file
+is need not pay for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from watcher.decode import PREPROCESSING
+from watcher.errors import Exit, Fatal
+
+FORMAT = "mednet-watcher/1"
+
+Tensors = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything needed to classify, as it lies on disk.
+
+    ``classes`` gives the order of the logits. ``thresholds`` are fitted by
+    command on validation images. ``training`` holds how it came to be and its
+    figures, for people. ``digest`` is the SHA-256 of tensors and metadata.
+    """
+
+    name: str
+    architecture: dict[str, Any]
+    classes: tuple[str, ...]
+    tensors: Tensors = field(repr=False)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    preprocessing: str = PREPROCESSING
+    digest: str = ""
+
+
+def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """Write the file whole or not at all, and return it with its digest filled in."""
+    header = _header(checkpoint)
+    digest = _digest(header, checkpoint.tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(checkpoint.tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
+    os.replace(partial, path)
+    return Checkpoint(**{**checkpoint.__dict__, "digest": digest})
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a weights file and prove that it is whole.
+
+    Raises:
+        Fatal: exit code 4; the file is missing, damaged, of another product or
+            made for another preprocessing.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+            tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except FileNotFoundError as error:
+        raise _fatal(f"the weights file {path} does not exist") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _fatal(f"the weights file {path} can not be read: {error}") from error
+    return _checked(path, metadata, tensors)
+
+
+def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Checkpoint:
+    try:
+        header = json.loads(metadata["mednet"])
+        known = header.pop("format") == FORMAT
+        found = Checkpoint(
+            **{**header, "classes": tuple(header["classes"])}, tensors=tensors, digest=metadata["digest"]
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise _fatal(f"{path} is no weights file of mednet-watcher: its metadata is missing or damaged") from error
+    if not known:
+        raise _fatal(f"{path} was written in another format than {FORMAT}")
+    if found.digest != _digest(_header(found), tensors):
+        raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
+    if found.preprocessing != PREPROCESSING:
+        raise _fatal(f"{path} expects other preprocessing: {found.preprocessing}")
+    return found
+
+
+def _fatal(problem: str) -> Fatal:
+    return Fatal(problem, "Set model.weights to a file made by `mednet-watcher train` or shipped with it.", Exit.MODEL)
+
+
+def _header(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "name": checkpoint.name,
+        "architecture": checkpoint.architecture,
+        "classes": list(checkpoint.classes),
+        "thresholds": checkpoint.thresholds,
+        "training": checkpoint.training,
+        "preprocessing": checkpoint.preprocessing,
+    }
+
+
+def _digest(header: dict[str, Any], tensors: Tensors) -> str:
+    sha = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        sha.update(f"{name} {value.dtype} {value.shape}".encode())
+        sha.update(value.tobytes())
+    return sha.hexdigest()

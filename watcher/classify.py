@@ -1,0 +1,127 @@
+"""A batch of images to logits and features, on the device there is."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from watcher import decode, mednet
+from watcher.checkpoint import Checkpoint
+from watcher.errors import Exit, Fatal
+
+Device = Literal["auto", "cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``logits`` (n, classes) and penultimate ``features`` (n, 80), float32."""
+
+    logits: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32]
+
+
+def build(checkpoint: Checkpoint) -> mednet.MedNet:
+    """The network of a checkpoint, in evaluation mode, float32 on the CPU.
+
+    Raises:
+        Fatal: exit code 4; the tensors do not fit the architecture.
+    """
+    try:
+        net = mednet.MedNet(mednet.MedNetConfig.from_dict(checkpoint.architecture))
+        state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors.items()}
+        net.load_state_dict(state)  # half precision on disk is widened here
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Fatal(
+            f"the weights {checkpoint.name} do not fit their own architecture: {error}",
+            "Set model.weights to a file made by this version of mednet-watcher.",
+            Exit.MODEL,
+        ) from error
+    return net.eval()
+
+
+def choose_device(wanted: Device) -> torch.device:
+    """The device for ``wanted``; ``auto`` is CUDA if there, else the CPU.
+
+    Raises:
+        Fatal: exit code 4; CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise Fatal(
+            "model.device is cuda, but torch finds no CUDA device",
+            "Install the driver and a CUDA build of torch, or set model.device to auto or cpu.",
+            Exit.MODEL,
+        )
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")
+
+
+class Classifier:
+    """Holds the network. ``warn`` is told, in words, when it has to go on with less."""
+
+    def __init__(
+        self,
+        net: mednet.MedNet,
+        device: torch.device,
+        warn: Callable[[str, str], None] = lambda event, detail: None,
+    ) -> None:
+        self._warn = warn
+        self._spare = net  # stays on the CPU: a lost device can not be read back
+        self._use(device)
+
+    def _use(self, device: torch.device) -> None:
+        self.device = device
+        net = self._spare if device.type == "cpu" else copy.deepcopy(self._spare).to(device)
+        # channels-last: these convolutions run about a fifth faster on CPUs that way
+        self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def classes(self) -> int:
+        """Columns of the logits."""
+        return self._spare.config.classes
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Scores:
+        """Score images (n, 64, 64) uint8.
+
+        Out of GPU memory: both halves one after the other, down to single
+        images. Device lost, or a single image does not fit: the CPU from now on.
+        """
+        try:
+            return self._forward(images)
+        except torch.OutOfMemoryError as error:
+            if len(images) > 1:
+                self._warn("device.out_of_memory", f"halving a batch of {len(images)}")
+                torch.cuda.empty_cache()
+                half = len(images) // 2
+                return _joined(self(images[:half]), self(images[half:]))
+            return self._fall_back(images, error)
+        except torch.AcceleratorError as error:
+            return self._fall_back(images, error)
+
+    def _fall_back(self, images: npt.NDArray[np.uint8], error: RuntimeError) -> Scores:
+        if self.device.type == "cpu":
+            raise error
+        self._warn("device.lost", f"going on with the CPU: {error}")
+        self._use(torch.device("cpu"))
+        return self._forward(images)
+
+    @torch.inference_mode()
+    def _forward(self, images: npt.NDArray[np.uint8]) -> Scores:
+        batch = torch.from_numpy(decode.standardise(images)).to(self.device)
+        scores = self._net(batch.to(memory_format=torch.channels_last))
+        return Scores(scores.logits.float().cpu().numpy(), scores.features.float().cpu().numpy())
+
+
+def _joined(first: Scores, second: Scores) -> Scores:
+    return Scores(np.concatenate([first.logits, second.logits]), np.concatenate([first.features, second.features]))
+
+
+def use_threads(threads: int) -> None:
+    """CPU threads for inference; 0 means every core this process may run on."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))

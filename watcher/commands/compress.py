@@ -1,0 +1,61 @@
+"""``compress``: trained weights to the ones that are shipped, with both figures side by side."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from watcher import checkpoint, classify
+from watcher.commands import evaluate as judging
+from watcher.errors import Exit
+from watcher.training import compress, dataset, evaluate
+
+GIVE_UP = 0.0005
+"""Share of rightly recognised validation images that the threshold may send to review."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fold, factor, tune, halve, fit the threshold, save, and compare."""
+    classify.use_threads(0)
+    full = checkpoint.load(args.weights)
+    net = classify.build(full)
+    data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
+    dataset.refuse_broken(data, valid)
+    tuning = compress.Tuning(args.rank, args.epochs, args.learning_rate, seed=args.seed)
+    torch.manual_seed(args.seed)
+    slim, steps = compress.compress(
+        net, data, valid, tuning, lambda s: print(f"epoch {s.epoch}: {s.valid_errors} wrong, loss {s.valid_loss:.6f}")
+    )
+    shipped = replace(
+        full,
+        architecture=slim.config.to_dict(),
+        tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
+        thresholds={},
+    )
+    before, after = judging.judge(full, valid), judging.judge(shipped, valid)
+    shipped = checkpoint.save(
+        replace(
+            shipped,
+            thresholds={"min_confidence": evaluate.fit_min_confidence(after, GIVE_UP)},
+            training={
+                **full.training,
+                "compressed": {**asdict(tuning), "from": full.digest, "steps": [asdict(step) for step in steps]},
+                "valid_errors_full": len(before.errors),
+                "valid_errors_shipped": len(after.errors),
+            },
+        ),
+        args.out,
+    )
+    print(f"full     {args.weights}: {before.correct} of {before.total} right, {_size(args.weights)}")
+    print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
+    changed = int((before.right != after.right).sum())
+    print(f"decisions that changed between right and wrong: {changed}")
+    print(f"threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
+    return Exit.OK
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

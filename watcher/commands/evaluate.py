@@ -1,0 +1,81 @@
+"""``evaluate``: weights against labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher import assets, checkpoint, classify, decide
+from watcher.errors import Exit, Fatal
+from watcher.training import dataset, evaluate
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how many are right, the confusion matrix and each error."""
+    path = args.weights or assets.weights()
+    weights = checkpoint.load(path)
+    data = dataset.load(dataset.listing(args.data, args.split, args.part))
+    judged = judge(weights, data)
+    if args.picture:
+        evaluate.picture(judged, args.picture, f"{weights.name} {weights.digest[:12]}, {args.part or args.data}")
+    print(json.dumps(judged.to_dict()) if args.json else _text(path, weights, judged))
+    return Exit.OK
+
+
+def judge(weights: checkpoint.Checkpoint, data: dataset.Examples) -> evaluate.Report:
+    """Classify every image as the daemon would, on the device there is.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that the weights do not know.
+    """
+    unknown = [name for name in data.classes if name not in weights.classes]
+    if unknown:
+        raise Fatal(
+            f"the weights do not know the classes {', '.join(unknown)}",
+            f"They know {', '.join(weights.classes)}: name the class directories so.",
+            Exit.DIRECTORY,
+        )
+    classify.use_threads(0)
+    network = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
+    rows = decide.probabilities(logits(network, data.images), weights.thresholds.get("temperature", 1.0))
+    return evaluate.report(_relabelled(data, weights.classes), rows)
+
+
+def logits(network: classify.Classifier, images: npt.NDArray[np.uint8], size: int = 64) -> npt.NDArray[np.float32]:
+    """Logits (n, classes) of images (n, 64, 64), batch by batch."""
+    rows = [network(images[i : i + size]).logits for i in range(0, len(images), size)]
+    return np.concatenate(rows) if rows else np.zeros((0, network.classes), np.float32)
+
+
+def _relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Examples:
+    """The same images with labels in the weights' own class order."""
+    order = np.array([list(classes).index(name) for name in data.classes], np.int64)
+    broken = tuple((path, int(order[label]), why) for path, label, why in data.broken)
+    return dataset.Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
+
+
+def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluate.Report) -> str:
+    threshold = weights.thresholds.get("min_confidence", 0.0)
+    filed = judged.confidences >= threshold
+    lines = [
+        f"weights    {path} ({weights.name}, digest {weights.digest[:12]})",
+        f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
+        f"threshold  {threshold:.4f}: {int((filed & judged.right).sum())} filed right, "
+        f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
+        "",
+        evaluate.table(judged),
+    ]
+    if judged.errors:
+        lines += ["", "wrong:"]
+    lines += [
+        f"  {e.path}: {e.true} taken for {e.predicted} ({e.confidence:.4f})"
+        if e.predicted
+        else f"  {e.path}: {e.true}, could not be decoded"
+        for e in judged.errors
+    ]
+    return "\n".join(lines)

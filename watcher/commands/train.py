@@ -1,0 +1,48 @@
+"""``train``: a network by a named recipe, from a directory of class directories."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from watcher.errors import Exit
+from watcher.training import dataset, train
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, resuming what ``--out`` holds, and say where the result lies."""
+    console = Console(stderr=True)
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    out: Path = args.out or Path("runs") / f"{args.recipe}-seed{args.seed}"
+    console.print(f"reading {args.data} ...")
+    data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
+    dataset.refuse_broken(data, valid)
+    job = train.Run(train.RECIPES[args.recipe], data, valid, out, args.seed)
+    job.resume()
+    console.print(
+        f"{args.recipe}, seed {args.seed}: {len(data.labels)} training and "
+        f"{len(valid.labels)} validation images, {len(job.history)} epochs done before, in {out}"
+    )
+    while not (ending := job.finished()):
+        _epoch(job, console)
+        train.plot(job.history, out / "curves.png", f"MedNet, {args.recipe} recipe, seed {args.seed}")
+    best = min(job.history, key=lambda row: (row.valid_errors, row.valid_loss))
+    console.print(f"{ending}")
+    console.print(f"best epoch {best.epoch}: {best.valid_errors} of {len(valid.labels)} validation images wrong")
+    console.print(f"weights: {out / 'best.safetensors'}")
+    return Exit.OK
+
+
+def _epoch(job: train.Run, console: Console) -> None:
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"epoch {len(job.history) + 1}", total=len(job.train.labels))
+        row = job.epoch(lambda images: bar.advance(task, images))
+    console.print(
+        f"epoch {row.epoch:2}  train loss {row.train_loss:.5f}  validation loss {row.valid_loss:.5f}  "
+        f"errors {row.valid_errors:4}  overfit {row.overfit_epochs}  {row.seconds:.0f} s"
+    )

@@ -1,0 +1,145 @@
+"""Bytes to what the model was trained on: one 64 x 64 grey image.
+
+Training, ``classify`` and the daemon all come through here, so that they can
+not drift apart. No torch in this module: the decoder children import it.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from watcher.errors import Reject
+
+SIDE = 64
+"""Height and width of the model's input, in pixels (MedNIST's own size)."""
+
+PREPROCESSING = "grey 64x64, each image scaled to [0, 1] by its own min and max, less its own mean"
+"""What a checkpoint records, and what loading refuses to differ from."""
+
+FORMATS = ("JPEG", "PNG")
+
+# What Pillow's JPEG and PNG readers raise on damaged input. Anything else is a
+# defect of the decoder: it ends the decoder child, and only this file with it.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+)
+
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost. ``max_bytes`` on disk, ``max_pixels`` once decoded."""
+
+    max_bytes: int = 64 * 1024 * 1024
+    max_pixels: int = 64_000_000
+
+
+def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
+    """Decode one image file to grey levels, shape (64, 64), dtype uint8.
+
+    A 64 x 64 8-bit grey image comes back pixel for pixel. Others are turned to
+    grey and resampled to 64 x 64 (aspect ratio not kept); 16-bit levels are
+    scaled by their own minimum and maximum, where Pillow's ``convert("L")``
+    would clip them to white.
+
+    Raises:
+        Reject: ``empty``, ``too_large``, ``unsupported_format``, ``truncated``
+            or ``unreadable``.
+    """
+    if not data:
+        raise Reject("empty", "the file has no bytes")
+    if len(data) > limits.max_bytes:
+        raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_too_many_pixels(image, limits)
+            _refuse_missing_end(data, image.format)
+            image.load()
+            return _shrink(image)
+    except UnidentifiedImageError as error:
+        raise Reject("unsupported_format", f"neither {' nor '.join(FORMATS)} by its content") from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise Reject("too_large", str(error) or "out of memory while decoding") from error
+    except _DAMAGED as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "unreadable"
+        raise Reject(reason, f"{type(error).__name__}: {error}") from error
+
+
+def standardise(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Scale each image to [0, 1] by its own min and max, then take off its mean.
+
+    Takes shape (n, 64, 64) uint8, gives (n, 1, 64, 64) float32. An image of one
+    single grey level becomes all zeros. This is ``scaleImage`` of NVIDIA's
+    MedNet notebook, for a batch.
+    """
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    low = flat.min(axis=1, keepdims=True)
+    span = flat.max(axis=1, keepdims=True) - low
+    np.maximum(span, 1.0, out=span)
+    flat -= low
+    flat /= span
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat.reshape(len(images), 1, *images.shape[1:])
+
+
+def warm_up() -> None:
+    """Decode one small image of each format, so that no real file waits for Pillow's plugins to load."""
+    for kind in FORMATS:
+        buffer = io.BytesIO()
+        Image.new("L", (SIDE, SIDE)).save(buffer, kind)
+        grey64(buffer.getvalue())
+
+
+def is_blank(image: Grey) -> bool:
+    """True when every pixel has the same grey level: there is nothing to classify."""
+    return bool(image.min() == image.max())
+
+
+def _refuse_too_many_pixels(image: Image.Image, limits: Limits) -> None:
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        raise Reject("too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}")
+
+
+def _refuse_missing_end(data: bytes, kind: str | None) -> None:
+    """A file cut short may still decode; its end marker tells that it is whole."""
+    if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise Reject("truncated", "the JPEG has no end marker")
+    if kind == "PNG" and b"IEND" not in data[-4096:]:
+        raise Reject("truncated", "the PNG has no IEND chunk")
+
+
+def _shrink(image: Image.Image) -> Grey:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _shrink_deep(np.asarray(image, dtype=np.float32))
+    grey = image if image.mode == "L" else image.convert("L")
+    if grey.size != (SIDE, SIDE):
+        grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return np.array(grey, dtype=np.uint8)
+
+
+def _shrink_deep(levels: npt.NDArray[np.float32]) -> Grey:
+    image = Image.fromarray(levels)
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    small = np.asarray(image)
+    span = max(float(small.max() - small.min()), 1.0)
+    levels = np.rint((small - small.min()) * (255.0 / span))
+    return np.asarray(levels, dtype=np.uint8)

@@ -1,0 +1,155 @@
+"""Both networks in one file: NVIDIA's MedNet and the improved one.
+
+One dataclass describes either, and the forms they take when compiled for
+inference (batch normalisation folded away, first fully connected layer
+factored). It is stored in the checkpoint, so a weights file says what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MedNetConfig:
+    """A MedNet: convolutions without padding or pooling, then three linear layers."""
+
+    classes: int = 6
+    side: int = 64
+    filters: tuple[int, ...] = (10, 20)
+    kernels: tuple[int, ...] = (5, 5)
+    batch_norm: bool = True
+    hidden: tuple[int, int] = (400, 80)
+    activation: Literal["elu", "relu"] = "relu"
+    rank: int | None = None
+    """Rank of the first linear layer when factored in two, else None."""
+
+    @property
+    def features(self) -> int:
+        """Values that leave the convolutions for one image."""
+        side = self.side - sum(kernel - 1 for kernel in self.kernels)
+        return self.filters[-1] * side * side
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the checkpoint's metadata."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MedNetConfig:
+        """The inverse of :meth:`to_dict` after a trip through JSON."""
+        lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **lists})
+
+
+BASELINE = MedNetConfig(filters=(5, 10), kernels=(7, 7), batch_norm=False, activation="elu")
+"""NVIDIA's MedNet, as published with MedNIST."""
+
+IMPROVED = MedNetConfig(filters=(10, 20), kernels=(5, 5), batch_norm=True, activation="relu")
+"""The proof of concept's improved MedNet."""
+
+
+class Scores(NamedTuple):
+    """What the network says of a batch of n images."""
+
+    logits: Tensor  # (n, classes)
+    features: Tensor  # (n, hidden[1]), the penultimate layer
+
+
+class MedNet(nn.Module):
+    """The network itself. Input (n, 1, side, side) float32, see ``decode.standardise``."""
+
+    def __init__(self, config: MedNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide, narrow = config.hidden
+        self.act = nn.ELU() if config.activation == "elu" else nn.ReLU()
+        self.convs = nn.Sequential(*_convolutions(config, self.act))
+        self.fc1: nn.Module = (
+            nn.Linear(config.features, wide)
+            if config.rank is None
+            else nn.Sequential(nn.Linear(config.features, config.rank, bias=False), nn.Linear(config.rank, wide))
+        )
+        self.fc2 = nn.Linear(wide, narrow)
+        self.fc3 = nn.Linear(narrow, config.classes)
+
+    def forward(self, images: Tensor) -> Scores:
+        """Logits (n, classes) and penultimate features (n, hidden[1])."""
+        maps = self.convs(images)  # (n, 20, 56, 56)
+        flat = maps.contiguous().flatten(1)  # (n, 62720)
+        wide = self.act(self.fc1(flat))  # (n, 400)
+        narrow = self.act(self.fc2(wide))  # (n, 80)
+        return Scores(self.fc3(narrow), narrow)  # (n, 6), (n, 80)
+
+
+def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    channels = 1
+    for filters, kernel in zip(config.filters, config.kernels, strict=True):
+        layers.append(nn.Conv2d(channels, filters, kernel))
+        if config.batch_norm:
+            layers.append(nn.BatchNorm2d(filters))
+        layers.append(act)
+        channels = filters
+    return layers
+
+
+@torch.no_grad()
+def fold_batch_norm(net: MedNet) -> MedNet:
+    """The same function without batch normalisation, for inference.
+
+    Source: w' = w * g / sqrt(v + eps), b' = (b - m) * g / sqrt(v + eps) + beta,
+    per output channel, with the running mean m and variance v (Ioffe and
+    Szegedy 2015, section 3.1, "linear transform" at inference).
+    """
+    if not net.config.batch_norm:
+        return net
+    folded = MedNet(replace(net.config, batch_norm=False)).eval()
+    convs = [m for m in net.convs if isinstance(m, nn.Conv2d)]
+    norms = [m for m in net.convs if isinstance(m, nn.BatchNorm2d)]
+    targets = [m for m in folded.convs if isinstance(m, nn.Conv2d)]
+    for conv, norm, target in zip(convs, norms, targets, strict=True):
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        gain = norm.weight / torch.sqrt(variance + norm.eps)
+        target.weight.copy_(conv.weight * gain[:, None, None, None])
+        cast(Tensor, target.bias).copy_((cast(Tensor, conv.bias) - mean) * gain + norm.bias)
+    for name in ("fc1", "fc2", "fc3"):
+        getattr(folded, name).load_state_dict(getattr(net, name).state_dict())
+    return folded
+
+
+@torch.no_grad()
+def factor(net: MedNet, rank: int) -> MedNet:
+    """The first linear layer as a product of two of the given rank.
+
+    Truncated singular value decomposition: the best approximation of that rank
+    in the Frobenius norm (Eckart and Young 1936). The singular values are
+    shared evenly between the two factors.
+    """
+    dense = cast(nn.Linear, net.fc1)
+    u, s, v = torch.linalg.svd(dense.weight.double(), full_matrices=False)  # (400, k), (k,), (k, 62720)
+    root = s[:rank].sqrt()
+    slim = MedNet(replace(net.config, rank=rank)).eval()
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith("fc1.")}
+    state["fc1.0.weight"] = (root[:, None] * v[:rank]).float()
+    state["fc1.1.weight"] = (u[:, :rank] * root).float()
+    state["fc1.1.bias"] = dense.bias
+    slim.load_state_dict(state)
+    return slim
+
+
+@torch.no_grad()
+def expand(net: MedNet) -> MedNet:
+    """The inverse of :func:`factor`: one dense first layer that computes the same."""
+    if net.config.rank is None:
+        return net
+    dense = MedNet(replace(net.config, rank=None)).eval()
+    state = net.state_dict()
+    down, up = state.pop("fc1.0.weight"), state.pop("fc1.1.weight")
+    state["fc1.weight"] = up @ down
+    state["fc1.bias"] = state.pop("fc1.1.bias")
+    dense.load_state_dict(state)
+    return dense

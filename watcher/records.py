@@ -1,0 +1,111 @@
+"""What travels the route: frozen values, passed from station to station.
+
+A file is known by its name in the inbox, as ``os.fsdecode`` gives it (bytes
+that are no UTF-8 survive as surrogate escapes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Outcome(StrEnum):
+    """What becomes of a file."""
+
+    SORTED = "sorted"
+    REVIEW = "review"
+    QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which file a name stood for, and in which state, when it was looked at."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A file that is an image. ``digest`` is the SHA-256 of its bytes, in hex."""
+
+    name: str
+    identity: Identity
+    digest: str
+    image: npt.NDArray[np.uint8] = field(repr=False)  # (64, 64)
+    blank: bool
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that could not be read as an image. No identity: it could not even be opened."""
+
+    name: str
+    reason: str
+    detail: str
+    identity: Identity | None = None
+    digest: str | None = None
+    gone: bool = False
+    """It is no longer there at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the logits of one image amount to.
+
+    ``top`` holds (class, probability), most probable first. ``label`` is the
+    most probable class, also when the outcome is review.
+    """
+
+    outcome: Outcome
+    label: str | None
+    confidence: float
+    reason: str | None = None
+    detail: str | None = None
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds a file spent in each station, and when it was first seen (monotonic seconds)."""
+
+    seen_s: float
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    infer_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A decided file, on its way to ``directory`` (a class, review or quarantine)."""
+
+    name: str
+    identity: Identity | None
+    digest: str | None
+    decision: Decision
+    timing: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """An order carried out: where the file lies now, and how long the move took."""
+
+    order: Order
+    destination: str
+    move_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """An order not carried out: the file stays in the inbox. ``later`` asks for a pause first."""
+
+    order: Order
+    why: str
+    later: bool

@@ -1,0 +1,1 @@
+"""Training and judging of the networks. Nothing here runs inside the daemon."""
