@@ -1,0 +1,69 @@
+"""``status``: is it running, on what, and how much has it done. Reads the lock and the ledger only."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from datetime import datetime
+from typing import Any
+
+from watcher import config, ledger, lock
+from watcher.commands import run as composition
+from watcher.errors import Exit, Retry
+from watcher.inbox import Inbox
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the state. Exit code 0 if the daemon runs, else 1."""
+    settings = config.load(args.config or config.DEFAULT, os.environ)
+    told = _state(settings)
+    print(json.dumps(told) if args.json else _text(told))
+    return Exit.OK if told["running"] else Exit.FAILED
+
+
+def _state(settings: config.Config) -> dict[str, Any]:
+    holder = lock.holder(composition.lock_path(settings))
+    path = composition.ledger_path(settings)
+    midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    tally = ledger.tally(path, midnight) if path.exists() else ledger.Tally({}, {}, {}, None, 0)
+    return {
+        "running": holder is not None,
+        "daemon": holder,
+        "inbox": str(settings.inbox.path),
+        "waiting": _waiting(settings),
+        "today": tally.since,
+        "total": tally.total,
+        "classes": tally.classes,
+        "unended": tally.unended,
+        "last_filed_at": tally.last_filed_at,
+    }
+
+
+def _waiting(settings: config.Config) -> int | None:
+    try:
+        return sum(1 for _ in Inbox(settings.inbox.path, settings.inbox.ignore).sweep())
+    except Retry:
+        return None
+
+
+def _text(told: dict[str, Any]) -> str:
+    daemon = told["daemon"] or {}
+    waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} files waiting"
+    lines = [
+        f"running     {'yes, process ' + str(daemon.get('pid')) if told['running'] else 'no'}",
+        f"since       {daemon.get('started_at', '-')}",
+        f"model       {str(daemon.get('model', '-'))[:12]} on {daemon.get('device', '-')}",
+        f"inbox       {told['inbox']}: {waiting}",
+        f"today       {_counts(told['today'])}",
+        f"all time    {_counts(told['total'])}",
+        f"classes     {_counts(told['classes'])}",
+        f"last filed  {told['last_filed_at'] or '-'}",
+    ]
+    if told["unended"] and not told["running"]:
+        lines.append(f"unended     {told['unended']} moves that the next start will reconcile")
+    return "\n".join(lines)
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "nothing"

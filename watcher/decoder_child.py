@@ -1,0 +1,122 @@
+"""A process that opens, digests and decodes files for the daemon, one at a time.
+
+It works on hostile bytes, so it is a process of its own: limited in memory,
+without core dumps, dead when its parent is. What it answers is JSON and raw
+pixels, never a pickle: a decoder that was taken over can lie about a picture,
+no more. Run as ``python -m watcher.decoder_child FD DIRECTORY LIMITS``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import resource
+import signal
+import stat
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from watcher import decode
+from watcher.errors import Reject
+from watcher.records import Identity
+
+_PR_SET_PDEATHSIG = 1
+_GONE = (errno.ENOENT, errno.ESTALE)
+
+
+def main(argv: list[str]) -> None:
+    """Say hello with an empty message, then answer each name until the parent closes the connection."""
+    connection = Connection(int(argv[0]))
+    directory, limits = argv[1], json.loads(argv[2])
+    _confine(limits.pop("memory_mb"))
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if directory else None
+    bounds = decode.Limits(**limits)
+    decode.warm_up()
+    connection.send_bytes(b"")  # ready: from now on the time a file takes is its own
+    while True:
+        try:
+            name = connection.recv_bytes()
+            connection.send_bytes(answer(name, folder, bounds))
+        except (EOFError, ConnectionError):
+            return
+
+
+def _confine(memory_mb: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
+
+
+def answer(name: bytes, folder: int | None, limits: decode.Limits) -> bytes:
+    """One line of JSON, then the 64 x 64 pixels if the file is an image."""
+    started = time.perf_counter()
+    told: dict[str, Any] = {}
+    pixels = b""
+    try:
+        data = _read(name, folder, limits, told)
+        told["digest"] = hashlib.sha256(data).hexdigest()
+        image = decode.grey64(data, limits)
+        told["blank"] = decode.is_blank(image)
+        pixels = image.tobytes()
+    except Reject as error:
+        told["reason"], told["detail"] = error.reason, error.detail
+    told["decode_ms"] = (time.perf_counter() - started) * 1000
+    return json.dumps(told).encode() + b"\n" + pixels
+
+
+def _read(name: bytes, folder: int | None, limits: decode.Limits, told: dict[str, Any]) -> bytes:
+    """The bytes of a regular file, opened once and never through a link."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder)
+    except OSError as error:
+        raise _refusal(error, name, folder, told) from error
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        found = os.fstat(fd)
+        told["identity"] = _identity(found)
+        if not stat.S_ISREG(found.st_mode):
+            raise Reject("not_a_file", "a directory, device, socket or pipe")
+        if found.st_size > limits.max_bytes:
+            raise Reject("too_large", f"{found.st_size} bytes, the limit is {limits.max_bytes}")
+        try:
+            data = file.read(limits.max_bytes + 1)
+            while len(data) < found.st_size and (more := file.read(found.st_size - len(data))):
+                data += more
+        except OSError as error:
+            raise _refusal(error, name, folder, told) from error
+        if _identity(os.fstat(fd)) != told["identity"]:
+            raise Reject("unreadable", "the file changed while it was read")
+    return data
+
+
+def _identity(found: os.stat_result) -> list[int]:
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def _refusal(error: OSError, name: bytes, folder: int | None, told: dict[str, Any]) -> Reject:
+    """Why a file could not be read, with what its name stands for if that can be told."""
+    if error.errno in _GONE:
+        told["gone"] = True
+        return Reject("not_found", "no such file")
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return Reject("unreadable", str(error.strerror))
+    told["identity"] = _identity(found)
+    if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        return Reject("no_permission" if error.errno == errno.EACCES else "unreadable", str(error.strerror))
+    return Reject("not_a_file", "a symbolic link, device, socket or pipe; links are never followed")
+
+
+def identity(values: list[int] | None) -> Identity | None:
+    """The inverse of what travels in the answer."""
+    return Identity(*values) if values else None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,89 @@
+"""One daemon for one state directory. The kernel frees the lock when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from watcher.errors import Exit, Fatal
+
+
+class Lock:
+    """Holds ``path`` until :meth:`release`, with facts of the holder in it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            Fatal: exit code 6 if another process holds it, 5 if it can not be made.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise Fatal(
+                f"the state directory {self._path.parent} can not be written: {error.strerror}",
+                "Give the daemon's user the right to write there, or set state.path.",
+                Exit.DIRECTORY,
+            ) from error
+        try:
+            _take(fd)
+        except OSError as error:
+            os.close(fd)
+            pid = (holder(self._path) or {}).get("pid", "unknown")
+            raise Fatal(
+                f"another daemon (process {pid}) already runs with this state directory",
+                "Stop it first, or give this one an inbox and a state.path of its own.",
+                Exit.ALREADY_RUNNING,
+            ) from error
+        self._fd = fd
+
+    def describe(self, facts: dict[str, Any]) -> None:
+        """Write what ``status`` shows of the holder."""
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(facts).encode() + b"\n", 0)
+
+    def release(self) -> None:
+        """Free the lock. The file stays."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _take(fd: int, tries: int = 5) -> None:
+    """Lock exclusively. Tries again: somebody asking :func:`holder` has it for an instant."""
+    for _ in range(tries - 1):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """What the present holder wrote of itself, or None when nobody holds the lock."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        try:
+            facts = json.loads(os.pread(fd, 4096, 0))
+        except ValueError:
+            return {}
+        return facts if isinstance(facts, dict) else {}
+    else:
+        return None
+    finally:
+        os.close(fd)

@@ -1,0 +1,71 @@
+"""Structured logs: one canonical line for each file's outcome, and few others."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from watcher.records import Filed, Outcome
+
+EVENTS = {
+    Outcome.SORTED: "image.sorted",
+    Outcome.REVIEW: "image.review",
+    Outcome.QUARANTINE: "image.quarantined",
+}
+
+Logger = FilteringBoundLogger
+
+
+def configure(form: Literal["auto", "json", "console"], level: str, stream: TextIO = sys.stdout) -> Logger:
+    """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
+    console = form == "console" or (form == "auto" and stream.isatty())
+    render: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    )
+    processors: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        render,
+    ]
+    wrapper = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(stream), processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
+    )
+    bound: Logger = logger.bind()
+    return bound
+
+
+def printable(name: str) -> str:
+    """A file name as text that is safe in any log: control characters and bytes that are no UTF-8 escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def outcome(log: Logger, filed: Filed, decision_id: int, model: str, device: str, now_s: float) -> None:
+    """The canonical line of one file. Times are milliseconds; ``total_ms`` counts from first sight."""
+    order = filed.order
+    d, t = order.decision, order.timing
+    fields: dict[str, Any] = {
+        "id": decision_id,
+        "name": printable(order.name),
+        "digest": order.digest,
+        "class": d.label,
+        "confidence": round(d.confidence, 6),
+        "runner_up": d.top[1][0] if len(d.top) > 1 else None,
+        "reason": d.reason,
+        "detail": None if d.detail is None else printable(d.detail),
+        "destination": printable(filed.destination),
+        "model": model,
+        "device": device,
+        "queue_ms": round(t.queue_ms, 2),
+        "decode_ms": round(t.decode_ms, 2),
+        "infer_ms": round(t.infer_ms, 2),
+        "move_ms": round(filed.move_ms, 2),
+        "total_ms": round((now_s - t.seen_s) * 1000, 2),
+    }
+    write = log.info if d.outcome is Outcome.SORTED else log.warning
+    write(EVENTS[d.outcome], **fields)

@@ -1,0 +1,71 @@
+"""Start-up reconciliation of ledger and disk, before the first file is touched.
+
+Every decision without an ending is from a run that died around the move. The
+file either moved (then the move is finished and recorded), or it did not (then
+it is still in the inbox and takes the straight way again), or it is nowhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from watcher import filing
+from watcher.ledger import Ending, Ledger, Unended
+
+
+def recover(ledger: Ledger, inbox: Path) -> list[Ending]:
+    """Give every unended decision its ending, in the ledger and on disk, and return them."""
+    endings = [_ending(decision, inbox) for decision in ledger.unended()]
+    if endings:
+        ledger.ended(endings)
+    return endings
+
+
+def _ending(decision: Unended, inbox: Path) -> Ending:
+    source = inbox / decision.name
+    target = _landed(decision)
+    waiting = _is(source, decision)
+    if target is None:
+        note = "the daemon died before the file moved" if waiting else "neither in the inbox nor at its destination"
+        return Ending(decision.decision, "returned" if waiting else "missing", None, note)
+    if waiting:
+        # Linked or copied to its place, and not yet unlinked here.
+        os.unlink(source)
+        filing.sync_directory(inbox)
+    filing.sync_directory(target.parent)
+    return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
+
+
+def _landed(decision: Unended) -> Path | None:
+    for candidate in filing.candidates(decision.name, decision.digest):
+        path = Path(decision.directory) / candidate
+        if not os.path.lexists(path):
+            return None
+        if _is(path, decision) or _is_copy(path, decision):
+            return path
+    return None
+
+
+def _is(path: Path, decision: Unended) -> bool:
+    """The very file that was decided upon: a rename or a link keeps its inode."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    i = decision.identity
+    return i is not None and (found.st_dev, found.st_ino, found.st_size) == (i.device, i.inode, i.size)
+
+
+def _is_copy(path: Path, decision: Unended) -> bool:
+    """A copy on another file system has the digest, not the inode."""
+    found = os.lstat(path)
+    i = decision.identity
+    if i is None or decision.digest is None or found.st_dev == i.device or found.st_size != i.size:
+        return False
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == decision.digest

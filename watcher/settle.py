@@ -1,0 +1,161 @@
+"""Hold a file until it is complete.
+
+A file is complete when the kernel said so (closed after writing, or moved in),
+or else once its size and times have not changed for ``settle_s``. One that
+settled but does not decode may still be growing: :meth:`Settle.doubt` gives it
+until ``patience_s`` after its last change, then one last try.
+
+Time is an argument everywhere; the loop owns the clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from watcher.records import Identity
+
+Look = Callable[[str], Identity | None]
+"""What a name stands for just now, or None when nothing has that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A file to decode now. ``last_try``: it has had its patience, what fails now is final."""
+
+    name: str
+    seen_s: float
+    last_try: bool
+
+
+@dataclass(slots=True)
+class _Waiting:
+    seen_s: float
+    changed_s: float
+    due_s: float
+    stamp: Identity | None = None
+    closed: bool = False
+    doubted: bool = False
+    paused: bool = False
+    held: bool = False
+    closed_while_held: bool = False
+
+
+class Settle:
+    """The files that wait, and those handed out and not yet answered for.
+
+    Remembers at most ``capacity`` names, so that memory does not grow with the
+    inbox: :meth:`arrived` and :meth:`seen` refuse more, and a later scan finds
+    them again.
+    """
+
+    def __init__(self, settle_s: float, patience_s: float, capacity: int) -> None:
+        self._settle_s, self._patience_s, self._capacity = settle_s, patience_s, capacity
+        self._files: dict[str, _Waiting] = {}
+        self._queue: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    @property
+    def room(self) -> int:
+        """How many more names it takes."""
+        return self._capacity - len(self._files)
+
+    @property
+    def oldest_s(self) -> float | None:
+        """When the file that has waited longest was first seen, or None."""
+        return min((file.seen_s for file in self._files.values()), default=None)
+
+    def arrived(self, name: str, now: float) -> bool:
+        """The kernel reports the file closed after writing, or moved in. False when there is no room."""
+        file = self._files.get(name)
+        if file is None:
+            if self.room <= 0:
+                return False
+            file = self._files[name] = _Waiting(now, now, now)
+        elif file.held:
+            file.closed_while_held = True
+            return True
+        file.closed, file.doubted, file.paused = True, False, False
+        self._at(name, file, now)
+        return True
+
+    def seen(self, name: str, now: float) -> bool:
+        """A scan found the file. False when there is no room."""
+        if name in self._files:
+            return True
+        if self.room <= 0:
+            return False
+        file = self._files[name] = _Waiting(now, now, now)
+        self._at(name, file, now)
+        return True
+
+    def ready(self, now: float, look: Look, limit: int) -> Iterator[Ready]:
+        """Hand out at most ``limit`` files that are complete.
+
+        Each must be answered for: :meth:`forget`, :meth:`doubt` or :meth:`pause`.
+        """
+        while limit > 0 and self._queue and self._queue[0][0] <= now:
+            due_s, name = heapq.heappop(self._queue)
+            file = self._files.get(name)
+            if file is None or file.held or file.due_s != due_s:
+                continue  # answered for, or due at another time by now
+            if (file.closed and not file.paused) or self._is_quiet(name, file, now, look):
+                file.held = True
+                limit -= 1
+                last_try = file.doubted and now - file.changed_s >= self._patience_s
+                yield Ready(name, file.seen_s, last_try)
+
+    def _is_quiet(self, name: str, file: _Waiting, now: float, look: Look) -> bool:
+        stamp = look(name)
+        if stamp is None:
+            self.forget(name)
+            return False
+        if stamp != file.stamp:
+            file.stamp, file.changed_s, file.doubted = stamp, now, False
+        wait_s = self._patience_s if file.doubted else self._settle_s
+        quiet_at = file.changed_s + max(wait_s, self._settle_s)
+        if now < quiet_at:
+            self._at(name, file, min(quiet_at, now + max(self._settle_s, 0.05)))
+            return False
+        return True
+
+    def forget(self, name: str) -> None:
+        """The file has left the inbox, one way or another."""
+        file = self._files.pop(name, None)
+        if file and file.closed_while_held:
+            # Another file of that name arrived meanwhile.
+            self.arrived(name, file.changed_s)
+
+    def doubt(self, name: str, stamp: Identity | None, now: float) -> None:
+        """The file did not decode: wait for it to change, or for its patience to end."""
+        file = self._files[name]
+        file.held, file.doubted, file.paused = False, True, False
+        if stamp != file.stamp:
+            file.stamp, file.changed_s = stamp, (file.changed_s if file.stamp is None else now)
+        self._again(name, file, now, self._settle_s)
+
+    def pause(self, name: str, now: float, pause_s: float) -> None:
+        """Nothing is wrong with the file: try again after ``pause_s``."""
+        file = self._files[name]
+        file.held, file.paused = False, pause_s > 0
+        self._again(name, file, now, pause_s)
+
+    def _again(self, name: str, file: _Waiting, now: float, wait_s: float) -> None:
+        file.closed = file.closed_while_held
+        if file.closed_while_held:
+            file.closed_while_held, file.doubted, file.paused, wait_s = False, False, False, 0.0
+        self._at(name, file, now + wait_s)
+
+    def due_s(self) -> float | None:
+        """When :meth:`ready` next has something to look at, or None."""
+        return self._queue[0][0] if self._queue else None
+
+    def _at(self, name: str, file: _Waiting, due_s: float) -> None:
+        file.due_s = due_s
+        heapq.heappush(self._queue, (due_s, name))
