@@ -148,9 +148,7 @@ def _recover(ledger: Ledger, inbox: Path, logger: log.Logger) -> None:
 
 def optional_config(path: Path | None) -> config.Config:
     """The settings of a file, or the defaults where none is given and none lies here."""
-    if path is None and not config.DEFAULT.exists():
-        return config.Config()
-    return config.load(path or config.DEFAULT, os.environ)
+    return config.load(path or config.DEFAULT, os.environ, optional=path is None)
 
 
 def weights_path(wanted: Path | None, settings: config.Config) -> Path:

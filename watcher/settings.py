@@ -1,0 +1,124 @@
+"""Every key an operator can set, with its default and its bounds. Units are in the names.
+
+``config.yaml`` explains them at length; :mod:`watcher.config` reads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+IGNORE = (".*", "*~", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "Thumbs.db", "desktop.ini")
+"""Names that producers use for files in flight, and that desktops leave behind."""
+
+
+def _checked_text(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("must not be empty" if not text else "must not hold a NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must be text that UTF-8 can write")
+    return text
+
+
+def _to_path(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.startswith("~"):
+        raise ValueError("must be written out, `~` does not stand for a home directory here")
+    return Path(_checked_text(value))
+
+
+_Path = Annotated[Path, BeforeValidator(_to_path)]
+_Text = Annotated[str, AfterValidator(_checked_text)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Positive = Annotated[float, Field(gt=0)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Inbox(_Section):
+    """Where files arrive, and when one counts as complete. ``_s`` are seconds."""
+
+    path: _Path = Path("inbox")
+    settle_s: _NotNegative = 2.0
+    patience_s: _NotNegative = 30.0
+    scan_interval_s: _Positive = 5.0
+    watch: Literal["auto", "events", "scan"] = "auto"
+    ignore: tuple[_Text, ...] = IGNORE
+
+
+class Output(_Section):
+    """Where files go. Class directories are made below ``sorted``."""
+
+    sorted: _Path = Path("sorted")
+    review: _Path = Path("review")
+    quarantine: _Path = Path("quarantine")
+
+
+class State(_Section):
+    """Where the ledger and the lock lie: never on a network file system."""
+
+    path: _Path = Path("state")
+
+
+class Model(_Section):
+    """Weights (None: those shipped with the product) and what computes them (0 threads: all cores)."""
+
+    weights: _Path | None = None
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+
+
+class Batch(_Section):
+    """How many images are classified at once, and how long the oldest waits, in milliseconds."""
+
+    size: Annotated[int, Field(ge=1, le=4096)] = 64
+    max_wait_ms: _NotNegative = 25.0
+
+
+class Decode(_Section):
+    """What one file may cost: bytes on disk, pixels, MiB of memory, seconds."""
+
+    max_bytes: _Count = 64 * 1024 * 1024
+    max_pixels: _Count = 64_000_000
+    memory_mb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024
+    timeout_s: _Positive = 10.0
+
+
+class Review(_Section):
+    """Below which probability a person decides (None: the threshold stored with the weights)."""
+
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+class Log(_Section):
+    """How the log is written (auto: console on a terminal, else JSON) and from which level on."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section):
+    """All settings. As made by :func:`load`, every path in it is absolute."""
+
+    inbox: Inbox = Inbox()
+    output: Output = Output()
+    state: State = State()
+    model: Model = Model()
+    batch: Batch = Batch()
+    decode: Decode = Decode()
+    review: Review = Review()
+    log: Log = Log()
+
+    def below(self, base: Path) -> Config:
+        """Give the same settings, relative paths resolved against the directory ``base``."""
+        return self.model_copy(update={name: _below(section, base) for name, section in self})
+
+
+def _below(section: _Section, base: Path) -> _Section:
+    return section.model_copy(update={key: base / value for key, value in section if isinstance(value, Path)})
