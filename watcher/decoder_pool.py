@@ -45,7 +45,9 @@ class _Child:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             command = [sys.executable, "-m", "watcher.decoder_child", str(theirs.fileno()), directory]
-            self.process = subprocess.Popen([*command, json.dumps(limits)], pass_fds=[theirs.fileno()])
+            # Each BLAS thread would reserve address space, which is limited, and none is needed.
+            environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            self.process = subprocess.Popen([*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ)
             self.connection = Connection(os.dup(ours.fileno()))
         self.owes: deque[str] = deque()
         self.since = now
@@ -103,7 +105,9 @@ class DecoderPool:
         return min(dues, default=None)
 
     def _patience(self, child: _Child) -> float:
-        return min(STRAGGLE_S, self._timeout_s) if child.answered else self._timeout_s
+        """How long a file may hold up the ones behind it: all its time if there is nobody to take them."""
+        alone = not child.answered or len(self._children) >= MOST_CHILDREN
+        return self._timeout_s if alone else min(STRAGGLE_S, self._timeout_s)
 
     def submit(self, name: str) -> None:
         """Decode one more file."""
@@ -139,7 +143,7 @@ class DecoderPool:
             spent = now - child.since
             if spent > self._timeout_s:
                 yield from self._blame(child, "decoder_hung", f"not decoded within {self._timeout_s:g} s")
-            elif not child.retiring and spent > self._patience(child) and len(self._children) < MOST_CHILDREN:
+            elif not child.retiring and spent > self._patience(child):
                 child.retiring = True
                 self._take_back(child)
 

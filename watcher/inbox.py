@@ -106,6 +106,7 @@ class Watch(FileSystemEventHandler):
         self._names: deque[str] = deque()
         self._lost = threading.Event()
         self._observer: BaseObserver | None = None
+        self._watched: tuple[int, int] | None = None
         self._overflow = _OverflowHandler(self._lost, wake)
 
     def start(self) -> None:
@@ -115,6 +116,7 @@ class Watch(FileSystemEventHandler):
             Retry: the directory is not there, or the kernel has no watch left.
         """
         observer = _ArrivalObserver()
+        self._watched = _which(self._path)
         try:
             observer.schedule(self, str(self._path), event_filter=[FileClosedEvent, FileMovedEvent])
             observer.start()
@@ -133,9 +135,10 @@ class Watch(FileSystemEventHandler):
             self._observer = None
 
     @property
-    def alive(self) -> bool:
-        """False once the directory was deleted or its file system unmounted."""
-        return self._observer is not None and any(emitter.is_alive() for emitter in self._observer.emitters)
+    def current(self) -> bool:
+        """False once the directory was deleted, replaced by another, or its file system unmounted."""
+        alive = self._observer is not None and any(emitter.is_alive() for emitter in self._observer.emitters)
+        return alive and self._watched == _which(self._path)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """One arrival. Called by watchdog, in its thread."""
@@ -158,6 +161,15 @@ class Watch(FileSystemEventHandler):
         was = self._lost.is_set()
         self._lost.clear()
         return was
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a directory: whether it is still the same one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class _OverflowHandler(logging.Handler):

@@ -122,7 +122,7 @@ class Route:
 
     def _swept(self, now: float) -> None:
         self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
-        if self._unreachable or (self.watch is not None and not self.watch.alive):
+        if self._unreachable or (self.watch is not None and not self.watch.current):
             self._watch_again()
         if self.inbox.directories != self._told_directories:
             self._told_directories = self.inbox.directories
@@ -142,10 +142,14 @@ class Route:
             self.log.error("inbox.not_watched", detail=str(error), note="the scan alone serves")
 
     def _send_to_decoders(self, now: float) -> None:
-        busy = len(self.decoders) + len(self.batcher) + len(self._orders)
-        for ready in self.settle.ready(now, self.inbox.look, self.in_flight - busy):
+        for ready in self.settle.ready(now, self.inbox.look, self._room):
             self._held[ready.name] = ready
             self.decoders.submit(ready.name)
+
+    @property
+    def _room(self) -> int:
+        """How many more files may be between settle and filing: bounds memory when filing is slow."""
+        return self.in_flight - len(self.decoders) - len(self.batcher) - len(self._orders)
 
     def _take_decoded(self, now: float) -> None:
         for result in self.decoders.collect():
@@ -227,7 +231,7 @@ class Route:
         if self._sweep is not None and self.settle.room > 0:
             sweep = float("-inf")
         batch = None if self._thinking is not None else self.batcher.due_s()
-        settle = self.settle.due_s() if len(self.decoders) < self.in_flight // 2 else None
+        settle = self.settle.due_s() if self._room > 0 else None
         return min((due for due in (sweep, batch, settle, self.decoders.due_s()) if due is not None), default=None)
 
     def close(self, now: float) -> None:
