@@ -109,7 +109,8 @@ def warm_up() -> None:
 
 def is_blank(image: Grey) -> bool:
     """True when every pixel has the same grey level: there is nothing to classify."""
-    return bool(image.min() == image.max())
+    pixels = image.tobytes()
+    return pixels.count(pixels[0]) == len(pixels)
 
 
 def _refuse_too_many_pixels(image: Image.Image, limits: Limits) -> None:
@@ -132,7 +133,7 @@ def _shrink(image: Image.Image) -> Grey:
     grey = image if image.mode == "L" else image.convert("L")
     if grey.size != (SIDE, SIDE):
         grey = grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    return np.array(grey, dtype=np.uint8)
+    return np.frombuffer(grey.tobytes(), np.uint8).reshape(SIDE, SIDE)
 
 
 def _shrink_deep(levels: npt.NDArray[np.float32]) -> Grey:

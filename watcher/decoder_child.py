@@ -32,16 +32,16 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 def main(argv: list[str]) -> None:
     """Say hello with an empty message, then answer each name until the parent closes the connection."""
     connection = Connection(int(argv[0]))
-    directory, limits = argv[1], json.loads(argv[2])
+    directory, limits = os.fsencode(argv[1]), json.loads(argv[2])
     _confine(limits.pop("memory_mb"))
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if directory else None
     bounds = decode.Limits(**limits)
     decode.warm_up()
     connection.send_bytes(b"")  # ready: from now on the time a file takes is its own
     while True:
         try:
-            name = connection.recv_bytes()
-            connection.send_bytes(answer(name, folder, bounds))
+            # By path each time: the inbox may be another directory by now (mounted again, say).
+            path = os.path.join(directory, connection.recv_bytes())
+            connection.send_bytes(answer(path, bounds))
         except (EOFError, ConnectionError):
             return
 
@@ -53,13 +53,13 @@ def _confine(memory_mb: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
-def answer(name: bytes, folder: int | None, limits: decode.Limits) -> bytes:
+def answer(path: bytes, limits: decode.Limits) -> bytes:
     """One line of JSON, then the 64 x 64 pixels if the file is an image."""
     started = time.perf_counter()
     told: dict[str, Any] = {}
     pixels = b""
     try:
-        data = _read(name, folder, limits, told)
+        data = _read(path, limits, told)
         told["digest"] = hashlib.sha256(data).hexdigest()
         image = decode.grey64(data, limits)
         told["blank"] = decode.is_blank(image)
@@ -70,41 +70,42 @@ def answer(name: bytes, folder: int | None, limits: decode.Limits) -> bytes:
     return json.dumps(told).encode() + b"\n" + pixels
 
 
-def _read(name: bytes, folder: int | None, limits: decode.Limits, told: dict[str, Any]) -> bytes:
+def _read(path: bytes, limits: decode.Limits, told: dict[str, Any]) -> bytes:
     """The bytes of a regular file, opened once and never through a link."""
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, dir_fd=folder)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise _refusal(error, name, folder, told) from error
-    with os.fdopen(fd, "rb", buffering=0) as file:
+        raise _refusal(error, path, told) from error
+    try:
         found = os.fstat(fd)
         told["identity"] = _identity(found)
         if not stat.S_ISREG(found.st_mode):
             raise Reject("not_a_file", "a directory, device, socket or pipe")
         if found.st_size > limits.max_bytes:
             raise Reject("too_large", f"{found.st_size} bytes, the limit is {limits.max_bytes}")
-        try:
-            data = file.read(limits.max_bytes + 1)
-            while len(data) < found.st_size and (more := file.read(found.st_size - len(data))):
-                data += more
-        except OSError as error:
-            raise _refusal(error, name, folder, told) from error
+        data = os.read(fd, found.st_size)
+        while len(data) < found.st_size and (more := os.read(fd, found.st_size - len(data))):
+            data += more
         if _identity(os.fstat(fd)) != told["identity"]:
             raise Reject("unreadable", "the file changed while it was read")
-    return data
+        return data
+    except OSError as error:
+        raise _refusal(error, path, told) from error
+    finally:
+        os.close(fd)
 
 
 def _identity(found: os.stat_result) -> list[int]:
     return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
 
 
-def _refusal(error: OSError, name: bytes, folder: int | None, told: dict[str, Any]) -> Reject:
+def _refusal(error: OSError, path: bytes, told: dict[str, Any]) -> Reject:
     """Why a file could not be read, with what its name stands for if that can be told."""
     if error.errno in _GONE:
         told["gone"] = True
         return Reject("not_found", "no such file")
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        found = os.lstat(path)
     except OSError:
         return Reject("unreadable", str(error.strerror))
     told["identity"] = _identity(found)

@@ -116,18 +116,21 @@ class Filing:
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:
     """Copy a file into a directory, overwriting nothing, and say where the copy lies.
 
-    A copy that is there already, with the same name and digest, serves.
+    A copy that is there already, under a name this file would get and with its digest, serves.
 
     Raises:
         Vanished: no such file, or another one than ``identity``.
         Retry: the surroundings failed.
     """
-    target = directory / source.name
     try:
         _same(source, identity)
-        if digest is not None and target.is_file() and _digest(target) == digest:
-            return target
-        return _copy(source, target, identity, digest)
+        for candidate in candidates(source.name, digest):
+            target = directory / candidate
+            if not os.path.lexists(target):
+                return _copy(source, target, identity, digest)
+            if digest is not None and target.is_file() and _digest(target) == digest:
+                return target
+        raise AssertionError("candidates() does not end")
     except FileNotFoundError as error:
         raise Vanished(f"{source}: no such file") from error
     except OSError as error:

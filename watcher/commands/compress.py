@@ -13,8 +13,8 @@ from watcher.commands import evaluate as judging
 from watcher.errors import Exit
 from watcher.training import compress, dataset, evaluate
 
-GIVE_UP = 0.0005
-"""Share of rightly recognised validation images that the threshold may send to review."""
+GIVE_UP = 0.0002
+"""Share of rightly recognised validation images that the threshold may send to review: 1 in 5,000."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,0 +1,116 @@
+"""Runs the real daemon as a process on a real directory, and looks at what it left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from watcher import assets, sketch
+
+PATIENCE_S = 1.0
+
+
+class Daemon:
+    """A daemon in ``root``: config, inbox and everything else lie below it."""
+
+    def __init__(self, root: Path, extra: str = "") -> None:
+        self.root, self.inbox, self.log = root, root / "inbox", root / "log"
+        self.config = root / "config.yaml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.inbox.mkdir(parents=True, exist_ok=True)
+        settle = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
+        self.config.write_text((extra if "inbox:" in extra else settle + extra) + "log: {format: json}\n")
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def start(self) -> Daemon:
+        ready = len(self.events("daemon.ready"))
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "watcher", "run", "--config", str(self.config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.until(lambda: len(self.events("daemon.ready")) > ready)
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The log lines with one of these events. Every line must be JSON."""
+        if not self.log.exists():
+            return []
+        lines = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]]
+        return [line for line in lines if not names or line["event"] in names]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        return self.events("image.sorted", "image.review", "image.quarantined")
+
+    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
+        """Wait for something that the real process does."""
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            assert self.process is None or self.process.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def until_filed(self, count: int, timeout_s: float = 60) -> None:
+        self.until(lambda: len(self.outcomes()) >= count, timeout_s)
+
+    def digests(self) -> Counter[str]:
+        """The content of every file in a place that an operator would look in, but for reason files."""
+        found: Counter[str] = Counter()
+        for place in ("inbox", "sorted", "review", "quarantine"):
+            for path in (self.root / place).rglob("*"):
+                if path.is_file() and not path.name.endswith(".reason.json"):
+                    found[digest(path.read_bytes())] += 1
+        return found
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Sampler:
+    """Synthetic radiographs from the shipped sketch, each different."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._sketch = sketch.Sketch.load(assets.weights("sketch.safetensors"))
+        self._rng = np.random.default_rng(seed)
+        self.classes = self._sketch.classes
+
+    def jpeg(self, label: str) -> bytes:
+        """One image of a class, as the bytes of a JPEG file."""
+        import io
+
+        buffer = io.BytesIO()
+        Image.fromarray(self._sketch.sample(label, self._rng)).save(buffer, "JPEG", quality=95)
+        return buffer.getvalue()
+
+    def many(self, count: int) -> list[bytes]:
+        return [self.jpeg(self.classes[i % len(self.classes)]) for i in range(count)]
+
+
+def mednet(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    command = [sys.executable, "-m", "watcher", *words]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(env or {})}
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd, env=environ, check=False)
