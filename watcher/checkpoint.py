@@ -54,6 +54,7 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     save_file(checkpoint.tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
+    partial.chmod(0o644)  # made private otherwise: the daemon's user must read it
     os.replace(partial, path)
     return Checkpoint(**{**checkpoint.__dict__, "digest": digest})
 
