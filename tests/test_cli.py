@@ -103,12 +103,13 @@ class TestClassify:
             assert sorted(p.read_bytes() for p in copies) == sorted(p.read_bytes() for p in folder.rglob("*.jpeg"))
         assert {path.name for path in target.iterdir()} == CLASSES | {"review", "quarantine"}
 
-    def test_a_blank_image_goes_to_review(self, tmp_path: Path) -> None:
-        """An image of one grey level has nothing to classify: review, with the reason."""
+    def test_a_blank_image_goes_to_review_on_request(self, tmp_path: Path) -> None:
+        """With ``review.blank_images`` an image of one grey level goes to review, with the reason."""
         from PIL import Image
 
         Image.new("L", (64, 64), 80).save(tmp_path / "blank.png")
-        line = json.loads(mednet("classify", "--json", str(tmp_path)).stdout)
+        asked = {"MEDNET_REVIEW__BLANK_IMAGES": "true"}
+        line = json.loads(mednet("classify", "--json", str(tmp_path), env=asked).stdout)
         assert (line["outcome"], line["reason"]) == ("review", "blank_image")
 
     def test_a_reader_that_goes_away_is_no_error(self, folder: Path) -> None:

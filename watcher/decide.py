@@ -27,14 +27,16 @@ class Policy:
     min_confidence: float
     temperature: float = 1.0
     top: int = 3
+    review_blank: bool = False
+    """Send images of one single grey level to review, however sure the network is."""
 
 
 def probabilities(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Softmax over the last axis of (n, classes), in double precision."""
     scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=1, keepdims=True)
-    powers = np.exp(scaled)
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which decide() sends to review
+        powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def decide(logits: npt.NDArray[np.float32], blank: Sequence[bool], policy: Policy) -> list[Decision]:
@@ -53,9 +55,9 @@ def _one(row: npt.NDArray[np.float64], blank: bool, policy: Policy) -> Decision:
     order = np.argsort(-row, kind="stable")[: policy.top]
     top = tuple((policy.classes[i], float(row[i])) for i in order)
     label, confidence = top[0]
-    if blank:
+    if blank and policy.review_blank:
         return Decision(Outcome.REVIEW, label, confidence, "blank_image", "every pixel has the same grey level", top)
-    if confidence < policy.min_confidence:
+    if not confidence >= policy.min_confidence:  # also when the threshold is no number
         detail = f"{confidence:.4f} is below {policy.min_confidence:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "low_confidence", detail, top)
     return Decision(Outcome.SORTED, label, confidence, None, None, top)

@@ -94,6 +94,7 @@ class Review(_Section):
     """Below which probability a person decides (None: the threshold stored with the weights)."""
 
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    blank_images: bool = False
 
 
 class Log(_Section):

@@ -166,7 +166,12 @@ def policy(settings: config.Config, weights: checkpoint.Checkpoint) -> Policy:
     """The operator's threshold, else the one fitted with the weights."""
     wanted = settings.review.min_confidence
     fitted = weights.thresholds.get("min_confidence", 0.5)
-    return Policy(weights.classes, fitted if wanted is None else wanted, weights.thresholds.get("temperature", 1.0))
+    return Policy(
+        weights.classes,
+        fitted if wanted is None else wanted,
+        weights.thresholds.get("temperature", 1.0),
+        review_blank=settings.review.blank_images,
+    )
 
 
 def load_network(

@@ -1,0 +1,78 @@
+"""The real thing: MedNIST's validation images through the shipped weights and the daemon.
+
+They are not in the repository. Where ``../shared/mednist`` is absent, and
+``MEDNIST`` names no directory with the archive and the split either, these
+tests are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from harness import Daemon, digest, mednet
+
+HOME = Path(os.environ.get("MEDNIST", Path(__file__).parents[2] / "shared" / "mednist"))
+ARCHIVE, SPLIT = HOME / "mednist-train-valid.tar.xz", HOME / "split.csv"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.needs_data,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(not ARCHIVE.exists(), reason="MedNIST is not at hand (../shared/mednist or $MEDNIST)"),
+]
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, str]:
+    """The class of each validation image, by its path."""
+    with SPLIT.open(newline="") as file:
+        return {row["path"]: row["class"] for row in csv.DictReader(file) if row["split"] == "valid"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, truth: dict[str, str]) -> Path:
+    """The 5,833 validation images, unpacked."""
+    root = tmp_path_factory.mktemp("mednist")
+    with tarfile.open(ARCHIVE) as archive:
+        for member in archive:
+            if member.name.removeprefix("./") in truth:
+                archive.extract(member, root, filter="data")
+    return root
+
+
+def test_shipped_weights_make_at_most_six_errors(data: Path) -> None:
+    """``evaluate`` on the validation part: 5,833 images, at most 6 wrong."""
+    ended = mednet("evaluate", "--json", "--data", str(data), "--split", str(SPLIT), "--part", "valid")
+    told = json.loads(ended.stdout)
+    assert told["total"] == 5833
+    assert told["total"] - told["correct"] <= 6
+
+
+def test_daemon_sorts_them_all(tmp_path: Path, data: Path, truth: dict[str, str]) -> None:
+    """Dropped at once, all 5,833 end in a class or review directory, once each, at least 99.9% in the right one."""
+    dropped: Counter[str] = Counter()
+    with Daemon(tmp_path) as daemon:
+        for path in truth:
+            content = (data / path).read_bytes()
+            dropped[digest(content)] += 1
+            (daemon.root / "staged").write_bytes(content)
+            (daemon.root / "staged").rename(daemon.inbox / path.replace("/", "-"))
+        daemon.until(lambda: not os.listdir(daemon.inbox), timeout_s=200)
+        assert daemon.stop() == 0
+    assert daemon.digests() == dropped
+    assert not list((daemon.root / "quarantine").iterdir())
+    right = sum(
+        line["event"] == "image.sorted" and truth[_path(line["name"])] == line["class"] for line in daemon.outcomes()
+    )
+    assert len(daemon.outcomes()) == 5833
+    assert right / 5833 >= 0.999
+
+
+def _path(name: str) -> str:
+    return name.replace("-", "/")
