@@ -53,8 +53,11 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     digest = _digest(header, checkpoint.tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    save_file(checkpoint.tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
+    whole = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
+    save_file(whole, partial, metadata={"mednet": json.dumps(header), "digest": digest})
     partial.chmod(0o644)  # made private otherwise: the daemon's user must read it
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(partial, path)
     return Checkpoint(**{**checkpoint.__dict__, "digest": digest})
 
@@ -72,7 +75,7 @@ def load(path: Path) -> Checkpoint:
             tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except FileNotFoundError as error:
         raise _fatal(f"the weights file {path} does not exist") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise _fatal(f"the weights file {path} can not be read: {error}") from error
     return _checked(path, metadata, tensors)
 
@@ -84,7 +87,7 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         found = Checkpoint(
             **{**header, "classes": tuple(header["classes"])}, tensors=tensors, digest=metadata["digest"]
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _fatal(f"{path} is no weights file of mednet-watcher: its metadata is missing or damaged") from error
     if not known:
         raise _fatal(f"{path} was written in another format than {FORMAT}")

@@ -92,30 +92,48 @@ class Classifier:
         Out of GPU memory: both halves one after the other, down to single
         images. Device lost, or a single image does not fit: the CPU from now on.
         """
+        # Recovery comes after the except clauses: inside, the traceback would keep the batch's memory.
         try:
             return self._forward(images)
         except torch.OutOfMemoryError as error:
-            if len(images) > 1:
-                self._warn("device.out_of_memory", f"halving a batch of {len(images)}")
-                torch.cuda.empty_cache()
-                half = len(images) // 2
-                return _joined(self(images[:half]), self(images[half:]))
-            return self._fall_back(images, error)
-        except torch.AcceleratorError as error:
-            return self._fall_back(images, error)
-
-    def _fall_back(self, images: npt.NDArray[np.uint8], error: RuntimeError) -> Scores:
-        if self.device.type == "cpu":
-            raise error
-        self._warn("device.lost", f"going on with the CPU: {error}")
+            if self.device.type == "cpu" and len(images) == 1:
+                raise
+            problem = str(error)
+            halve = len(images) > 1
+        except RuntimeError as error:  # of torch or of a CUDA library
+            if self.device.type == "cpu":
+                raise
+            problem, halve = str(error), False
+        if halve:
+            self._warn("device.out_of_memory", f"halving a batch of {len(images)}")
+            torch.cuda.empty_cache()
+            half = len(images) // 2
+            return _joined(self(images[:half]), self(images[half:]))
+        self._warn("device.lost", f"going on with the CPU: {problem}")
         self._use(torch.device("cpu"))
         return self._forward(images)
 
+    def warm_up(self, size: int) -> None:
+        """Pass once through every shape that batches of up to ``size`` images come in.
+
+        The first pass of a shape allocates and tunes: not at a file's expense.
+        """
+        for shape in sorted({_rounded(count) for count in range(1, size + 1)}):
+            self._forward(np.zeros((shape, decode.SIDE, decode.SIDE), np.uint8))
+
     @torch.inference_mode()
     def _forward(self, images: npt.NDArray[np.uint8]) -> Scores:
-        batch = torch.from_numpy(decode.standardise(images)).to(self.device)
+        count = len(images)
+        # Few distinct shapes: the CPU kernels keep memory for each they have ever seen.
+        padding = ((0, _rounded(count) - count), (0, 0), (0, 0))
+        batch = torch.from_numpy(decode.standardise(np.pad(images, padding))).to(self.device)
         scores = self._net(batch.to(memory_format=torch.channels_last))
-        return Scores(scores.logits.float().cpu().numpy(), scores.features.float().cpu().numpy())
+        return Scores(scores.logits[:count].float().cpu().numpy(), scores.features[:count].float().cpu().numpy())
+
+
+def _rounded(count: int) -> int:
+    """The next power of two, and beyond 64 the next multiple of 64."""
+    return -(-count // 64) * 64 if count > 64 else 1 << max(count - 1, 0).bit_length()
 
 
 def _joined(first: Scores, second: Scores) -> Scores:

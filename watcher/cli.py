@@ -163,4 +163,11 @@ def _bench(add: _Add) -> None:
     command.add_argument("--data", type=Path, metavar="DIR", help="images to use (default: sampled ones)")
     command.add_argument("--images", type=int, default=5833, metavar="N")
     command.add_argument("--runs", type=int, default=3, metavar="N")
+    _weights(command)
+    command.add_argument(
+        "--split", type=Path, metavar="CSV", help="which files of --data to use: columns path, class, split"
+    )
+    command.add_argument("--part", metavar="NAME", help="the rows of the split to use, e.g. valid")
+    command.add_argument("--soak", type=int, default=0, metavar="N", help="also watch memory over N files, e.g. 50000")
+    command.add_argument("--dir", type=Path, metavar="DIR", help="where to work (default: the temporary directory)")
     _json(command, "one JSON object")

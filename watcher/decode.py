@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ _DAMAGED = (
     OverflowError,
 )
 
+Image.MAX_IMAGE_PIXELS = None  # `Limits.max_pixels` is the limit here
+
 Grey = npt.NDArray[np.uint8]
 
 
@@ -68,14 +71,15 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
     if len(data) > limits.max_bytes:
         raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_too_many_pixels(image, limits)
             _refuse_missing_end(data, image.format)
             image.load()
             return _shrink(image)
     except UnidentifiedImageError as error:
         raise Reject("unsupported_format", f"neither {' nor '.join(FORMATS)} by its content") from error
-    except (Image.DecompressionBombError, MemoryError) as error:
+    except MemoryError as error:
         raise Reject("too_large", str(error) or "out of memory while decoding") from error
     except _DAMAGED as error:
         reason = "truncated" if "truncated" in str(error).lower() else "unreadable"
@@ -123,7 +127,7 @@ def _refuse_missing_end(data: bytes, kind: str | None) -> None:
     """A file cut short may still decode; its end marker tells that it is whole."""
     if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise Reject("truncated", "the JPEG has no end marker")
-    if kind == "PNG" and b"IEND" not in data[-4096:]:
+    if kind == "PNG" and b"\0\0\0\0IEND\xaeB`\x82" not in data[-4096:]:
         raise Reject("truncated", "the PNG has no IEND chunk")
 
 

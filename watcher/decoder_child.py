@@ -8,6 +8,7 @@ no more. Run as ``python -m watcher.decoder_child FD DIRECTORY LIMITS``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
@@ -15,39 +16,40 @@ import json
 import os
 import resource
 import signal
+import socket
 import stat
 import sys
 import time
-from multiprocessing.connection import Connection
 from typing import Any
 
 from watcher import decode
 from watcher.errors import Reject
-from watcher.records import Identity
+
+HELLO = b"ready"
+PACKET = 1 << 16
+"""Longest message, in bytes: a path, or an answer with its pixels."""
 
 _PR_SET_PDEATHSIG = 1
 _GONE = (errno.ENOENT, errno.ESTALE)
 
 
 def main(argv: list[str]) -> None:
-    """Say hello with an empty message, then answer each name until the parent closes the connection."""
-    connection = Connection(int(argv[0]))
+    """Say hello, then answer each name until the parent closes its end. One packet is one message."""
+    channel = socket.socket(fileno=int(argv[0]))
     directory, limits = os.fsencode(argv[1]), json.loads(argv[2])
     _confine(limits.pop("memory_mb"))
     bounds = decode.Limits(**limits)
     decode.warm_up()
-    connection.send_bytes(b"")  # ready: from now on the time a file takes is its own
-    while True:
-        try:
+    with contextlib.suppress(ConnectionError):
+        channel.send(HELLO)  # from now on the time a file takes is its own
+        while name := channel.recv(PACKET):
             # By path each time: the inbox may be another directory by now (mounted again, say).
-            path = os.path.join(directory, connection.recv_bytes())
-            connection.send_bytes(answer(path, bounds))
-        except (EOFError, ConnectionError):
-            return
+            channel.send(answer(os.path.join(directory, name), bounds))
 
 
 def _confine(memory_mb: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, the parent's to answer
+        signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
@@ -112,11 +114,6 @@ def _refusal(error: OSError, path: bytes, told: dict[str, Any]) -> Reject:
     if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
         return Reject("no_permission" if error.errno == errno.EACCES else "unreadable", str(error.strerror))
     return Reject("not_a_file", "a symbolic link, device, socket or pipe; links are never followed")
-
-
-def identity(values: list[int] | None) -> Identity | None:
-    """The inverse of what travels in the answer."""
-    return Identity(*values) if values else None
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from watcher import decoder_child
 from watcher.decode import SIDE
-from watcher.records import Decoded, Rejected
+from watcher.errors import Fatal
+from watcher.records import Decoded, Identity, Rejected
 
 AHEAD = 48
 """Files sent to one process ahead of its answers: it works on while the parent is busy.
@@ -35,6 +36,15 @@ STRAGGLE_S = 0.5
 
 MOST_CHILDREN = 4
 
+START_S = 60.0
+"""How long a process may take to start."""
+
+REASONS = {
+    *("empty", "truncated", "unreadable", "unsupported_format", "too_large"),
+    *("no_permission", "not_a_file", "not_found"),
+}
+"""What a decoder may say of a file: reasons label metrics, so they are few and known."""
+
 Result = Decoded | Rejected
 
 
@@ -42,13 +52,13 @@ class _Child:
     """One process, the names it still owes an answer for, and since when it works on the first."""
 
     def __init__(self, directory: str, limits: dict[str, int], now: float) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
+        # Packets: one call sends or receives one whole message.
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
             command = [sys.executable, "-m", "watcher.decoder_child", str(theirs.fileno()), directory]
             # Each BLAS thread would reserve address space, which is limited, and none is needed.
             environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen([*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ)
-            self.connection = Connection(os.dup(ours.fileno()))
         self.owes: deque[str] = deque()
         self.since = now
         self.retiring = False
@@ -58,10 +68,25 @@ class _Child:
         if not self.owes:
             self.since = now
         self.owes.append(name)
-        self.connection.send_bytes(os.fsencode(name))
+        self.channel.send(os.fsencode(name))
+
+    def greets(self, message: bytes) -> bool:
+        """True for the first message of all, by which the process says that it is ready."""
+        first, self.answered = not self.answered, True
+        return first and message == decoder_child.HELLO
+
+    def receive(self) -> bytes | None:
+        """The next message, or None for now. Raises EOFError when the process has ended."""
+        try:
+            message = self.channel.recv(decoder_child.PACKET, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        if not message:
+            raise EOFError
+        return message
 
     def stop(self) -> None:
-        self.connection.close()
+        self.channel.close()
         self.process.kill()
         self.process.wait()
 
@@ -84,6 +109,7 @@ class DecoderPool:
         self._directory, self._limits, self._timeout_s, self._clock = str(directory or ""), limits, timeout_s, clock
         self._backlog: deque[str] = deque()
         self._children: list[_Child] = []
+        self._failed_starts = 0
 
     def __len__(self) -> int:
         """Files submitted and not yet answered for."""
@@ -95,9 +121,9 @@ class DecoderPool:
             self._children.append(_Child(self._directory, self._limits, self._clock()))
 
     @property
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[socket.socket]:
         """What to wait on: readable when :meth:`collect` has something."""
-        return [child.connection for child in self._children]
+        return [child.channel for child in self._children]
 
     def due_s(self) -> float | None:
         """When a file will have taken too long, or None while nothing is owed."""
@@ -106,7 +132,9 @@ class DecoderPool:
 
     def _patience(self, child: _Child) -> float:
         """How long a file may hold up the ones behind it: all its time if there is nobody to take them."""
-        alone = not child.answered or len(self._children) >= MOST_CHILDREN
+        alone = len(self._children) >= MOST_CHILDREN
+        if not child.answered:
+            return START_S
         return self._timeout_s if alone else min(STRAGGLE_S, self._timeout_s)
 
     def submit(self, name: str) -> None:
@@ -116,43 +144,60 @@ class DecoderPool:
 
     def collect(self) -> Iterator[Result]:
         """What has been answered since the last call. Never blocks."""
-        for connection in wait(self.connections, timeout=0) if self._children else []:
-            child = next(c for c in self._children if c.connection is connection)
+        for child in list(self._children):
             yield from self._answers(child)
         yield from self._late()
         self._feed()
 
     def _answers(self, child: _Child) -> Iterator[Result]:
-        try:
-            while child.connection.poll():
-                message = child.connection.recv_bytes(1 << 16)
-                child.since, child.answered = self._clock(), True
-                if not message:
-                    continue  # its hello
-                yield _result(child.owes.popleft(), message)
+        while True:
+            try:
+                message = child.receive()
+                if message is None:
+                    return
+                result = None if child.greets(message) else _result(child.owes[0], message)
+            except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+                # Died, or answered nonsense: the file in its hands is to blame.
+                yield from self._blame(child, "decoder_crashed", "the decoder process died on this file")
+                return
+            child.since = self._clock()
+            if result is not None:
+                child.owes.popleft()
+                yield result
                 if child.retiring:
                     self._drop(child)
                     return
-        except (EOFError, OSError, ValueError, KeyError, IndexError):
-            # Died, or answered nonsense: the file in its hands is to blame.
-            yield from self._blame(child, "decoder_crashed", "the decoder process died on this file")
 
     def _late(self) -> Iterator[Result]:
         now = self._clock()
         for child in [c for c in self._children if c.owes]:
             spent = now - child.since
-            if spent > self._timeout_s:
+            if spent > (self._timeout_s if child.answered else START_S):
                 yield from self._blame(child, "decoder_hung", f"not decoded within {self._timeout_s:g} s")
             elif not child.retiring and spent > self._patience(child):
                 child.retiring = True
                 self._take_back(child)
 
     def _blame(self, child: _Child, reason: str, detail: str) -> Iterator[Result]:
+        if not child.answered:
+            return self._failed_to_start(child)
+        self._failed_starts = 0
         name = child.owes.popleft() if child.owes else None
         self._take_back(child, keep=0)
         self._drop(child)
         if name is not None:
             yield Rejected(name, reason, detail)
+
+    def _failed_to_start(self, child: _Child) -> None:
+        """No file is to blame for a process that never began; a few of them in a row are."""
+        self._take_back(child, keep=0)
+        self._drop(child)
+        self._failed_starts += 1
+        if self._failed_starts >= MOST_CHILDREN:
+            raise Fatal(
+                f"{self._failed_starts} decoder processes in a row ended before they were ready",
+                "Raise decode.memory_mb, or look at what they wrote to standard error.",
+            )
 
     def _take_back(self, child: _Child, keep: int = 1) -> None:
         while len(child.owes) > keep:
@@ -192,14 +237,28 @@ class DecoderPool:
 
 
 def _result(name: str, message: bytes) -> Result:
+    """An answer, believed only in its form: whoever took over a decoder can lie about a picture, no more.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError, RecursionError: it is no answer.
+    """
     line, _, pixels = message.partition(b"\n")
     told: dict[str, Any] = json.loads(line)
-    identity = decoder_child.identity(told.get("identity"))
-    digest = told.get("digest")
+    identity, digest = _identity(told.get("identity")), told.get("digest")
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError("no digest")
     if "reason" in told:
-        gone = bool(told.get("gone"))
-        return Rejected(name, str(told["reason"]), str(told["detail"]), identity, digest, gone)
-    image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
+        reason = told["reason"] if told["reason"] in REASONS else "unreadable"
+        return Rejected(name, reason, str(told["detail"])[:500], identity, digest, told.get("gone") is True)
     if identity is None or digest is None:
         raise ValueError("an answer without identity or digest")
-    return Decoded(name, identity, str(digest), image, bool(told["blank"]), float(told["decode_ms"]))
+    image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
+    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]))
+
+
+def _identity(values: list[int] | None) -> Identity | None:
+    if values is None:
+        return None
+    if len(values) != 4 or not all(type(value) is int for value in values):
+        raise ValueError("no identity")
+    return Identity(*values)

@@ -27,6 +27,7 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _NAME_MAX = 255
+_EXTENSION_MAX = 32  # what is longer is no extension, and leaves no room for a mark
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -67,15 +68,13 @@ class Filing:
             except FileNotFoundError:
                 if directory.is_dir():
                     raise
-                directory.mkdir(parents=True, exist_ok=True)  # somebody removed it while we ran
-                rename_noreplace(source, target)
+                directory.mkdir(parents=True)  # somebody removed it while we ran
+                return self._move(source, identity, digest, directory)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 self._touched.update((self._inbox, directory))
-                final = _copy(source, target, identity, digest)
-                os.unlink(source)
-                return final
+                return _move_across(source, target, identity, digest)
             self._touched.update((self._inbox, directory))
             self._undo_unless_same(source, target, identity)
             return target
@@ -93,7 +92,7 @@ class Filing:
 
     def explain(self, destination: Path, reason: Mapping[str, Any]) -> None:
         """Put a JSON file with the reason beside a quarantined file. Best effort: the ledger has it too."""
-        stem = _cut(os.fsencode(destination.name), _NAME_MAX - len(".reason.json"))
+        stem = os.fsencode(destination.name)[: _NAME_MAX - len(".reason.json")]
         beside = destination.with_name(os.fsdecode(stem) + ".reason.json")
         with contextlib.suppress(OSError), beside.open("x", encoding="utf-8") as file:
             json.dump(reason, file, indent=2)
@@ -145,6 +144,7 @@ def prepare(directory: Path) -> None:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(directory.parent)
     except OSError as error:
         raise Fatal(
             f"the directory {directory} can not be made: {error.strerror}",
@@ -167,13 +167,13 @@ def candidates(name: str, digest: str | None) -> Iterator[str]:
     yield name
     raw = os.fsencode(name)
     stem, dot, extension = raw.rpartition(b".")
-    if not stem:
+    if not stem or len(extension) > _EXTENSION_MAX:
         stem, dot, extension = raw, b"", b""
     mark = f"-{digest[:8]}".encode() if digest else b""
     number = 1
     while True:
         end = mark + (f"-{number}".encode() if number > 1 or not mark else b"") + dot + extension
-        yield os.fsdecode(_cut(stem, max(_NAME_MAX - len(end), 1)) + end[-(_NAME_MAX - 1) :])
+        yield os.fsdecode(stem[: _NAME_MAX - len(end)] + end)
         number += 1
 
 
@@ -190,7 +190,7 @@ def rename_noreplace(source: Path, target: Path) -> None:
     if code not in _UNKNOWN_CALL:
         raise OSError(code, os.strerror(code), str(source), None, str(target))
     os.link(source, target, follow_symlinks=False)
-    os.unlink(source)
+    _unlink_or_undo(source, target)
 
 
 def sync_directory(directory: Path) -> None:
@@ -207,6 +207,27 @@ def _same(path: Path, identity: Identity | None) -> None:
     now = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
     if identity is not None and now != identity:
         raise Vanished(f"{path} has changed since it was read")
+
+
+def _unlink_or_undo(source: Path, copy: Path) -> None:
+    """Remove the source of a finished copy. If that can not be done, the copy goes: one place, not two."""
+    try:
+        os.unlink(source)
+    except OSError:
+        os.unlink(copy)
+        raise
+
+
+def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
+    if os.path.islink(source):
+        os.symlink(os.readlink(source), target)
+        final = target
+    else:
+        final = _copy(source, target, identity, digest)
+    with contextlib.suppress(Vanished):  # a new file has taken the name meanwhile: it stays
+        _same(source, identity)
+        _unlink_or_undo(source, final)
+    return final
 
 
 def _copy(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
@@ -254,7 +275,3 @@ def _publish(partial: Path, target: Path, digest: str | None) -> Path:
             rename_noreplace(partial, target.with_name(candidate))
             return target.with_name(candidate)
     raise AssertionError("candidates() does not end")
-
-
-def _cut(raw: bytes, length: int) -> bytes:
-    return raw[:length]

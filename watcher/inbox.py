@@ -115,13 +115,15 @@ class Watch(FileSystemEventHandler):
         Raises:
             Retry: the directory is not there, or the kernel has no watch left.
         """
-        observer = _ArrivalObserver()
         self._watched = _which(self._path)
+        observer: BaseObserver | None = None
         try:
+            observer = _ArrivalObserver()
             observer.schedule(self, str(self._path), event_filter=[FileClosedEvent, FileMovedEvent])
             observer.start()
         except OSError as error:
-            observer.on_thread_stop()
+            if observer is not None:
+                observer.on_thread_stop()
             raise Retry(f"the inbox {self._path} can not be watched: {error.strerror or error}") from error
         self._observer = observer
         logging.getLogger("watchdog.observers.inotify_c").addHandler(self._overflow)

@@ -7,6 +7,7 @@ writers, and the state directory must not be on a network file system either.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -103,7 +104,7 @@ class Ledger:
         """
         at = self._clock().isoformat(timespec="milliseconds")
         rows = [
-            (e.decision, e.state, None if e.destination is None else os.fsencode(e.destination), e.note, at)
+            (e.decision, e.state, None if e.destination is None else os.fsencode(e.destination), _text(e.note), at)
             for e in endings
         ]
         try:
@@ -129,7 +130,7 @@ class Ledger:
             " from unended join decision on decision.id = unended.decision order by id"
         )
         return [
-            Unended(r[0], os.fsdecode(r[1]), os.fsdecode(r[2]), None if r[4] is None else Identity(*r[3:7]), r[7])
+            Unended(r[0], os.fsdecode(r[1]), os.fsdecode(r[2]), None if r[4] is None else _identity(r[3:7]), r[7])
             for r in rows
         ]
 
@@ -140,12 +141,37 @@ class Ledger:
 
 def _row(number: int, order: Order, directory: str, model: str, at: str) -> tuple[Any, ...]:
     i, d = order.identity, order.decision
-    stamp = (i.device, i.inode, i.size, i.mtime_ns) if i else (None,) * 4
+    stamp = (_signed(i.device), _signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
     top = json.dumps(d.top)
     return (
         *(number, os.fsencode(order.name), order.digest, *stamp),
-        *(d.outcome.value, d.label, d.confidence, d.reason, d.detail, top, model, os.fsencode(directory), at),
+        *(
+            d.outcome.value,
+            d.label,
+            d.confidence,
+            _text(d.reason),
+            _text(d.detail),
+            top,
+            model,
+            os.fsencode(directory),
+            at,
+        ),
     )
+
+
+def _text(text: str | None) -> str | None:
+    """SQLite takes no surrogate escapes: names that are no UTF-8 appear in words as escapes."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _signed(number: int) -> int:
+    """SQLite's integers are signed; device and inode numbers may use all 64 bits."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _identity(row: Sequence[int]) -> Identity:
+    device, inode, size, mtime_ns = row
+    return Identity(device % (1 << 64), inode % (1 << 64), size, mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -168,7 +194,7 @@ def tally(path: Path, since: datetime) -> Tally:
     filed = "from ending join decision on decision.id = ending.decision where state = 'filed'"
     at = since.astimezone(UTC).isoformat(timespec="milliseconds")
     try:
-        with sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10) as db:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
             return Tally(
                 total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
                 since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),

@@ -44,6 +44,7 @@ class Lock:
                 "Stop it first, or give this one an inbox and a state.path of its own.",
                 Exit.ALREADY_RUNNING,
             ) from error
+        os.ftruncate(fd, 0)  # what the last holder wrote of itself
         self._fd = fd
 
     def describe(self, facts: dict[str, Any]) -> None:

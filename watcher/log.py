@@ -24,7 +24,7 @@ def configure(form: Literal["auto", "json", "console"], level: str, stream: Text
     """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
     console = form == "console" or (form == "auto" and stream.isatty())
     render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
     )
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,

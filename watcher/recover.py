@@ -40,30 +40,36 @@ def _ending(decision: Unended, inbox: Path) -> Ending:
 
 
 def _landed(decision: Unended) -> Path | None:
+    free = 0
     for candidate in filing.candidates(decision.name, decision.digest):
         path = Path(decision.directory) / candidate
         if not os.path.lexists(path):
-            return None
-        if _is(path, decision) or _is_copy(path, decision):
+            free += 1  # whatever took that name when the file moved may be gone by now
+            if free == 3:
+                return None
+        elif _is(path, decision) or _is_copy(path, decision):
             return path
     return None
 
 
 def _is(path: Path, decision: Unended) -> bool:
-    """The very file that was decided upon: a rename or a link keeps its inode."""
+    """The very file that was decided upon: a rename or a link keeps inode, size and time.
+
+    Not compared: the device, whose number may be another after a reboot.
+    """
     try:
         found = os.lstat(path)
     except OSError:
         return False
     i = decision.identity
-    return i is not None and (found.st_dev, found.st_ino, found.st_size) == (i.device, i.inode, i.size)
+    return i is not None and (found.st_ino, found.st_size, found.st_mtime_ns) == (i.inode, i.size, i.mtime_ns)
 
 
 def _is_copy(path: Path, decision: Unended) -> bool:
     """A copy on another file system has the digest, not the inode."""
     found = os.lstat(path)
     i = decision.identity
-    if i is None or decision.digest is None or found.st_dev == i.device or found.st_size != i.size:
+    if i is None or decision.digest is None or found.st_size != i.size:
         return False
     if not stat.S_ISREG(found.st_mode):
         return False

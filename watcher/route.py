@@ -9,11 +9,11 @@ next batch is decoded, one moves files while the next batch is classified.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +32,7 @@ CAPACITY = 16384
 """Names remembered at once. Bounds memory; a larger inbox is swept again as it drains."""
 
 SWEEP_CHUNK = 1024
+COLLECT_S = 0.004
 PAUSE_S = 5.0
 """How long a file waits after its surroundings failed it (disk full, ...)."""
 
@@ -81,12 +82,15 @@ class Route:
         self._take_decoded(now)
         self._classify(now)
         self._file(now)
-        return self._due()
+        return self._due(now)
 
     @property
-    def connections(self) -> list[Connection]:
-        """What else wakes the loop: answers of the decoders."""
-        return self.decoders.connections
+    def connections(self) -> list[socket.socket]:
+        """What else wakes the loop: answers of the decoders, while nothing else is under way.
+
+        During an inference they are collected every COLLECT_S instead: waking for each costs more than it gains.
+        """
+        return self.decoders.connections if self._thinking is None else []
 
     @property
     def pending(self) -> int:
@@ -226,13 +230,14 @@ class Route:
         self._held.pop(name, None)
         self.settle.forget(name)
 
-    def _due(self) -> float | None:
+    def _due(self, now: float) -> float | None:
         sweep = None if self._sweep is None and self.settle.room <= 0 else self._next_sweep_s
         if self._sweep is not None and self.settle.room > 0:
             sweep = float("-inf")
         batch = None if self._thinking is not None else self.batcher.due_s()
         settle = self.settle.due_s() if self._room > 0 else None
-        return min((due for due in (sweep, batch, settle, self.decoders.due_s()) if due is not None), default=None)
+        answers = now + COLLECT_S if self._thinking is not None and len(self.decoders) else self.decoders.due_s()
+        return min((due for due in (sweep, batch, settle, answers) if due is not None), default=None)
 
     def close(self, now: float) -> None:
         """Finish the move under way; everything else simply stays in the inbox."""

@@ -39,7 +39,7 @@ class _Waiting:
     doubted: bool = False
     paused: bool = False
     held: bool = False
-    closed_while_held: bool = False
+    closed_while_held: float | None = None
 
 
 class Settle:
@@ -79,7 +79,7 @@ class Settle:
                 return False
             file = self._files[name] = _Waiting(now, now, now)
         elif file.held:
-            file.closed_while_held = True
+            file.closed_while_held = now
             return True
         file.closed, file.doubted, file.paused = True, False, False
         self._at(name, file, now)
@@ -128,16 +128,16 @@ class Settle:
     def forget(self, name: str) -> None:
         """The file has left the inbox, one way or another."""
         file = self._files.pop(name, None)
-        if file and file.closed_while_held:
+        if file and file.closed_while_held is not None:
             # Another file of that name arrived meanwhile.
-            self.arrived(name, file.changed_s)
+            self.arrived(name, file.closed_while_held)
 
     def doubt(self, name: str, stamp: Identity | None, now: float) -> None:
         """The file did not decode: wait for it to change, or for its patience to end."""
         file = self._files[name]
         file.held, file.doubted, file.paused = False, True, False
         if stamp != file.stamp:
-            file.stamp, file.changed_s = stamp, (file.changed_s if file.stamp is None else now)
+            file.stamp, file.changed_s = stamp, now
         self._again(name, file, now, self._settle_s)
 
     def pause(self, name: str, now: float, pause_s: float) -> None:
@@ -147,9 +147,9 @@ class Settle:
         self._again(name, file, now, pause_s)
 
     def _again(self, name: str, file: _Waiting, now: float, wait_s: float) -> None:
-        file.closed = file.closed_while_held
-        if file.closed_while_held:
-            file.closed_while_held, file.doubted, file.paused, wait_s = False, False, False, 0.0
+        file.closed = file.closed_while_held is not None
+        if file.closed:
+            file.closed_while_held, file.doubted, file.paused, wait_s = None, False, False, 0.0
         self._at(name, file, now + wait_s)
 
     def due_s(self) -> float | None:

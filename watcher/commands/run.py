@@ -14,7 +14,6 @@ from watcher import assets, checkpoint, config, daemon, filing, log, recover
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
 from watcher.decide import Policy
-from watcher.decode import SIDE
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal, Retry
 from watcher.inbox import Inbox, Watch
@@ -178,8 +177,6 @@ def load_network(
     settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger
 ) -> tuple[Network, Callable[[], str]]:
     """The classifier station, and what tells the device it is on. Imports torch."""
-    import numpy as np
-
     from watcher import classify
 
     classify.use_threads(settings.model.threads)
@@ -187,7 +184,5 @@ def load_network(
     station = classify.Classifier(
         classify.build(weights), device, lambda event, detail: logger.warning(event, detail=detail)
     )
-    for size in (1, settings.batch.size):
-        # The first pass of a shape allocates and tunes: not at a file's expense.
-        station(np.zeros((size, SIDE, SIDE), np.uint8))
+    station.warm_up(settings.batch.size)
     return (lambda images: station(images).logits), (lambda: str(station.device))

@@ -58,6 +58,8 @@ def _from_split(root: Path, split: Path, part: str | None) -> Listing:
         with split.open(newline="") as file:
             rows = list(csv.DictReader(file))
         classes = tuple(dict.fromkeys(row["class"] for row in rows))
+        if any(row[key] is None for row in rows for key in ("path", "class", "split")):
+            raise csv.Error("a row is cut short")
         chosen = [row for row in rows if part is None or row["split"] == part]
         paths = tuple(row["path"] for row in chosen)
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:

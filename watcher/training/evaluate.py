@@ -80,7 +80,7 @@ def fit_min_confidence(judged: Report, give_up: float) -> float:
     right = np.sort(judged.confidences[judged.right])
     if not len(right):
         return 1.0
-    return float(np.floor(right[int(give_up * len(right))] * 1e4) / 1e4)
+    return float(np.floor(right[min(int(give_up * len(right)), len(right) - 1)] * 1e4) / 1e4)
 
 
 def table(judged: Report) -> str:

@@ -1,0 +1,50 @@
+"""Small real things that several tests need."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from watcher.records import Identity
+
+Encoded = Callable[..., bytes]
+
+
+def _encoded(kind: str) -> Encoded:
+    def make(seed: int = 0, width: int = 64, height: int = 64, mode: str = "L", **options: Any) -> bytes:
+        noise = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noise).convert(mode).save(buffer, kind, **options)
+        return buffer.getvalue()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def jpeg() -> Encoded:
+    """Makes the bytes of a JPEG of noise: ``jpeg(seed, width, height, mode, **options of Pillow)``."""
+    return _encoded("JPEG")
+
+
+@pytest.fixture(scope="session")
+def png() -> Encoded:
+    """Makes the bytes of a PNG of noise, with the arguments of ``jpeg``."""
+    return _encoded("PNG")
+
+
+@pytest.fixture(scope="session")
+def identify() -> Callable[[Path], Identity]:
+    """Tells which file a path stands for just now, as the stations see it."""
+
+    def look(path: Path) -> Identity:
+        found = os.lstat(path)
+        return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    return look

@@ -1,0 +1,136 @@
+"""The clerk: ledger, move, ledger, in that order, whatever fails between."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from watcher import clerk
+from watcher.clerk import Clerk, Places
+from watcher.errors import Fatal
+from watcher.filing import Filing
+from watcher.ledger import Ledger
+from watcher.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
+
+HAND = Decision(Outcome.SORTED, "Hand", 0.99)
+UNSURE = Decision(Outcome.REVIEW, "Hand", 0.4, "low_confidence", "0.4 is below 0.9")
+BROKEN = Decision(Outcome.QUARANTINE, None, 0.0, "truncated", "no end\nmarker")
+
+
+@dataclass
+class Office:
+    root: Path
+    clerk: Clerk
+    identify: Callable[[Path], Identity]
+
+    def order(self, name: str, decision: Decision, content: bytes | None = None) -> Order:
+        """A file in the inbox and the order to file it."""
+        path = self.root / "inbox" / name
+        data = os.fsencode(name) if content is None else content
+        path.write_bytes(data)
+        return Order(name, self.identify(path), hashlib.sha256(data).hexdigest(), decision, Timing(0.0))
+
+    def rows(self, question: str) -> list[tuple[object, ...]]:
+        with contextlib.closing(sqlite3.connect(self.root / "ledger")) as db:
+            return db.execute(question).fetchall()
+
+
+@pytest.fixture
+def office(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Office]:
+    (tmp_path / "inbox").mkdir()
+    places = Places(tmp_path / "sorted", tmp_path / "review", tmp_path / "quarantine")
+    ledger = Ledger(tmp_path / "ledger")
+    yield Office(tmp_path, Clerk(ledger, Filing(tmp_path / "inbox"), places, "model"), identify)
+    ledger.close()
+
+
+def test_each_outcome_has_its_place(tmp_path: Path) -> None:
+    """Sorted files go to their class, unsure ones to review, unreadable ones to quarantine."""
+    places = Places(tmp_path / "s", tmp_path / "r", tmp_path / "q")
+    assert [places.of(d) for d in (HAND, UNSURE, BROKEN)] == [tmp_path / "s" / "Hand", tmp_path / "r", tmp_path / "q"]
+
+
+def test_files_move_and_the_ledger_knows(office: Office) -> None:
+    """Each file lands in its place; the results come in order, with the ids under which the ledger has them."""
+    orders = [office.order("a.png", HAND), office.order("\udcff\n.png", UNSURE), office.order("c.png", BROKEN)]
+    results = office.clerk.carry_out(orders)
+    paths = [office.root / p for p in ("sorted/Hand/a.png", "review/\udcff\n.png", "quarantine/c.png")]
+    assert [r.destination for _, r in results if isinstance(r, Filed)] == [str(p) for p in paths]
+    assert [r.order for _, r in results] == orders
+    assert [p.read_bytes() for p in paths] == [os.fsencode(o.name) for o in orders]
+    assert os.listdir(office.root / "inbox") == []
+    assert office.rows("select decision, state, destination from ending order by decision") == [
+        (number, "filed", os.fsencode(path)) for (number, _), path in zip(results, paths, strict=True)
+    ]
+    assert office.clerk.ledger.unended() == []
+
+
+def test_quarantined_file_is_explained(office: Office) -> None:
+    """Beside a quarantined file lies the reason, with what to do; beside others lies nothing."""
+    office.clerk.carry_out([office.order("a.png", HAND), office.order("b\n.png", BROKEN)])
+    reason = json.loads((office.root / "quarantine" / "b\n.png.reason.json").read_text())
+    assert reason == {
+        "name": "b\\n.png",
+        "reason": "truncated",
+        "detail": "no end\nmarker",
+        "digest": hashlib.sha256(b"b\n.png").hexdigest(),
+        "what_to_do": clerk.ADVICE["truncated"],
+    }
+    assert os.listdir(office.root / "sorted" / "Hand") == ["a.png"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "\udcff\n.png"])
+def test_changed_file_is_returned_and_the_rest_goes_on(office: Office, name: str) -> None:
+    """A file that changed after its decision stays in the inbox, whatever its name; its neighbours are filed."""
+    orders = [office.order(name, HAND), office.order("b.png", HAND)]
+    (office.root / "inbox" / name).write_bytes(b"changed meanwhile")
+    (_, changed), (_, other) = office.clerk.carry_out(orders)
+    assert isinstance(changed, Returned) and not changed.later
+    assert isinstance(other, Filed)
+    assert os.listdir(office.root / "inbox") == [name]
+    assert office.rows("select state from ending order by decision") == [("returned",), ("filed",)]
+    assert office.clerk.ledger.unended() == []
+
+
+def test_failing_surroundings_ask_for_a_pause(office: Office) -> None:
+    """A place that can not take files leaves the file in the inbox, for later."""
+    (office.root / "review").write_bytes(b"a file in the way")
+    [(_, result)] = office.clerk.carry_out([office.order("a.png", UNSURE)])
+    assert isinstance(result, Returned) and result.later
+    assert os.listdir(office.root / "inbox") == ["a.png"]
+
+
+def test_nothing_moves_when_the_decision_can_not_be_recorded(office: Office) -> None:
+    """Without a ledger entry no file moves: all are returned for later."""
+    orders = [office.order("a.png", HAND), office.order("b.png", HAND)]
+    with contextlib.closing(sqlite3.connect(office.root / "ledger", isolation_level=None)) as other:
+        office.clerk.ledger._db.execute("pragma busy_timeout = 0")
+        other.execute("begin immediate")
+        results = office.clerk.carry_out(orders)
+    assert all(isinstance(r, Returned) and r.later for _, r in results)
+    assert sorted(os.listdir(office.root / "inbox")) == ["a.png", "b.png"]
+    assert not (office.root / "sorted").exists()
+
+
+def test_move_that_can_not_be_synced_is_fatal(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that moved but may not survive a power cut are not called filed: the next start reconciles."""
+    order = office.order("a.png", HAND)
+    flush = office.clerk.filing.flush
+
+    def removed_first() -> None:
+        shutil.rmtree(office.root / "sorted")
+        flush()
+
+    monkeypatch.setattr(office.clerk.filing, "flush", removed_first)
+    with pytest.raises(Fatal):
+        office.clerk.carry_out([order])
+    assert len(office.clerk.ledger.unended()) == 1

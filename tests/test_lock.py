@@ -1,0 +1,115 @@
+"""The lock: one daemon for one state directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from watcher import lock
+from watcher.errors import Exit, Fatal
+from watcher.lock import Lock
+
+HOLD = """
+import sys
+from pathlib import Path
+from watcher.lock import Lock
+lock = Lock(Path(sys.argv[1]))
+lock.acquire()
+lock.describe({"pid": 4711})
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "daemon.lock"
+
+
+def test_second_is_refused_and_told_who_holds_it(path: Path) -> None:
+    """A second daemon ends with exit code 6 and the first one's process number; the first is not disturbed."""
+    first, second = Lock(path), Lock(path)
+    first.acquire()
+    first.describe({"pid": 4711})
+    with pytest.raises(Fatal, match="4711") as caught:
+        second.acquire()
+    assert caught.value.code is Exit.ALREADY_RUNNING
+    assert lock.holder(path) == {"pid": 4711}
+    first.release()
+    second.acquire()
+    second.release()
+
+
+def test_killed_holder_frees_it(path: Path) -> None:
+    """A daemon killed with SIGKILL leaves no lock behind."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"held\n"
+        with pytest.raises(Fatal, match="4711"):
+            Lock(path).acquire()
+        process.kill()
+        process.wait()
+        assert lock.holder(path) is None
+        mine = Lock(path)
+        mine.acquire()
+        mine.release()
+
+
+def test_holder_is_none_when_nobody_holds_it(path: Path) -> None:
+    """No file, or a file without a holder, means no daemon, whatever is written in it."""
+    assert lock.holder(path) is None
+    first = Lock(path)
+    first.acquire()
+    first.describe({"pid": 4711})
+    first.release()
+    assert lock.holder(path) is None
+
+
+def test_holder_before_it_described_itself(path: Path) -> None:
+    """A daemon that is still starting holds the lock, without the facts of one that died before it."""
+    former, starting = Lock(path), Lock(path)
+    former.acquire()
+    former.describe({"pid": 4711})
+    former.release()
+    starting.acquire()
+    assert lock.holder(path) == {}
+    starting.release()
+
+
+def test_description_is_replaced_whole(path: Path) -> None:
+    """A shorter description leaves nothing of a longer one behind."""
+    mine = Lock(path)
+    mine.acquire()
+    mine.describe({"pid": 1, "inbox": "x" * 1000})
+    mine.describe({"pid": 2})
+    assert lock.holder(path) == {"pid": 2}
+    mine.release()
+
+
+def test_asking_does_not_take_it(path: Path) -> None:
+    """A holder that is asked for again and again does not keep a daemon from starting."""
+    mine = Lock(path)
+    mine.acquire()
+    for _ in range(10):
+        lock.holder(path)
+    mine.release()
+    lock.holder(path)
+    mine.acquire()
+    mine.release()
+    mine.release()
+
+
+def test_state_directory_that_can_not_be_made_is_fatal(tmp_path: Path) -> None:
+    """A file in the place of the state directory ends the start with exit code 5."""
+    (tmp_path / "state").touch()
+    with pytest.raises(Fatal, match="state") as caught:
+        Lock(tmp_path / "state" / "daemon.lock").acquire()
+    assert caught.value.code is Exit.DIRECTORY

@@ -1,0 +1,196 @@
+"""Recovery: a daemon that died around a move leaves each file in one place, and the ledger knows which."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from watcher.ledger import Ending, Ledger
+from watcher.records import Decision, Identity, Order, Outcome, Timing
+from watcher.recover import recover
+
+CONTENT = b"a radiograph"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NAME = os.fsdecode(b"odd \xff\n.png")
+
+
+class Scene:
+    """An inbox with one decided file, just before its move, and a ledger that knows of the decision."""
+
+    def __init__(self, root: Path, target: Path, identify: Callable[[Path], Identity], name: str = NAME) -> None:
+        self.inbox, self.target = root / "inbox", target
+        self.inbox.mkdir()
+        self.source = self.inbox / name
+        self.source.write_bytes(CONTENT)
+        self.ledger = Ledger(root / "ledger")
+        decision = Decision(Outcome.SORTED, "Hand", 1.0)
+        order = Order(name, identify(self.source), DIGEST, decision, Timing(0.0))
+        [self.id] = self.ledger.decided([order], [str(target)], "m")
+
+    def recover(self) -> Ending:
+        [ending] = recover(self.ledger, self.inbox)
+        assert ending.decision == self.id
+        assert self.ledger.unended() == []
+        assert recover(self.ledger, self.inbox) == []
+        return ending
+
+
+def content(directory: Path) -> list[bytes]:
+    return sorted(path.read_bytes() for path in directory.iterdir())
+
+
+@pytest.fixture
+def scene(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Scene]:
+    target = tmp_path / "Hand"
+    target.mkdir()
+    scene = Scene(tmp_path, target, identify)
+    yield scene
+    scene.ledger.close()
+
+
+@pytest.fixture
+def far(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Scene]:
+    """As ``scene``, with the class directory on another file system."""
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK) or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no other file system than tmp_path here")
+    with tempfile.TemporaryDirectory(dir=shm) as target:
+        scene = Scene(tmp_path, Path(target), identify)
+        yield scene
+        scene.ledger.close()
+
+
+def test_nothing_open_nothing_done(tmp_path: Path) -> None:
+    """After an orderly end there is nothing to reconcile."""
+    ledger = Ledger(tmp_path / "ledger")
+    assert recover(ledger, tmp_path) == []
+    ledger.close()
+
+
+def test_died_before_the_move(scene: Scene) -> None:
+    """The file is still in the inbox: the decision is taken back and the file takes the way again."""
+    ending = scene.recover()
+    assert (ending.state, ending.destination) == ("returned", None)
+    assert content(scene.inbox) == [CONTENT]
+    assert content(scene.target) == []
+
+
+def test_died_before_the_move_with_the_class_directory_gone(scene: Scene) -> None:
+    """A class directory that is not there either is no obstacle."""
+    scene.target.rmdir()
+    assert scene.recover().state == "returned"
+
+
+def test_died_after_the_move(scene: Scene) -> None:
+    """The file has moved: the ledger learns where it lies."""
+    os.rename(scene.source, scene.target / NAME)
+    ending = scene.recover()
+    assert (ending.state, ending.destination) == ("filed", str(scene.target / NAME))
+    assert content(scene.target) == [CONTENT]
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_died_after_a_move_to_another_name(scene: Scene, taken: int) -> None:
+    """A file that got a suffix because its name was taken is found under it, and the other is left alone."""
+    stem, suffix = NAME.rsplit(".", 1)
+    names = [NAME, f"{stem}-{DIGEST[:8]}.{suffix}", f"{stem}-{DIGEST[:8]}-2.{suffix}"]
+    for name in names[:taken]:
+        (scene.target / name).write_bytes(b"someone else")
+    os.rename(scene.source, scene.target / names[taken])
+    ending = scene.recover()
+    assert (ending.state, ending.destination) == ("filed", str(scene.target / names[taken]))
+    assert content(scene.target) == sorted([CONTENT, *[b"someone else"] * taken])
+
+
+def test_suffixed_file_is_found_after_the_other_left(scene: Scene) -> None:
+    """A file filed under a suffix is found also when the one that had its name was taken away since."""
+    stem, suffix = NAME.rsplit(".", 1)
+    os.rename(scene.source, scene.target / f"{stem}-{DIGEST[:8]}.{suffix}")
+    assert scene.recover().state == "filed"
+
+
+def test_died_between_link_and_unlink(scene: Scene) -> None:
+    """A file with two names loses the one in the inbox: filed, in exactly one place."""
+    os.link(scene.source, scene.target / NAME)
+    ending = scene.recover()
+    assert (ending.state, ending.destination) == ("filed", str(scene.target / NAME))
+    assert content(scene.inbox) == []
+    assert content(scene.target) == [CONTENT]
+
+
+def test_died_between_copy_and_unlink(far: Scene) -> None:
+    """A file copied whole to another file system is known by its digest, and leaves the inbox."""
+    shutil.copy2(far.source, far.target / NAME)
+    assert far.recover().state == "filed"
+    assert content(far.inbox) == []
+    assert content(far.target) == [CONTENT]
+
+
+def test_died_after_copy_and_unlink(far: Scene) -> None:
+    """A file that is on another file system only is found there by its digest."""
+    shutil.move(far.source, far.target / NAME)
+    ending = far.recover()
+    assert (ending.state, ending.destination) == ("filed", str(far.target / NAME))
+
+
+def test_incomplete_copy_is_no_copy(far: Scene) -> None:
+    """A file of the same name and size with other bytes is not taken for the copy: the file stays in the inbox."""
+    (far.target / NAME).write_bytes(b"x" * len(CONTENT))
+    assert far.recover().state == "returned"
+    assert content(far.inbox) == [CONTENT]
+
+
+def test_file_rewritten_after_the_copy_stays(far: Scene) -> None:
+    """A producer who rewrites the file in place after the crash, at the same size, does not lose the new bytes."""
+    shutil.copy2(far.source, far.target / NAME)
+    newer = CONTENT[::-1]
+    found = far.source.stat()
+    with far.source.open("r+b") as file:
+        file.write(newer)
+    os.utime(far.source, ns=(found.st_atime_ns, found.st_mtime_ns + 10**9))
+    far.recover()
+    assert content(far.inbox) == [newer]
+
+
+def test_file_that_is_nowhere_is_missing(scene: Scene) -> None:
+    """A file neither in the inbox nor filed is told as missing: a person must look."""
+    scene.source.unlink()
+    ending = scene.recover()
+    assert (ending.state, ending.destination) == ("missing", None)
+
+
+def test_another_file_of_the_name_is_left_alone(scene: Scene) -> None:
+    """A new file in the inbox that merely has the name of a filed one is not touched."""
+    os.rename(scene.source, scene.target / NAME)
+    scene.source.write_bytes(b"the next patient")
+    assert scene.recover().state == "filed"
+    assert content(scene.inbox) == [b"the next patient"]
+
+
+def test_strange_names_at_the_destination_end_the_search(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
+    """A taken name with an endless extension does not make the start hang."""
+    target = tmp_path / "Hand"
+    target.mkdir()
+    name = "a." + "b" * 253
+    scene = Scene(tmp_path, target, identify, name)
+    (target / name).write_bytes(b"someone else")
+
+    def late(*_: Any) -> None:
+        raise AssertionError("recovery does not end")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(3)
+    try:
+        assert scene.recover().state == "returned"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        scene.ledger.close()

@@ -1,0 +1,390 @@
+"""Training: the recipes, the data, a run that can be interrupted, and its judgement."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watcher import checkpoint, classify, decode, mednet
+from watcher.errors import Exit, Fatal
+from watcher.training import compress, dataset, evaluate, train
+from watcher.training.dataset import Examples
+
+SMALL = mednet.MedNetConfig(side=16, classes=3, filters=(2, 3), kernels=(5, 3), hidden=(12, 8))
+RECIPE = train.Recipe("small", SMALL, learning_rate=0.05, batch_size=8, t2v_ratio=1e9, t2v_epochs=3, max_epochs=4)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster so, on a busy machine most of all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def examples(seed: int = 0, count: int = 42) -> Examples:
+    """Three classes that differ in where they are bright."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 120, (count, 16, 16), dtype=np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[label * 5 : label * 5 + 5] += 100
+    return Examples(("a", "b", "c"), tuple(f"{i}.png" for i in range(count)), images, labels.astype(np.int64))
+
+
+def run(out: Path, recipe: train.Recipe = RECIPE, seed: int = 1) -> train.Run:
+    return train.Run(recipe, examples(0), examples(9, 15), out, seed)
+
+
+def same(one: mednet.MedNet, other: mednet.MedNet) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+class TestRecipes:
+    def test_baseline(self) -> None:
+        """NVIDIA's MedNet: 5/10 filters of 7 x 7, no batch norm, ELU, rate 0.01, batches of 300, stop 1.2/3."""
+        assert train.RECIPES["baseline"] == train.Recipe(
+            name="baseline",
+            network=mednet.MedNetConfig(
+                classes=6,
+                side=64,
+                filters=(5, 10),
+                kernels=(7, 7),
+                batch_norm=False,
+                hidden=(400, 80),
+                activation="elu",
+            ),
+            learning_rate=0.01,
+            batch_size=300,
+            t2v_ratio=1.2,
+            t2v_epochs=3,
+            max_epochs=20,
+        )
+
+    def test_improved(self) -> None:
+        """The improved MedNet: 10/20 filters of 5 x 5, batch norm, ReLU, rate 0.05, batches of 64, stop 1.5/4."""
+        assert train.RECIPES["improved"] == train.Recipe(
+            name="improved",
+            network=mednet.MedNetConfig(
+                classes=6,
+                side=64,
+                filters=(10, 20),
+                kernels=(5, 5),
+                batch_norm=True,
+                hidden=(400, 80),
+                activation="relu",
+            ),
+            learning_rate=0.05,
+            batch_size=64,
+            t2v_ratio=1.5,
+            t2v_epochs=4,
+            max_epochs=20,
+        )
+
+    def test_there_is_no_other(self) -> None:
+        """Each recipe goes by its own name, and these are all."""
+        assert {name: recipe.name for name, recipe in train.RECIPES.items()} == {
+            "baseline": "baseline",
+            "improved": "improved",
+        }
+
+
+@given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
+def test_class_weights_are_inverse_to_counts(counts: list[int]) -> None:
+    """A class with half the images weighs twice as much; the weights average 1."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    weights = train.class_weights(labels, len(counts)).numpy()
+    np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
+    np.testing.assert_allclose(weights * counts, weights[0] * counts[0], rtol=1e-5)
+
+
+class TestBatches:
+    def test_order_and_remainder(self) -> None:
+        """Every image comes once, standardised, in the order given; the last batch may be smaller."""
+        data = examples()
+        order = np.random.default_rng(0).permutation(42)
+        parts = list(train.batches(data, 8, order))
+        assert [len(labels) for _, labels in parts] == [8, 8, 8, 8, 8, 2]
+        np.testing.assert_array_equal(torch.cat([labels for _, labels in parts]), data.labels[order])
+        np.testing.assert_array_equal(torch.cat([i for i, _ in parts]), decode.standardise(data.images[order]))
+
+
+class TestRun:
+    def test_learns(self, tmp_path: Path) -> None:
+        """Gradient descent goes down: the losses of training and validation fall."""
+        fresh = run(tmp_path)
+        rows = [fresh.epoch() for _ in range(4)]
+        assert rows[-1].train_loss < rows[0].train_loss
+        assert rows[-1].valid_loss < rows[0].valid_loss
+        assert [row.epoch for row in rows] == [1, 2, 3, 4]
+
+    @pytest.mark.parametrize("after", [1, 3])
+    def test_resumed_run_is_bit_identical(self, tmp_path: Path, after: int) -> None:
+        """A run interrupted after any epoch ends with the very weights and losses of one that was not."""
+        straight = run(tmp_path / "straight")
+        for _ in range(4):
+            straight.epoch()
+        first = run(tmp_path / "resumed")
+        for _ in range(after):
+            first.epoch()
+        torch.manual_seed(12345)
+        second = run(tmp_path / "resumed")
+        second.resume()
+        assert len(second.history) == after
+        for _ in range(4 - after):
+            second.epoch()
+        assert same(straight.net, second.net)
+        losses = [[replace(row, seconds=0) for row in each.history] for each in (straight, second)]
+        assert losses[0] == losses[1]
+        best = [checkpoint.load(tmp_path / name / "best.safetensors") for name in ("straight", "resumed")]
+        assert all(np.array_equal(best[0].tensors[name], best[1].tensors[name]) for name in best[0].tensors)
+
+    def test_seed_is_what_decides(self, tmp_path: Path) -> None:
+        """The same seed gives the same weights, another one others."""
+        one, again, other = run(tmp_path / "1"), run(tmp_path / "2"), run(tmp_path / "3", seed=2)
+        for each in (one, again, other):
+            each.epoch()
+        assert same(one.net, again.net)
+        assert not same(one.net, other.net)
+
+    def test_nothing_to_resume(self, tmp_path: Path) -> None:
+        """Without an earlier run a resume begins at the beginning."""
+        fresh = run(tmp_path)
+        fresh.resume()
+        assert fresh.history == []
+
+    @pytest.mark.parametrize(("recipe", "seed"), [(replace(RECIPE, learning_rate=0.1), 1), (RECIPE, 2)])
+    def test_another_run_is_not_resumed(self, tmp_path: Path, recipe: train.Recipe, seed: int) -> None:
+        """A run of another recipe or seed is refused, not silently gone on with."""
+        run(tmp_path).epoch()
+        with pytest.raises(Fatal) as caught:
+            run(tmp_path, recipe, seed).resume()
+        assert caught.value.code is Exit.USAGE
+
+    def test_early_stop_counts_epochs_that_are_not_in_a_row(self, tmp_path: Path) -> None:
+        """Epochs with too high a validation loss add up; a good one between does not start the count again."""
+        always, never = replace(RECIPE, t2v_ratio=0.0, max_epochs=99), replace(RECIPE, t2v_ratio=1e9, max_epochs=99)
+        going = run(tmp_path, always)
+        counts = []
+        for recipe in (always, never, always, never, always):
+            assert going.finished() is None
+            going.recipe = recipe
+            counts.append(going.epoch().overfit_epochs)
+        assert counts == [1, 1, 2, 2, 3]
+        assert "early stop" in str(going.finished())
+
+    def test_ends_after_max_epochs(self, tmp_path: Path) -> None:
+        """After the last epoch of the recipe the run is over."""
+        going = run(tmp_path, replace(RECIPE, max_epochs=2))
+        going.epoch()
+        assert going.finished() is None
+        going.epoch()
+        assert "2 epochs" in str(going.finished())
+
+    def test_best_is_the_epoch_with_the_fewest_errors(self, tmp_path: Path) -> None:
+        """The weights kept are of the epoch with the fewest validation errors, the lower loss breaking a tie."""
+        going = run(tmp_path, replace(RECIPE, learning_rate=0.02))
+        rows = [going.epoch() for _ in range(4)]
+        best = min(rows, key=lambda row: (row.valid_errors, row.valid_loss))
+        kept = checkpoint.load(tmp_path / "best.safetensors")
+        assert (kept.training["epoch"], kept.training["valid_errors"]) == (best.epoch, best.valid_errors)
+        loss = torch.nn.CrossEntropyLoss(train.class_weights(going.train.labels, 3))
+        assert train.judge(classify.build(kept), going.valid, loss)[1] == best.valid_errors
+
+    def test_story_is_on_disk(self, tmp_path: Path) -> None:
+        """losses.jsonl has a line for each epoch, and tick tells of every image."""
+        going = run(tmp_path)
+        seen: list[int] = []
+        going.epoch(seen.append)
+        going.epoch()
+        lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2]
+        assert sum(seen) == 42
+
+
+class TestCompress:
+    def test_at_full_rank_agrees_with_the_trained_network(self, tmp_path: Path) -> None:
+        """Folded and factored at full rank, and stored in half precision, the network decides as the trained one."""
+        trained = run(tmp_path)
+        for _ in range(3):
+            trained.epoch()
+        net = trained.net.eval()
+        slim, steps = compress.compress(net, trained.train, trained.valid, compress.Tuning(rank=12, epochs=0))
+        assert (slim.config.batch_norm, slim.config.rank) == (False, 12)
+        batch = torch.from_numpy(decode.standardise(examples(5).images))
+        with torch.inference_mode():
+            torch.testing.assert_close(slim(batch).logits, net(batch).logits, atol=2e-2, rtol=2e-2)
+        assert [step.epoch for step in steps] == [0]
+
+    def test_keeps_the_best_step(self, tmp_path: Path) -> None:
+        """The network given back is the one of the step with the fewest errors, and the trained one is not touched."""
+        trained = run(tmp_path)
+        trained.epoch()
+        before = {name: value.clone() for name, value in trained.net.state_dict().items()}
+        tuning = compress.Tuning(rank=2, epochs=3, batch_size=8, learning_rate=0.05)
+        slim, steps = compress.compress(trained.net, trained.train, trained.valid, tuning)
+        loss = torch.nn.CrossEntropyLoss(train.class_weights(trained.train.labels, 3))
+        found_loss, found_errors = train.judge(slim, trained.valid, loss)
+        assert (found_errors, found_loss) == min((step.valid_errors, step.valid_loss) for step in steps)
+        assert [step.epoch for step in steps] == [0, 1, 2, 3]
+        assert all(torch.equal(value, before[name]) for name, value in trained.net.state_dict().items())
+
+    def test_numbers_fit_half_precision(self, tmp_path: Path) -> None:
+        """What is judged is what is stored: every number survives the trip through half precision."""
+        slim = compress.halved(run(tmp_path).net)
+        assert all(torch.equal(value, value.half().float()) for value in slim.parameters())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, png: Callable[..., bytes], jpeg: Callable[..., bytes]) -> Path:
+    """Two classes, three files, one of them broken."""
+    root = tmp_path / "data"
+    for name, content in {"Hand/1.png": png(1), "Hand/0.jpeg": jpeg(2), "CXR/0.png": png(3)[:-20]}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+class TestDataset:
+    def test_directories_are_classes(self, folder: Path) -> None:
+        """Classes and files come sorted by name; hidden ones and stray files are left out."""
+        (folder / ".git").mkdir()
+        (folder / ".git" / "x.png").touch()
+        (folder / "Hand" / ".DS_Store").touch()
+        (folder / "README").touch()
+        files = dataset.listing(folder)
+        assert files == dataset.Listing(folder, ("CXR", "Hand"), ("CXR/0.png", "Hand/0.jpeg", "Hand/1.png"), (0, 1, 1))
+
+    def test_split_gives_order_and_classes(self, folder: Path, tmp_path: Path) -> None:
+        """A split's rows of one part come in the file's order; all parts agree on the classes."""
+        split = tmp_path / "split.csv"
+        split.write_text(
+            "path,class,split\nHand/1.png,Hand,train\nCXR/0.png,CXR,test\nHand/0.jpeg,Hand,train\n", "utf-8"
+        )
+        found = dataset.listing(folder, split, "train")
+        assert found == dataset.Listing(folder, ("Hand", "CXR"), ("Hand/1.png", "Hand/0.jpeg"), (0, 0))
+        assert dataset.listing(folder, split, "test").labels == (1,)
+        assert len(dataset.listing(folder, split).paths) == 3
+
+    @pytest.mark.parametrize(
+        ("text", "part", "says"),
+        [
+            ("path,class,split\nHand/9.png,Hand,train\n", "train", "Hand/9.png"),
+            ("path,class,split\nHand/1.png,Hand,train\n", "valid", "valid"),
+            ("file,label\nHand/1.png,Hand\n", "train", "class"),
+            ("class,path,split\nHand\n", None, "split.csv"),
+            ("", "train", "split.csv"),
+        ],
+    )
+    def test_split_that_does_not_serve_is_fatal(
+        self, folder: Path, tmp_path: Path, text: str, part: str | None, says: str
+    ) -> None:
+        """Missing files, rows, columns or fields end the command with exit code 5 and what is missing."""
+        split = tmp_path / "split.csv"
+        split.write_text(text)
+        with pytest.raises(Fatal, match=says) as caught:
+            dataset.listing(folder, split, part)
+        assert caught.value.code is Exit.DIRECTORY
+
+    def test_nothing_there_is_fatal(self, tmp_path: Path) -> None:
+        """An absent or empty directory ends the command with exit code 5."""
+        (tmp_path / "empty" / "Hand").mkdir(parents=True)
+        for root in (tmp_path / "nowhere", tmp_path / "empty"):
+            with pytest.raises(Fatal) as caught:
+                dataset.listing(root)
+            assert caught.value.code is Exit.DIRECTORY
+
+    def test_load_decodes_as_the_daemon_does(self, folder: Path) -> None:
+        """Images come through the daemon's decoder, with their labels; what is broken is told apart, with why."""
+        data = dataset.load(dataset.listing(folder))
+        assert data.classes == ("CXR", "Hand")
+        assert (data.paths, data.labels.tolist()) == (("Hand/0.jpeg", "Hand/1.png"), [1, 1])
+        np.testing.assert_array_equal(data.images[1], decode.grey64((folder / "Hand/1.png").read_bytes()))
+        [(path, label, why)] = data.broken
+        assert (path, label) == ("CXR/0.png", 0) and "truncated" in why
+
+    def test_all_broken(self, folder: Path) -> None:
+        """With nothing left to decode there are no images, but every file is told of."""
+        data = dataset.load(dataset.Listing(folder, ("CXR",), ("CXR/0.png",), (0,)))
+        assert data.images.shape == (0, 64, 64) and len(data.broken) == 1
+
+    def test_training_refuses_broken_images(self, folder: Path) -> None:
+        """A broken image stops the training, by name; without one nothing happens."""
+        data = dataset.load(dataset.listing(folder))
+        with pytest.raises(Fatal, match=r"CXR/0\.png"):
+            dataset.refuse_broken(replace(data, broken=()), data)
+        dataset.refuse_broken(replace(data, broken=()))
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def judged(self) -> evaluate.Report:
+        """Four images of two classes, one taken for the other, and one file that could not be decoded."""
+        data = Examples(
+            ("CXR", "Hand"),
+            ("0", "1", "2", "3"),
+            np.zeros((4, 64, 64), np.uint8),
+            np.array([0, 0, 1, 1]),
+            (("4", 1, "truncated"),),
+        )
+        return evaluate.report(data, np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.05, 0.95]]))
+
+    def test_counts(self, judged: evaluate.Report) -> None:
+        """Right of total, the confusion with true rows, and each error by file; a broken file is an error too."""
+        assert (judged.correct, judged.total) == (3, 5)
+        assert judged.confusion.tolist() == [[1, 1], [0, 2]]
+        assert judged.errors == (evaluate.Error("1", "CXR", "Hand", 0.7), evaluate.Error("4", "Hand", None, 0.0))
+
+    def test_json_is_a_contract(self, judged: evaluate.Report) -> None:
+        """The object of ``evaluate --json`` is plain JSON with exactly these keys."""
+        assert json.loads(json.dumps(judged.to_dict())) == {
+            "total": 5,
+            "correct": 3,
+            "errors": [
+                {"path": "1", "true": "CXR", "predicted": "Hand", "confidence": 0.7},
+                {"path": "4", "true": "Hand", "predicted": None, "confidence": 0.0},
+            ],
+            "classes": ["CXR", "Hand"],
+            "confusion": [[1, 1], [0, 2]],
+        }
+
+    def test_table_reads_as_the_matrix(self, judged: evaluate.Report) -> None:
+        """Each row of the text has the true class, the counts in the order of the head, and the share that is right."""
+        head, *rows = (line.split() for line in evaluate.table(judged).splitlines())
+        assert head == ["CXR", "Hand", "right"]
+        assert rows == [["CXR", "1", "1", "50.00%"], ["Hand", "0", "2", "100.00%"]]
+
+    def test_picture_is_drawn(self, judged: evaluate.Report, tmp_path: Path) -> None:
+        """The matrix is drawn as a PNG, directories made as needed."""
+        pytest.importorskip("matplotlib")
+        evaluate.picture(judged, tmp_path / "docs" / "confusion.png", "title")
+        assert (tmp_path / "docs" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10_000), st.booleans()), min_size=1, max_size=60),
+    st.sampled_from([0.0, 0.001, 0.01, 0.25, 0.5, 1.0]),
+)
+def test_fitted_threshold_gives_up_no_more_than_asked(rows: list[tuple[int, bool]], give_up: float) -> None:
+    """At most the given share of the rightly recognised goes to review, and a threshold just above sends more."""
+    confidences = np.array([value / 10_000 for value, _ in rows])
+    right = np.array([flag for _, flag in rows])
+    judged = evaluate.Report(("a",), len(rows), (), np.zeros((1, 1), np.int64), confidences, right)
+    fitted = evaluate.fit_min_confidence(judged, give_up)
+    assert 0 <= fitted <= 1
+    if right.any():
+        assert (confidences[right] < fitted).sum() <= give_up * right.sum()
+        if give_up < 1:
+            assert (confidences[right] < fitted + 2e-4).sum() > give_up * right.sum()
+    else:
+        assert fitted == 1.0
