@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import stat
@@ -12,10 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from fnmatch import translate
 from pathlib import Path
 
-from watchdog.events import FileClosedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
-from watchdog.observers.api import BaseObserver
-from watchdog.observers.inotify import InotifyFullEmitter
-from watchdog.observers.inotify_c import InotifyConstants, InotifyFD, Mask
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+)
 
 from watcher.errors import Retry
 from watcher.records import Identity
@@ -69,45 +72,27 @@ class Inbox:
         return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-class _ArrivalEmitter(InotifyFullEmitter):
-    """Asks the kernel for arrivals alone.
-
-    watchdog would also subscribe to files moved out (by this daemon, mostly)
-    and hold the queue 0.5 s for each, to pair the two ends of a move.
-    """
-
-    def get_event_mask_from_filter(self) -> Mask:
-        arrivals = InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO
-        return Mask(arrivals | InotifyConstants.IN_DELETE_SELF)
-
-
-class _ArrivalObserver(BaseObserver):
-    def __init__(self) -> None:
-        self._inotify_fd = InotifyFD()
-        self._inotify_fd.start()
-        super().__init__(_ArrivalEmitter, inotify_fd=self._inotify_fd)
-
-    def on_thread_stop(self) -> None:
-        super().on_thread_stop()
-        self._inotify_fd.stop()
-        self._inotify_fd.join()
-
-
-class Watch(FileSystemEventHandler):
+class Watch:
     """Collects the names of files closed after writing or moved into the inbox.
 
     ``wake`` is called, from a thread of its own, when there is something new.
     At most ``capacity`` names are kept; more than that, and events that the
     kernel itself dropped, are told by :meth:`lost`, and a scan makes good for them.
+
+    This is a callback of watchdog's inotify reader, without its observer: that
+    also asks for files moved out (by this daemon, mostly), holds its queue 0.5 s
+    for each to pair the two ends of a move, and only logs an overflow.
     """
+
+    _ARRIVALS = Mask(InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR)
 
     def __init__(self, path: Path, wake: Callable[[], None], capacity: int = 65536) -> None:
         self._path, self._wake, self._capacity = path, wake, capacity
-        self._names: deque[str] = deque()
+        self._names: deque[bytes] = deque()
         self._lost = threading.Event()
-        self._observer: BaseObserver | None = None
+        self._reader: InotifyFD | None = None
+        self._alive = False
         self._watched: tuple[int, int] | None = None
-        self._overflow = _OverflowHandler(self._lost, wake)
 
     def start(self) -> None:
         """Begin to watch.
@@ -116,47 +101,55 @@ class Watch(FileSystemEventHandler):
             Retry: the directory is not there, or the kernel has no watch left.
         """
         self._watched = _which(self._path)
-        observer: BaseObserver | None = None
+        reader: InotifyFD | None = None
         try:
-            observer = _ArrivalObserver()
-            observer.schedule(self, str(self._path), event_filter=[FileClosedEvent, FileMovedEvent])
-            observer.start()
+            reader = InotifyFD()
+            reader.start()
+            reader.add_callback(os.fsencode(self._path), self._ARRIVALS, self, CallbackId(id(self)))
         except OSError as error:
-            if observer is not None:
-                observer.on_thread_stop()
+            if reader is not None:
+                reader.stop()
+                reader.join(timeout=5)
             raise Retry(f"the inbox {self._path} can not be watched: {error.strerror or error}") from error
-        self._observer = observer
-        logging.getLogger("watchdog.observers.inotify_c").addHandler(self._overflow)
+        self._reader, self._alive = reader, True
 
     def stop(self) -> None:
         """End watching. Harmless when it never began."""
-        logging.getLogger("watchdog.observers.inotify_c").removeHandler(self._overflow)
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join(timeout=5)
-            self._observer = None
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader.join(timeout=5)
+            self._reader = None
 
     @property
     def current(self) -> bool:
         """False once the directory was deleted, replaced by another, or its file system unmounted."""
-        alive = self._observer is not None and any(emitter.is_alive() for emitter in self._observer.emitters)
-        return alive and self._watched == _which(self._path)
+        return self._alive and self._watched == _which(self._path)
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
+    def on_event(self, event: InotifyEvent) -> None:
         """One arrival. Called by watchdog, in its thread."""
-        if event.is_directory:
+        if event.is_directory or not event.name:
             return
-        path = event.dest_path if isinstance(event, FileMovedEvent) else event.src_path
         if len(self._names) >= self._capacity:
             self._lost.set()
         else:
-            self._names.append(os.path.basename(os.fsdecode(path)))
+            self._names.append(os.fsencode(event.name))
+        if len(self._names) == 1 or self._lost.is_set():  # otherwise whoever takes them is awake already
+            self._wake()
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """The directory is gone, or we stopped. Called by watchdog, in its thread."""
+        self._alive = False
+        self._wake()
+
+    def on_queue_overflow(self) -> None:
+        """The kernel dropped events. Called by watchdog, in its thread."""
+        self._lost.set()
         self._wake()
 
     def take(self) -> Iterator[str]:
         """The names collected since the last call."""
-        for _ in range(len(self._names)):
-            yield self._names.popleft()
+        while self._names:
+            yield os.fsdecode(self._names.popleft())
 
     def lost(self) -> bool:
         """True once after events were lost: time for a scan."""
@@ -172,16 +165,3 @@ def _which(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-class _OverflowHandler(logging.Handler):
-    """watchdog only logs that the kernel's event queue overflowed; this hears it."""
-
-    def __init__(self, lost: threading.Event, wake: Callable[[], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._lost_events, self._wake = lost, wake
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if "overflow" in record.getMessage().lower():
-            self._lost_events.set()
-            self._wake()
