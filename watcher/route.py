@@ -32,7 +32,11 @@ CAPACITY = 16384
 """Names remembered at once. Bounds memory; a larger inbox is swept again as it drains."""
 
 SWEEP_CHUNK = 1024
+"""Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""
+
 COLLECT_S = 0.004
+"""How often the decoders' answers are collected during an inference."""
+
 PAUSE_S = 5.0
 """How long a file waits after its surroundings failed it (disk full, ...)."""
 
@@ -91,11 +95,6 @@ class Route:
         During an inference they are collected every COLLECT_S instead: waking for each costs more than it gains.
         """
         return self.decoders.connections if self._thinking is None else []
-
-    @property
-    def pending(self) -> int:
-        """Files known to wait or to be on their way."""
-        return len(self.settle)
 
     def _look_for_arrivals(self, now: float) -> None:
         if self.watch is not None:
@@ -194,7 +193,7 @@ class Route:
                 image.identity,
                 image.digest,
                 decision,
-                Timing(ready.seen_s, (now - ready.seen_s) * 1000 - image.decode_ms, image.decode_ms, infer_ms),
+                Timing(ready.seen_s, _queued_ms(ready, image, now), image.decode_ms, infer_ms),
             )
             for (image, ready), decision in zip(batch, decisions, strict=True)
         ]
@@ -249,3 +248,8 @@ class Route:
             self._settle_accounts(self._moving.result(), now)
             self._moving = None
         self.decoders.close()
+
+
+def _queued_ms(ready: Ready, image: Decoded, now: float) -> float:
+    """What a file waited, from first sight to its inference, without the decoding itself."""
+    return max(0.0, (now - ready.seen_s) * 1000 - image.decode_ms)
