@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, decide, filing, log
+from watcher import checkpoint, composition, decide, filing, log
 from watcher.clerk import Places
-from watcher.commands import run as composition
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Retry, Vanished
 from watcher.records import Decision, Decoded, Outcome, Rejected

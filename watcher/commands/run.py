@@ -1,4 +1,4 @@
-"""``run``: the daemon, put together from its stations."""
+"""``run``: the daemon."""
 
 from __future__ import annotations
 
@@ -6,37 +6,31 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import assets, checkpoint, config, daemon, filing, log, recover
-from watcher.batch import Batcher
-from watcher.clerk import Clerk, Places
-from watcher.decide import Policy
-from watcher.decoder_pool import DecoderPool
-from watcher.errors import Exit, Fatal, Retry
-from watcher.inbox import Inbox, Watch
-from watcher.ledger import Ledger
+from watcher import composition, config, daemon, log
+from watcher.errors import Fatal
 from watcher.lock import Lock
-from watcher.route import CAPACITY, Network, Route
-from watcher.settle import Settle
 
 
 def run(args: argparse.Namespace) -> int:
     """Watch, sort, log, until SIGTERM or SIGINT."""
-    settings = config.load(args.config or config.DEFAULT, os.environ)
-    logger = log.configure(settings.log.format, settings.log.level)
+    return serve(args.config or config.DEFAULT, composition.load_network)
+
+
+def serve(path: Path, load: composition.Loader) -> int:
+    """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
     started = time.monotonic()
-    lock = Lock(lock_path(settings))
+    settings = config.load(path, os.environ)
+    logger = log.configure(settings.log.format, settings.log.level)
+    lock = Lock(composition.lock_path(settings))
     lock.acquire()
-    logger.info(
-        "daemon.starting", config=str(args.config or config.DEFAULT), inbox=str(settings.inbox.path), pid=os.getpid()
-    )
+    logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid())
     wake, stop = daemon.Wake(), daemon.Stop()
     stop.install(wake)
     try:
-        route = build(settings, wake, logger)
+        route = composition.build(settings, wake, logger, load)
     except Fatal as error:
         logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
         raise
@@ -52,137 +46,3 @@ def run(args: argparse.Namespace) -> int:
     lock.release()
     sys.stdout.flush()
     return code
-
-
-def lock_path(settings: config.Config) -> Path:
-    """The lock of the daemon with these settings."""
-    return settings.state.path / "daemon.lock"
-
-
-def ledger_path(settings: config.Config) -> Path:
-    """The ledger of the daemon with these settings."""
-    return settings.state.path / "ledger.sqlite3"
-
-
-def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Route:
-    """Every station, ready to go.
-
-    Raises:
-        Fatal: a directory, the weights, the device or the ledger can not be used.
-    """
-    inbox = _inbox(settings)
-    decoders = DecoderPool(settings.inbox.path, decoder_limits(settings), settings.decode.timeout_s)
-    decoders.start()  # its imports overlap with torch's
-    try:
-        weights = checkpoint.load(weights_path(None, settings))
-        places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
-        for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
-            filing.prepare(directory)
-        ledger = Ledger(ledger_path(settings))
-        _recover(ledger, settings.inbox.path, logger)
-        network, device = load_network(settings, weights, logger)
-    except Fatal:
-        decoders.close()
-        raise
-    return Route(
-        inbox=inbox,
-        watch=_watch(settings, wake, logger),
-        settle=Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY),
-        decoders=decoders,
-        batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
-        network=network,
-        policy=policy(settings, weights),
-        clerk=Clerk(ledger, filing.Filing(settings.inbox.path), places, weights.digest),
-        log=logger,
-        device=device,
-        wake=wake,
-        in_flight=4 * settings.batch.size,
-        scan_interval_s=settings.inbox.scan_interval_s,
-    )
-
-
-def _inbox(settings: config.Config) -> Inbox:
-    inbox = Inbox(settings.inbox.path, settings.inbox.ignore)
-    try:
-        next(inbox.sweep(), None)
-    except Retry as error:
-        raise Fatal(
-            str(error),
-            "Make the directory, mount it, or set inbox.path. It is not made here: an absent inbox is often a "
-            "mount that failed.",
-            Exit.DIRECTORY,
-        ) from error
-    if not os.access(settings.inbox.path, os.W_OK | os.X_OK):
-        raise Fatal(
-            f"files can not be moved out of the inbox {settings.inbox.path}",
-            "Give the daemon's user the right to write there.",
-            Exit.DIRECTORY,
-        )
-    return inbox
-
-
-def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Watch | None:
-    if settings.inbox.watch == "scan":
-        return None
-    watch = Watch(settings.inbox.path, wake)
-    try:
-        watch.start()
-    except Retry as error:
-        if settings.inbox.watch == "events":
-            raise Fatal(str(error), "Raise fs.inotify limits, or set inbox.watch to auto.", Exit.DIRECTORY) from error
-        logger.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
-        return None
-    return watch
-
-
-def _recover(ledger: Ledger, inbox: Path, logger: log.Logger) -> None:
-    endings = recover.recover(ledger, inbox)
-    for ending in endings:
-        if ending.state == "missing":
-            logger.error("file.missing", id=ending.decision, note=ending.note)
-    if endings:
-        counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
-        logger.warning("daemon.recovered", **counts)
-
-
-def optional_config(path: Path | None) -> config.Config:
-    """The settings of a file, or the defaults where none is given and none lies here."""
-    return config.load(path or config.DEFAULT, os.environ, optional=path is None)
-
-
-def weights_path(wanted: Path | None, settings: config.Config) -> Path:
-    """The weights named on the command line, else in the config, else those shipped."""
-    return wanted or settings.model.weights or assets.weights()
-
-
-def decoder_limits(settings: config.Config) -> dict[str, int]:
-    """What one decoder process is allowed."""
-    d = settings.decode
-    return {"max_bytes": d.max_bytes, "max_pixels": d.max_pixels, "memory_mb": d.memory_mb}
-
-
-def policy(settings: config.Config, weights: checkpoint.Checkpoint) -> Policy:
-    """The operator's threshold, else the one fitted with the weights."""
-    wanted = settings.review.min_confidence
-    fitted = weights.thresholds.get("min_confidence", 0.5)
-    return Policy(
-        weights.classes,
-        fitted if wanted is None else wanted,
-        weights.thresholds.get("temperature", 1.0),
-        review_blank=settings.review.blank_images,
-    )
-
-
-def load_network(
-    settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger
-) -> tuple[Network, Callable[[], str]]:
-    """The classifier station, and what tells the device it is on. Imports torch."""
-    from watcher import classify
-
-    classify.use_threads(settings.model.threads)
-    device = classify.choose_device(settings.model.device)
-    station = classify.Classifier(
-        classify.build(weights), device, lambda event, detail: logger.warning(event, detail=detail)
-    )
-    station.warm_up(settings.batch.size)
-    return (lambda images: station(images).logits), (lambda: str(station.device))

@@ -8,8 +8,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from watcher import config, ledger, lock
-from watcher.commands import run as composition
+from watcher import composition, config, ledger, lock
 from watcher.errors import Exit, Retry
 from watcher.inbox import Inbox
 

@@ -1,0 +1,158 @@
+"""The composition root: puts the stations together from the settings.
+
+The network is an argument, so that whoever tests the rest need not load torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from watcher import assets, checkpoint, config, daemon, filing, log, recover
+from watcher.batch import Batcher
+from watcher.clerk import Clerk, Places
+from watcher.decide import Policy
+from watcher.decoder_pool import DecoderPool
+from watcher.errors import Exit, Fatal, Retry
+from watcher.inbox import Inbox, Watch
+from watcher.ledger import Ledger
+from watcher.route import CAPACITY, Network, Route
+from watcher.settle import Settle
+
+Loader = Callable[[config.Config, checkpoint.Checkpoint, log.Logger], tuple[Network, Callable[[], str]]]
+"""Makes the classifier station of some weights, and what tells the device it is on."""
+
+
+def lock_path(settings: config.Config) -> Path:
+    """The lock of the daemon with these settings."""
+    return settings.state.path / "daemon.lock"
+
+
+def ledger_path(settings: config.Config) -> Path:
+    """The ledger of the daemon with these settings."""
+    return settings.state.path / "ledger.sqlite3"
+
+
+def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: Loader) -> Route:
+    """Every station, ready to go.
+
+    Raises:
+        Fatal: a directory, the weights, the device or the ledger can not be used.
+    """
+    inbox = _inbox(settings)
+    decoders = DecoderPool(settings.inbox.path, decoder_limits(settings), settings.decode.timeout_s)
+    decoders.start()  # its imports overlap with torch's
+    try:
+        weights = checkpoint.load(weights_path(None, settings))
+        places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
+        for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
+            filing.prepare(directory)
+        ledger = Ledger(ledger_path(settings))
+        _recover(ledger, settings.inbox.path, logger)
+        network, device = load(settings, weights, logger)
+    except Fatal:
+        decoders.close()
+        raise
+    return Route(
+        inbox=inbox,
+        watch=_watch(settings, wake, logger),
+        settle=Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY),
+        decoders=decoders,
+        batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
+        network=network,
+        policy=policy(settings, weights),
+        clerk=Clerk(ledger, filing.Filing(settings.inbox.path), places, weights.digest),
+        log=logger,
+        device=device,
+        wake=wake,
+        in_flight=4 * settings.batch.size,
+        scan_interval_s=settings.inbox.scan_interval_s,
+    )
+
+
+def _inbox(settings: config.Config) -> Inbox:
+    inbox = Inbox(settings.inbox.path, settings.inbox.ignore)
+    try:
+        next(inbox.sweep(), None)
+    except Retry as error:
+        raise Fatal(
+            str(error),
+            "Make the directory, mount it, or set inbox.path. It is not made here: an absent inbox is often a "
+            "mount that failed.",
+            Exit.DIRECTORY,
+        ) from error
+    if not os.access(settings.inbox.path, os.W_OK | os.X_OK):
+        raise Fatal(
+            f"files can not be moved out of the inbox {settings.inbox.path}",
+            "Give the daemon's user the right to write there.",
+            Exit.DIRECTORY,
+        )
+    return inbox
+
+
+def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Watch | None:
+    if settings.inbox.watch == "scan":
+        return None
+    watch = Watch(settings.inbox.path, wake)
+    try:
+        watch.start()
+    except Retry as error:
+        if settings.inbox.watch == "events":
+            raise Fatal(str(error), "Raise fs.inotify limits, or set inbox.watch to auto.", Exit.DIRECTORY) from error
+        logger.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
+        return None
+    return watch
+
+
+def _recover(ledger: Ledger, inbox: Path, logger: log.Logger) -> None:
+    endings = recover.recover(ledger, inbox)
+    for ending in endings:
+        if ending.state == "missing":
+            logger.error("file.missing", id=ending.decision, note=ending.note)
+    if endings:
+        counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
+        logger.warning("daemon.recovered", **counts)
+
+
+def optional_config(path: Path | None) -> config.Config:
+    """The settings of a file, or the defaults where none is given and none lies here."""
+    return config.load(path or config.DEFAULT, os.environ, optional=path is None)
+
+
+def weights_path(wanted: Path | None, settings: config.Config) -> Path:
+    """The weights named on the command line, else in the config, else those shipped."""
+    return wanted or settings.model.weights or assets.weights()
+
+
+def decoder_limits(settings: config.Config) -> dict[str, int]:
+    """What one decoder process is allowed."""
+    d = settings.decode
+    return {"max_bytes": d.max_bytes, "max_pixels": d.max_pixels, "memory_mb": d.memory_mb}
+
+
+def policy(settings: config.Config, weights: checkpoint.Checkpoint) -> Policy:
+    """The operator's threshold, else the one fitted with the weights."""
+    wanted = settings.review.min_confidence
+    fitted = weights.thresholds.get("min_confidence", 0.5)
+    return Policy(
+        weights.classes,
+        fitted if wanted is None else wanted,
+        weights.thresholds.get("temperature", 1.0),
+        review_blank=settings.review.blank_images,
+    )
+
+
+def load_network(
+    settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger
+) -> tuple[Network, Callable[[], str]]:
+    """The classifier station, and what tells the device it is on. Imports torch."""
+    from watcher import classify
+
+    classify.use_threads(settings.model.threads)
+    device = classify.choose_device(settings.model.device)
+    station = classify.Classifier(
+        classify.build(weights), device, lambda event, detail: logger.warning(event, detail=detail)
+    )
+    station.warm_up(settings.batch.size)
+    return (lambda images: station(images).logits), (lambda: str(station.device))
