@@ -20,12 +20,17 @@ from PIL import Image
 from watcher import assets, sketch
 
 PATIENCE_S = 1.0
+STUB = Path(__file__).with_name("stub_daemon.py")
 
 
 class Daemon:
     """A daemon in ``root``: config, inbox and everything else lie below it."""
 
-    def __init__(self, root: Path, extra: str = "") -> None:
+    def __init__(self, root: Path, extra: str = "", stub: bool = False) -> None:
+        """With ``stub`` the network is a stand-in, see ``stub_daemon``; ``extra`` is more of config.yaml."""
+        self.command = [sys.executable, *([str(STUB)] if stub else ["-m", "watcher", "run", "--config"])]
+        self.environ: dict[str, str] = {}
+        self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
         self.root, self.inbox, self.log = root, root / "inbox", root / "log"
         self.config = root / "config.yaml"
         self.process: subprocess.Popen[bytes] | None = None
@@ -34,19 +39,21 @@ class Daemon:
         self.config.write_text((extra if "inbox:" in extra else settle + extra) + "log: {format: json}\n")
 
     def __enter__(self) -> Daemon:
-        return self.start()
+        return self if self.process and self.process.poll() is None else self.start()
 
     def __exit__(self, *_: object) -> None:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
-    def start(self) -> Daemon:
+    def start(self, *, wait: bool = True) -> Daemon:
         ready = len(self.events("daemon.ready"))
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "watcher", "run", "--config", str(self.config)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        self.until(lambda: len(self.events("daemon.ready")) > ready)
+            environ = {**os.environ, "PYTHONPATH": str(STUB.parents[1]), **self.environ}
+            command = [*self.command, str(self.config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+        if wait:
+            self.until(lambda: len(self.events("daemon.ready")) > ready)
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -78,8 +85,8 @@ class Daemon:
     def digests(self) -> Counter[str]:
         """The content of every file in a place that an operator would look in, but for reason files."""
         found: Counter[str] = Counter()
-        for place in ("inbox", "sorted", "review", "quarantine"):
-            for path in (self.root / place).rglob("*"):
+        for place in self.places:
+            for path in place.rglob("*"):
                 if path.is_file() and not path.name.endswith(".reason.json"):
                     found[digest(path.read_bytes())] += 1
         return found

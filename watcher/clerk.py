@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from watcher import log
+from watcher import failpoints, log
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ending, Ledger
@@ -61,12 +61,16 @@ class Clerk:
             ids = self.ledger.decided(orders, [str(d) for d in directories], self.model)
         except Retry as error:
             return [(0, Returned(order, str(error), later=True)) for order in orders]
+        failpoints.reach("decided")
         results = [self._move(order, directory) for order, directory in zip(orders, directories, strict=True)]
+        failpoints.reach("moved")
         try:
             self.filing.flush()
         except Retry as error:
             raise Fatal(str(error), "Check the disk. The next start reconciles ledger and disk.") from error
+        failpoints.reach("synced")
         self.ledger.ended(_ending(*each) for each in zip(ids, results, strict=True))
+        failpoints.reach("filed")
         return list(zip(ids, results, strict=True))
 
     def _move(self, order: Order, directory: Path) -> Filed | Returned:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from watcher import failpoints
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.records import Identity
 
@@ -75,6 +76,7 @@ class Filing:
                     raise
                 self._touched.update((self._inbox, directory))
                 return _move_across(source, target, identity, digest)
+            failpoints.reach("renamed")
             self._touched.update((self._inbox, directory))
             self._undo_unless_same(source, target, identity)
             return target
@@ -190,6 +192,7 @@ def rename_noreplace(source: Path, target: Path) -> None:
     if code not in _UNKNOWN_CALL:
         raise OSError(code, os.strerror(code), str(source), None, str(target))
     os.link(source, target, follow_symlinks=False)
+    failpoints.reach("linked")
     _unlink_or_undo(source, target)
 
 
@@ -216,6 +219,7 @@ def _unlink_or_undo(source: Path, copy: Path) -> None:
     except OSError:
         os.unlink(copy)
         raise
+    failpoints.reach("unlinked")
 
 
 def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
@@ -224,6 +228,7 @@ def _move_across(source: Path, target: Path, identity: Identity | None, digest: 
         final = target
     else:
         final = _copy(source, target, identity, digest)
+    failpoints.reach("published")
     with contextlib.suppress(Vanished):  # a new file has taken the name meanwhile: it stays
         _same(source, identity)
         _unlink_or_undo(source, final)
@@ -264,7 +269,9 @@ def _pour(reader: Any, writer: Any) -> str:
     sha = hashlib.sha256()
     while block := reader.read(1 << 20):
         sha.update(block)
-        writer.write(block)
+        writer.write(block[: len(block) // 2])
+        failpoints.reach("mid-copy")
+        writer.write(block[len(block) // 2 :])
     writer.flush()
     return sha.hexdigest()
 

@@ -12,7 +12,7 @@ import os
 import stat
 from pathlib import Path
 
-from watcher import filing
+from watcher import failpoints, filing
 from watcher.ledger import Ending, Ledger, Unended
 
 
@@ -20,6 +20,7 @@ def recover(ledger: Ledger, inbox: Path) -> list[Ending]:
     """Give every unended decision its ending, in the ledger and on disk, and return them."""
     endings = [_ending(decision, inbox) for decision in ledger.unended()]
     if endings:
+        failpoints.reach("recovering")
         ledger.ended(endings)
     return endings
 

@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from watcher import decide, log
+from watcher import decide, failpoints, log
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
@@ -148,6 +148,7 @@ class Route:
         for ready in self.settle.ready(now, self.inbox.look, self._room):
             self._held[ready.name] = ready
             self.decoders.submit(ready.name)
+            failpoints.reach("claimed")
 
     @property
     def _room(self) -> int:
@@ -158,6 +159,7 @@ class Route:
         for result in self.decoders.collect():
             if isinstance(result, Decoded):
                 self.batcher.add((result, self._held[result.name]), now)
+                failpoints.reach("decoded")
             else:
                 self._rejected(result, now)
 

@@ -1,0 +1,74 @@
+"""Bookkeeping of a fault test: what was dropped, what is there, and what the ledger and the log say of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from harness import Daemon, digest
+from PIL import Image
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A small JPEG that no other is equal to; how bright it is makes its class, if dark it goes to review."""
+    noise = rng.integers(0, 24, (64, 64)) + rng.integers(0, 230)
+    buffer = io.BytesIO()
+    Image.fromarray(noise.astype(np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def content(rng: np.random.Generator) -> bytes:
+    """A picture, or one time in ten something that is none."""
+    return picture(rng) if rng.random() > 0.1 else rng.bytes(int(rng.integers(0, 3000)))
+
+
+class Producer:
+    """Drops files into a daemon's inbox by writing and by moving in, and remembers what."""
+
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        self.daemon, self.rng, self.number = daemon, np.random.default_rng(seed), 0
+        self.dropped: Counter[str] = Counter()
+
+    def drop(self, count: int) -> None:
+        """Some share a name with files before them."""
+        for _ in range(count):
+            self.number += 1
+            data = content(self.rng)
+            self.dropped[digest(data)] += 1
+            name = f"{self.number - int(self.rng.integers(0, 2)) * int(self.rng.integers(0, 50))}.jpeg"
+            outside = self.daemon.root / "outside"
+            outside.write_bytes(data)
+            while True:
+                try:
+                    os.link(outside, self.daemon.inbox / name)  # fails where a rename would overwrite
+                    break
+                except FileExistsError:
+                    name = f"{self.number}.jpeg"
+            outside.unlink()
+
+
+def check(daemon: Daemon, dropped: Counter[str]) -> None:
+    """Every file dropped lies in exactly one place, and ledger and disk tell the same story."""
+    found = daemon.digests()
+    assert found - dropped == Counter(), f"doubled or unexplained: {found - dropped}"
+    assert dropped - found == Counter(), f"lost: {dropped - found}"
+    with sqlite3.connect(daemon.root / "state" / "ledger.sqlite3") as ledger:
+        assert ledger.execute("select count(*) from unended").fetchone() == (0,)
+        assert ledger.execute("select count(*) from ending where state = 'missing'").fetchone() == (0,)
+        rows = ledger.execute(
+            "select destination, digest from ending join decision on decision.id = ending.decision"
+            " where state = 'filed'"
+        ).fetchall()
+    on_disk = {
+        os.fsencode(path)
+        for place in daemon.places[1:]
+        for path in place.rglob("*")
+        if path.is_file() and not path.name.endswith(".reason.json")
+    }
+    assert Counter(row[0] for row in rows) == Counter(on_disk)
+    for destination, recorded in rows:
+        assert digest(Path(os.fsdecode(destination)).read_bytes()) == recorded

@@ -1,0 +1,38 @@
+"""Named places at which a test makes the daemon die, as a power cut would.
+
+Off unless the environment has ``MEDNET_FAILPOINT=name`` or ``name:n`` (at the
+n-th time that place is reached). The process is killed by SIGKILL: nothing is
+flushed, closed or handed back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+NAMES = (
+    "claimed",  # settled, and handed to a decoder
+    "decoded",
+    "decided",  # in the ledger, not yet moved
+    "renamed",  # moved in one step, the directories not yet synced
+    "linked",  # file systems without renameat2: has two names
+    "unlinked",
+    "mid-copy",  # other file system: half of the copy is written
+    "published",  # other file system: the copy has its name, the source is still there
+    "moved",  # a batch has moved, the directories not yet synced
+    "synced",  # the directories are synced, the ledger does not know yet
+    "filed",  # in the ledger, not yet in the log
+    "recovering",  # the disk is reconciled, the ledger not yet
+)
+
+_wanted, _, _count = os.environ.get("MEDNET_FAILPOINT", "").partition(":")
+_left = int(_count or 1) if _wanted else 0
+
+
+def reach(name: str) -> None:
+    """Die here, if this is the place and the time."""
+    global _left
+    if name == _wanted:
+        _left -= 1
+        if _left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
