@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, config, filing, log
+from watcher import checkpoint, config, log, unique
 from watcher.commands import run
 from watcher.errors import Fatal
 
@@ -39,7 +39,7 @@ def without_renameat2(*_: object) -> int:
 
 if __name__ == "__main__":
     if os.environ.get("STUB_NO_RENAMEAT2"):
-        filing._libc.renameat2 = without_renameat2
+        unique._libc.renameat2 = without_renameat2
     try:
         sys.exit(run.serve(Path(sys.argv[1]), load))
     except Fatal as error:

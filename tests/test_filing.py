@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher import filing
+from watcher import filing, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.filing import Filing
 from watcher.records import Identity
@@ -72,7 +73,7 @@ def no_renameat2(monkeypatch: pytest.MonkeyPatch) -> None:
             ctypes.set_errno(errno.EINVAL)
             return -1
 
-    monkeypatch.setattr(filing, "_libc", Libc())
+    monkeypatch.setattr(unique, "_libc", Libc())
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -155,15 +156,15 @@ class TestMove:
         path = inbox / "a.png"
         path.write_bytes(b"old")
         stamp = identify(path)
-        rename = filing.rename_noreplace
+        rename = unique.rename_noreplace
 
         def swap_first(source: Path, to: Path) -> None:
-            monkeypatch.setattr(filing, "rename_noreplace", rename)
+            monkeypatch.setattr(unique, "rename_noreplace", rename)
             (inbox / "new").write_bytes(b"newer")
             os.replace(inbox / "new", path)
             rename(source, to)
 
-        monkeypatch.setattr(filing, "rename_noreplace", swap_first)
+        monkeypatch.setattr(unique, "rename_noreplace", swap_first)
         with pytest.raises(Vanished):
             Filing(inbox).move("a.png", stamp, None, target)
         assert content(inbox) == {"a.png": b"newer"}
@@ -297,25 +298,26 @@ class TestOtherFileSystem:
         path = inbox / "a.png"
         path.write_bytes(CONTENT)
         stamp = identify(path)
-        sync = filing.sync_directory
+        sync = unique.sync_directory
 
         def replace_first(directory: Path) -> None:
             sync(directory)
             (inbox / "new").write_bytes(b"another one")
             os.replace(inbox / "new", path)
 
-        monkeypatch.setattr(filing, "sync_directory", replace_first)
+        monkeypatch.setattr(unique, "sync_directory", replace_first)
         with contextlib.suppress(Vanished):
             Filing(inbox).move("a.png", stamp, DIGEST, elsewhere)
         assert b"another one" in content(inbox).values()
 
-    def test_what_is_no_regular_file_stays(self, inbox: Path, elsewhere: Path) -> None:
-        """A pipe can not be copied: Retry, at once, and it stays."""
+    def test_what_is_no_regular_file_is_made_again(self, inbox: Path, elsewhere: Path) -> None:
+        """A pipe has no bytes to copy: it is made again over there, under a name of its own, and leaves the inbox."""
         os.mkfifo(inbox / "pipe")
-        with pytest.raises(Retry):
-            _within(5, lambda: Filing(inbox).move("pipe", None, None, elsewhere))
-        assert [path.name for path in inbox.iterdir()] == ["pipe"]
-        assert content(elsewhere) == {}
+        (elsewhere / "pipe").touch()
+        found = Filing(inbox).move("pipe", None, None, elsewhere)
+        assert found == elsewhere / "pipe-1"
+        assert stat.S_ISFIFO(found.lstat().st_mode)
+        assert list(inbox.iterdir()) == []
 
 
 class TestCopy:
@@ -388,21 +390,21 @@ class TestCandidates:
     @given(NAMES | LONG, st.none() | st.text("0123456789abcdef", min_size=64, max_size=64))
     def test_are_usable_and_unique(self, raw: bytes, digest: str | None) -> None:
         """Candidates begin with the name itself, fit the file system, have no directory, and none comes twice."""
-        names = list(itertools.islice(filing.candidates(os.fsdecode(raw), digest), 30))
+        names = list(itertools.islice(unique.candidates(os.fsdecode(raw), digest), 30))
         assert os.fsencode(names[0]) == raw
         assert all(0 < len(os.fsencode(name)) <= 255 and "/" not in name for name in names)
         assert len(set(names)) == len(names)
 
     def test_keep_the_extension(self) -> None:
         """The digest, then a number, come before the extension, so that a viewer still opens the file."""
-        names = list(itertools.islice(filing.candidates("scan.1.png", "abcdef0123"), 4))
+        names = list(itertools.islice(unique.candidates("scan.1.png", "abcdef0123"), 4))
         assert names == ["scan.1.png", "scan.1-abcdef01.png", "scan.1-abcdef01-2.png", "scan.1-abcdef01-3.png"]
-        assert list(itertools.islice(filing.candidates(".hidden", None), 2)) == [".hidden", ".hidden-1"]
+        assert list(itertools.islice(unique.candidates(".hidden", None), 2)) == [".hidden", ".hidden-1"]
 
 
 def _keep(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The surroundings refuse to unlink this one file (tests run as root, whom permissions do not stop)."""
-    unlink, rename = os.unlink, filing.rename_noreplace
+    unlink, rename = os.unlink, unique.rename_noreplace
 
     def refuse(path: Any, *rest: Any, **more: Any) -> None:
         if Path(path) == source:
@@ -415,7 +417,7 @@ def _keep(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rename(path, to)
 
     monkeypatch.setattr(os, "unlink", refuse)
-    monkeypatch.setattr(filing, "rename_noreplace", refuse_rename)
+    monkeypatch.setattr(unique, "rename_noreplace", refuse_rename)
 
 
 def _within(seconds: float, act: Callable[[], object]) -> None:

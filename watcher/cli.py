@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -22,9 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         command = importlib.import_module(f"watcher.commands.{args.module}")
-        return int(command.run(args))
+        code = int(command.run(args))
+        sys.stdout.flush()
+        return code
     except Fatal as error:
-        print(f"mednet-watcher: {error}", file=sys.stderr)
+        told = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))
+        print(f"mednet-watcher: {told}", file=sys.stderr)
         return error.code
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
@@ -33,11 +37,22 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.FAILED
     except BrokenPipeError:
         # Whoever read our output has seen enough (`| head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return Exit.OK
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        print(f"mednet-watcher: the output can not be written: {error.strerror}", file=sys.stderr)
+        _forget_output()
+        return Exit.FAILED
     except KeyboardInterrupt:
         print("mednet-watcher: interrupted", file=sys.stderr)
         return Exit.INTERRUPTED
+
+
+def _forget_output() -> None:
+    """Let nothing more be said of what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -91,7 +106,7 @@ def _run(add: _Add) -> None:
 
 def _classify(add: _Add) -> None:
     command = add("classify", "say what the daemon would do with files")
-    command.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files, or directories with files below")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="files, or directories with files below")
     command.add_argument("--sort-into", type=Path, metavar="DIR", help="copy each into its class's directory below DIR")
     _json(command, "one JSON object a line, for every file")
     _config(command)

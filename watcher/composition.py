@@ -46,8 +46,10 @@ def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: 
     try:
         weights = checkpoint.load(weights_path(None, settings))
         places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
+        mover = filing.Filing(settings.inbox.path)
         for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
             filing.prepare(directory)
+            mover.expect(directory)
         ledger = Ledger(ledger_path(settings))
         _recover(ledger, settings.inbox.path, logger)
         network, device = load(settings, weights, logger)
@@ -62,7 +64,7 @@ def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: 
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
         policy=policy(settings, weights),
-        clerk=Clerk(ledger, filing.Filing(settings.inbox.path), places, weights.digest),
+        clerk=Clerk(ledger, mover, places, weights.digest),
         log=logger,
         device=device,
         wake=wake,

@@ -78,6 +78,8 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
             image.load()
             return _shrink(image)
     except UnidentifiedImageError as error:
+        if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+            raise Reject("unreadable", "it begins like a JPEG or PNG, but its header is damaged") from error
         raise Reject("unsupported_format", f"neither {' nor '.join(FORMATS)} by its content") from error
     except MemoryError as error:
         raise Reject("too_large", str(error) or "out of memory while decoding") from error

@@ -56,9 +56,12 @@ class _Child:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-m", "watcher.decoder_child", str(theirs.fileno()), directory]
+            # A group of its own: what is sent to ours (Ctrl-C) is ours to answer.
             # Each BLAS thread would reserve address space, which is limited, and none is needed.
             environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-            self.process = subprocess.Popen([*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ)
+            self.process = subprocess.Popen(
+                [*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ, process_group=0
+            )
         self.owes: deque[str] = deque()
         self.since = now
         self.retiring = False

@@ -60,7 +60,7 @@ class Ledger:
         Raises:
             Fatal: exit code 5; it can not be opened, or is damaged.
         """
-        self._clock = clock
+        self._clock, self._path = clock, path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
@@ -69,17 +69,14 @@ class Ledger:
             self._db.executescript(resources.files("watcher").joinpath("ledger.sql").read_text())
             self._next = self._db.execute("select coalesce(max(id), 0) + 1 from decision").fetchone()[0]
         except (sqlite3.Error, OSError) as error:
-            raise Fatal(
-                f"the ledger {path} can not be opened: {error}",
-                "Check the directory's owner and free space; move a damaged ledger aside and keep it.",
-                Exit.DIRECTORY,
-            ) from error
+            raise _unusable(path, error) from error
 
     def decided(self, orders: Sequence[Order], directories: Sequence[str], model: str) -> list[int]:
         """Record decisions, one transaction for all. Gives their ids, in order.
 
         Raises:
             Retry: nothing was recorded (the disk is full, say), so nothing may move.
+            Fatal: the ledger was removed while it was in use.
         """
         ids = list(range(self._next, self._next + len(orders)))
         at = self._clock().isoformat(timespec="milliseconds")
@@ -91,6 +88,8 @@ class Ledger:
             self._db.execute("commit")
         except sqlite3.Error as error:
             self._roll_back()
+            if not self._path.exists():
+                raise _unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
             raise Retry(f"the ledger can not be written: {error}") from error
         self._next += len(orders)
         return ids
@@ -125,14 +124,26 @@ class Ledger:
 
     def unended(self) -> list[Unended]:
         """Decisions without an ending: after a crash, what :mod:`watcher.recover` looks into."""
-        rows = self._db.execute(
-            "select id, name, directory, device, inode, size, mtime_ns, digest"
-            " from unended join decision on decision.id = unended.decision order by id"
-        )
+        try:
+            rows = self._unended()
+        except sqlite3.Error as error:
+            raise _unusable(self._path, error) from error
         return [
             Unended(r[0], os.fsdecode(r[1]), os.fsdecode(r[2]), None if r[4] is None else _identity(r[3:7]), r[7])
             for r in rows
         ]
+
+    def _unended(self) -> list[Any]:
+        rows = self._db.execute(
+            "select id, name, directory, device, inode, size, mtime_ns, digest"
+            " from unended join decision on decision.id = unended.decision order by id"
+        )
+        return rows.fetchall()
+
+    def has_filed(self, destination: str) -> bool:
+        """Whether a file was filed under this very name before. Reads the whole ledger: for recovery only."""
+        row = self._db.execute("select 1 from ending where destination = ? limit 1", (os.fsencode(destination),))
+        return row.fetchone() is not None
 
     def close(self) -> None:
         """Close the file."""
@@ -174,6 +185,14 @@ def _identity(row: Sequence[int]) -> Identity:
     return Identity(device % (1 << 64), inode % (1 << 64), size, mtime_ns)
 
 
+def _unusable(path: Path, error: Exception) -> Fatal:
+    return Fatal(
+        f"the ledger {path} can not be used: {error}",
+        "Check the directory's owner and free space; move a damaged ledger aside and keep it.",
+        Exit.DIRECTORY,
+    )
+
+
 @dataclass(frozen=True)
 class Tally:
     """What ``status`` tells of the ledger. Counts are of files filed."""
@@ -204,5 +223,5 @@ def tally(path: Path, since: datetime) -> Tally:
             )
     except sqlite3.Error as error:
         raise Fatal(
-            f"the ledger {path} can not be read: {error}", "Has the daemon run with this config yet?", Exit.DIRECTORY
+            f"the ledger {path} can not be read: {error}", "Move a damaged ledger aside and keep it.", Exit.DIRECTORY
         ) from error

@@ -60,6 +60,34 @@ class Lock:
             self._fd = None
 
 
+def claim_directory(path: Path) -> int | None:
+    """Lock a directory for this process, as long as the descriptor returned is open.
+
+    Two daemons with different state directories must not sort one inbox. None
+    where the file system knows no such locks.
+
+    Raises:
+        Fatal: exit code 6; another process has it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        _take(fd)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Fatal(
+            f"another daemon already sorts {path}",
+            "Stop it first, or give this one another inbox.",
+            Exit.ALREADY_RUNNING,
+        ) from error
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
 def _take(fd: int, tries: int = 5) -> None:
     """Lock exclusively. Tries again: somebody asking :func:`holder` has it for an instant."""
     for _ in range(tries - 1):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
-from typing import Any, Literal, TextIO
+import os
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -20,7 +20,37 @@ EVENTS = {
 Logger = FilteringBoundLogger
 
 
-def configure(form: Literal["auto", "json", "console"], level: str, stream: TextIO = sys.stdout) -> Logger:
+class Output:
+    """Writes whole lines to a descriptor. A log that can not be written must not stop the sorting.
+
+    ``lost`` counts the lines that could not be written: the ledger has every outcome all the same.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._torn = stream, False
+        self.lost = 0
+
+    def isatty(self) -> bool:
+        """Whether a person reads it."""
+        return self._stream.isatty()
+
+    def write(self, text: str) -> None:
+        """Write one line, or count it as lost (disk full, nobody reads any more)."""
+        line = b"\n" * self._torn + text.encode("utf-8", "backslashreplace")
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._stream.fileno(), line[written:])
+            self._torn = False
+        except OSError:
+            self.lost += 1
+            self._torn = self._torn or written > 0
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def configure(form: Literal["auto", "json", "console"], level: str, stream: TextIO | Output) -> Logger:
     """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
     console = form == "console" or (form == "auto" and stream.isatty())
     render: structlog.typing.Processor = (
@@ -33,7 +63,10 @@ def configure(form: Literal["auto", "json", "console"], level: str, stream: Text
     ]
     wrapper = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream), processors=processors, wrapper_class=wrapper, cache_logger_on_first_use=True
+        structlog.WriteLogger(cast(TextIO, stream)),
+        processors=processors,
+        wrapper_class=wrapper,
+        cache_logger_on_first_use=True,
     )
     bound: Logger = logger.bind()
     return bound

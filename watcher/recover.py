@@ -12,43 +12,47 @@ import os
 import stat
 from pathlib import Path
 
-from watcher import failpoints, filing
+from watcher import failpoints, unique
 from watcher.ledger import Ending, Ledger, Unended
 
 
 def recover(ledger: Ledger, inbox: Path) -> list[Ending]:
     """Give every unended decision its ending, in the ledger and on disk, and return them."""
-    endings = [_ending(decision, inbox) for decision in ledger.unended()]
+    endings = [_ending(decision, inbox, ledger) for decision in ledger.unended()]
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
     return endings
 
 
-def _ending(decision: Unended, inbox: Path) -> Ending:
+def _ending(decision: Unended, inbox: Path, ledger: Ledger) -> Ending:
     source = inbox / decision.name
-    target = _landed(decision)
+    target = _landed(decision, inbox, ledger)
     waiting = _is(source, decision)
     if target is None:
         note = "the daemon died before the file moved" if waiting else "neither in the inbox nor at its destination"
         return Ending(decision.decision, "returned" if waiting else "missing", None, note)
     if waiting:
         # Linked or copied to its place, and not yet unlinked here.
-        os.unlink(source)
-        filing.sync_directory(inbox)
-    filing.sync_directory(target.parent)
+        try:
+            unique.unlink_or_undo(source, target)
+        except OSError as error:
+            return Ending(decision.decision, "returned", None, f"could not be removed from the inbox: {error.strerror}")
+        unique.sync_directory(inbox)
+    unique.sync_directory(target.parent)
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _landed(decision: Unended) -> Path | None:
+def _landed(decision: Unended, inbox: Path, ledger: Ledger) -> Path | None:
+    """Where the move left the file, or None. An equal file that was filed before is not it."""
     free = 0
-    for candidate in filing.candidates(decision.name, decision.digest):
+    for candidate in unique.candidates(decision.name, decision.digest):
         path = Path(decision.directory) / candidate
         if not os.path.lexists(path):
             free += 1  # whatever took that name when the file moved may be gone by now
             if free == 3:
                 return None
-        elif _is(path, decision) or _is_copy(path, decision):
+        elif _is(path, decision) or (_is_copy(path, decision, inbox) and not ledger.has_filed(str(path))):
             return path
     return None
 
@@ -66,11 +70,13 @@ def _is(path: Path, decision: Unended) -> bool:
     return i is not None and (found.st_ino, found.st_size, found.st_mtime_ns) == (i.inode, i.size, i.mtime_ns)
 
 
-def _is_copy(path: Path, decision: Unended) -> bool:
-    """A copy on another file system has the digest, not the inode."""
+def _is_copy(path: Path, decision: Unended, inbox: Path) -> bool:
+    """A copy on another file system has the digest and the time, not the inode."""
     found = os.lstat(path)
+    if found.st_dev == os.stat(inbox).st_dev:
+        return False
     i = decision.identity
-    if i is None or decision.digest is None or found.st_size != i.size:
+    if i is None or decision.digest is None or (found.st_size, found.st_mtime_ns) != (i.size, i.mtime_ns):
         return False
     if not stat.S_ISREG(found.st_mode):
         return False

@@ -210,7 +210,7 @@ class Route:
             self._moving.add_done_callback(lambda _: self.wake())
 
     def _settle_accounts(self, results: list[tuple[int, Filed | Returned]], now: float) -> None:
-        failed: list[str] = []
+        failed: list[Returned] = []
         for number, result in results:
             name = result.order.name
             if isinstance(result, Filed):
@@ -221,11 +221,18 @@ class Route:
             del self._held[name]
             self.settle.pause(name, now, PAUSE_S if result.later else 0.0)
             if result.later:
-                failed.append(log.printable(result.why))
+                failed.append(result)
             else:
                 self.log.info("image.returned", id=number, name=log.printable(name), detail=log.printable(result.why))
         if failed:
-            self.log.error("filing.failed", files=len(failed), detail=failed[0], retry_s=PAUSE_S)
+            first = failed[0]
+            self.log.error(
+                "filing.failed",
+                files=len(failed),
+                name=log.printable(first.order.name),
+                detail=log.printable(first.why),
+                note="they stay in the inbox and are tried again, later each time",
+            )
 
     def _forget(self, name: str) -> None:
         self._held.pop(name, None)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from watcher.records import Identity
 
+LONGEST_PAUSE_S = 300.0
+
 Look = Callable[[str], Identity | None]
 """What a name stands for just now, or None when nothing has that name."""
 
@@ -39,6 +41,7 @@ class _Waiting:
     doubted: bool = False
     paused: bool = False
     held: bool = False
+    pauses: int = 0
     closed_while_held: float | None = None
 
 
@@ -141,10 +144,12 @@ class Settle:
         self._again(name, file, now, self._settle_s)
 
     def pause(self, name: str, now: float, pause_s: float) -> None:
-        """Nothing is wrong with the file: try again after ``pause_s``."""
+        """Nothing is wrong with the file: try again after ``pause_s``, and twice as long each time after."""
         file = self._files[name]
         file.held, file.paused = False, pause_s > 0
-        self._again(name, file, now, pause_s)
+        wait_s = min(pause_s * 2**file.pauses, max(pause_s, LONGEST_PAUSE_S))
+        file.pauses = file.pauses + 1 if pause_s > 0 else 0
+        self._again(name, file, now, wait_s)
 
     def _again(self, name: str, file: _Waiting, now: float, wait_s: float) -> None:
         file.closed = file.closed_while_held is not None

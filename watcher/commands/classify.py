@@ -51,16 +51,16 @@ def run(args: argparse.Namespace) -> int:
     return Exit.FAILED if failed else Exit.OK
 
 
-def files(paths: Iterable[Path]) -> Iterator[str]:
+def files(paths: Iterable[str]) -> Iterator[str]:
     """Each path that is no directory, and every file below the directories, sorted. Links are not followed."""
     for path in paths:
-        if not path.is_dir():
-            yield str(path)
+        if not os.path.isdir(path):
+            yield path
             continue
         yield from _below(path)
 
 
-def _below(directory: Path) -> Iterator[str]:
+def _below(directory: str) -> Iterator[str]:
     unreadable: list[str] = []
     for folder, folders, names in os.walk(directory, onerror=lambda error: unreadable.append(str(error.filename))):
         folders.sort()
@@ -135,7 +135,7 @@ class _Sorter:
         try:
             return filing.copy(Path(path), result.identity, result.digest, self._places.of(decision))
         except (Retry, Vanished) as error:
-            print(f"mednet-watcher: not copied: {error}", file=sys.stderr)
+            print(f"mednet-watcher: not copied: {log.printable(str(error))}", file=sys.stderr)
             return None
 
 

@@ -17,6 +17,8 @@ from watcher.training import dataset, evaluate
 
 def run(args: argparse.Namespace) -> int:
     """Print how many are right, the confusion matrix and each error."""
+    if args.part and not args.split:
+        raise Fatal("--part chooses rows of a split", "Give --split CSV too.", Exit.USAGE)
     path = args.weights or assets.weights()
     weights = checkpoint.load(path)
     data = dataset.load(dataset.listing(args.data, args.split, args.part))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from watcher import composition, config, daemon, log
 from watcher.errors import Fatal
-from watcher.lock import Lock
+from watcher.lock import Lock, claim_directory
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,9 +23,10 @@ def serve(path: Path, load: composition.Loader) -> int:
     """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
     started = time.monotonic()
     settings = config.load(path, os.environ)
-    logger = log.configure(settings.log.format, settings.log.level)
+    logger = log.configure(settings.log.format, settings.log.level, log.Output(sys.stdout))
     lock = Lock(composition.lock_path(settings))
     lock.acquire()
+    claim_directory(settings.inbox.path)  # until this process ends
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid())
     wake, stop = daemon.Wake(), daemon.Stop()
     stop.install(wake)
@@ -44,5 +45,4 @@ def serve(path: Path, load: composition.Loader) -> int:
     logger.info("daemon.ready", **facts, start_ms=round((time.monotonic() - started) * 1000))
     code = daemon.run(route, wake, stop, logger)
     lock.release()
-    sys.stdout.flush()
     return code

@@ -67,7 +67,8 @@ def _from_split(root: Path, split: Path, part: str | None) -> Listing:
             f"the split {split} can not be read: {error}", "It needs the columns path, class, split.", Exit.DIRECTORY
         ) from error
     if not chosen:
-        raise Fatal(f"{split} has no row whose split is {part!r}", "Give --part another name.", Exit.DIRECTORY)
+        which = "no row at all" if part is None else f"no row whose split is {part!r}"
+        raise Fatal(f"{split} has {which}", "Give another --split, or --part another name.", Exit.DIRECTORY)
     absent = [path for path in paths if not (root / path).is_file()]
     if absent:
         raise Fatal(

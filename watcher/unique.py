@@ -1,0 +1,177 @@
+"""Moving and copying single files so that nothing is ever overwritten.
+
+What Python's own functions do not offer: a rename that fails when the target's
+name is taken, and a copy that appears under its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from watcher import failpoints
+from watcher.errors import Vanished
+from watcher.records import Identity
+
+NAME_MAX = 255
+"""Longest file name, in bytes."""
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+_UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_EXTENSION_MAX = 32  # what is longer is no extension, and leaves no room for a mark
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def candidates(name: str, digest: str | None) -> Iterator[str]:
+    """The names a file may get, best first, without end: its own, then with digest, then numbered.
+
+    Recovery looks for a file under the same names.
+    """
+    yield name
+    raw = os.fsencode(name)
+    stem, dot, extension = raw.rpartition(b".")
+    if not stem or len(extension) > _EXTENSION_MAX:
+        stem, dot, extension = raw, b"", b""
+    mark = f"-{digest[:8]}".encode() if digest else b""
+    number = 1
+    while True:
+        end = mark + (f"-{number}".encode() if number > 1 or not mark else b"") + dot + extension
+        yield os.fsdecode(stem[: NAME_MAX - len(end)] + end)
+        number += 1
+
+
+def rename_noreplace(source: Path, target: Path) -> None:
+    """Rename in one step, failing with FileExistsError when the target's name is taken.
+
+    Raises:
+        OSError: as the kernel says, EXDEV for another file system.
+    """
+    status = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if status == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _UNKNOWN_CALL:
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+    os.link(source, target, follow_symlinks=False)
+    failpoints.reach("linked")
+    unlink_or_undo(source, target)
+
+
+def sync_directory(directory: Path) -> None:
+    """Sync a directory: its entries survive a power cut from here on."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def same(path: Path, identity: Identity | None) -> None:
+    """See that a name still stands for the file it did. No identity: for any file.
+
+    Raises:
+        Vanished: it stands for another, or for the same one with other content.
+    """
+    found = os.lstat(path)
+    now = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    if identity is not None and now != identity:
+        raise Vanished(f"{path} has changed since it was read")
+
+
+def unlink_or_undo(source: Path, copy: Path) -> None:
+    """Remove the source of a finished copy. If that can not be done, the copy goes: one place, not two."""
+    try:
+        os.unlink(source)
+    except OSError:
+        os.unlink(copy)
+        raise
+    failpoints.reach("unlinked")
+
+
+def make_again(source: Path, target: Path) -> Path:
+    """A link, pipe, socket or device like the source: what is no regular file has no bytes to copy."""
+    found = os.lstat(source)
+    for candidate in candidates(target.name, None):
+        final = target.with_name(candidate)
+        with contextlib.suppress(FileExistsError):
+            if stat.S_ISLNK(found.st_mode):
+                os.symlink(os.readlink(source), final)
+            else:
+                os.mknod(final, found.st_mode, found.st_rdev)
+            return final
+    raise AssertionError("candidates() does not end")
+
+
+def copy(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
+    """Copy a file, whole and synced, to ``target`` or the next free name, and say which.
+
+    Mode, time and (where allowed) owner come along. Until it is whole the copy
+    has a hidden name, so nobody takes it for the file.
+
+    Raises:
+        Vanished: the source is not the file that was decided upon.
+        OSError: as the kernel says. No trace is left.
+    """
+    partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.mednet-partial")
+    with contextlib.suppress(FileNotFoundError):
+        partial.unlink()  # of a copy that a crash cut short
+    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        with os.fdopen(fd, "rb") as reader, open(partial, "xb", opener=_private) as writer:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            copied = _pour(reader, writer)
+            with contextlib.suppress(PermissionError):  # only root may give files away
+                os.fchown(writer.fileno(), found.st_uid, found.st_gid)
+            os.fchmod(writer.fileno(), stat.S_IMODE(found.st_mode))
+            os.fsync(writer.fileno())
+            os.utime(writer.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+        if digest is not None and copied != digest:
+            raise Vanished(f"{source} has changed since it was read")
+        same(source, identity)
+        final = _publish(partial, target, digest)
+        sync_directory(target.parent)
+    except (OSError, Vanished):
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+        raise
+    return final
+
+
+def _private(path: str, flags: int) -> int:
+    """Nobody else reads a copy before it has the mode of its source."""
+    return os.open(path, flags, 0o600)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pour(reader: Any, writer: Any) -> str:
+    sha = hashlib.sha256()
+    while block := reader.read(1 << 20):
+        sha.update(block)
+        writer.write(block[: len(block) // 2])
+        failpoints.reach("mid-copy")
+        writer.write(block[len(block) // 2 :])
+    writer.flush()
+    return sha.hexdigest()
+
+
+def _publish(partial: Path, target: Path, digest: str | None) -> Path:
+    for candidate in candidates(target.name, digest):
+        with contextlib.suppress(FileExistsError):
+            rename_noreplace(partial, target.with_name(candidate))
+            return target.with_name(candidate)
+    raise AssertionError("candidates() does not end")
