@@ -26,6 +26,9 @@ from watcher import decode
 from watcher.errors import Reject
 
 HELLO = b"ready"
+ASK = b"?"
+"""What a question begins with: a packet must not be empty, a name may be (``classify ''``)."""
+
 PACKET = 1 << 16
 """Longest message, in bytes: a path, or an answer with its pixels."""
 
@@ -42,7 +45,8 @@ def main(argv: list[str]) -> None:
     decode.warm_up()
     with contextlib.suppress(ConnectionError):
         channel.send(HELLO)  # from now on the time a file takes is its own
-        while name := channel.recv(PACKET):
+        while question := channel.recv(PACKET):
+            name = question.removeprefix(ASK)
             # By path each time: the inbox may be another directory by now (mounted again, say).
             channel.send(answer(os.path.join(directory, name), bounds))
 

@@ -71,7 +71,7 @@ class _Child:
         if not self.owes:
             self.since = now
         self.owes.append(name)
-        self.channel.send(os.fsencode(name))
+        self.channel.send(decoder_child.ASK + os.fsencode(name))
 
     def greets(self, message: bytes) -> bool:
         """True for the first message of all, by which the process says that it is ready."""
