@@ -168,3 +168,10 @@ def test_other_header(small: Checkpoint, path: Path, key: str, value: object, sa
     digest = checkpoint._digest(header, small.tensors)
     save_file(small.tensors, path, metadata={"mednet": json.dumps(header), "digest": digest})
     assert says in refused(path)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../../etc", "a/b"])
+def test_class_that_is_no_directory_name_is_refused(small: Checkpoint, path: Path, name: str) -> None:
+    """Classes become directories: a name that leads elsewhere is refused, so files never land outside."""
+    checkpoint.save(replace(small, classes=("Hand", name)), path)
+    assert "directory" in refused(path)

@@ -93,6 +93,8 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         raise _fatal(f"{path} was written in another format than {FORMAT}")
     if found.digest != _digest(_header(found), tensors):
         raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
+    if any(name in ("", ".", "..") or "/" in name or "\0" in name for name in found.classes):
+        raise _fatal(f"{path} has a class whose name can not be a directory's")
     if found.preprocessing != PREPROCESSING:
         raise _fatal(f"{path} expects other preprocessing: {found.preprocessing}")
     return found

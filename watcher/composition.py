@@ -53,12 +53,13 @@ def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: 
         ledger = Ledger(ledger_path(settings))
         _recover(ledger, settings.inbox.path, logger)
         network, device = load(settings, weights, logger)
+        watch = _watch(settings, wake, logger)
     except Fatal:
         decoders.close()
         raise
     return Route(
         inbox=inbox,
-        watch=_watch(settings, wake, logger),
+        watch=watch,
         settle=Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),

@@ -120,7 +120,7 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
         Vanished: the source is not the file that was decided upon.
         OSError: as the kernel says. No trace is left.
     """
-    partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.mednet-partial")
+    made = partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.mednet-partial")
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()  # of a copy that a crash cut short
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -138,13 +138,13 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
         if digest is not None and copied != digest:
             raise Vanished(f"{source} has changed since it was read")
         same(source, identity)
-        final = _publish(partial, target, digest)
+        made = _publish(partial, target, digest)
         sync_directory(target.parent)
     except (OSError, Vanished):
         with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+            made.unlink()
         raise
-    return final
+    return made
 
 
 def _private(path: str, flags: int) -> int:

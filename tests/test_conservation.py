@@ -1,0 +1,172 @@
+"""A model of everything that moves files, under faults: whatever fails or dies, nothing is lost or doubled."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from watcher import unique
+from watcher.clerk import Clerk, Places
+from watcher.errors import Fatal
+from watcher.filing import Filing
+from watcher.ledger import Ledger
+from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.recover import recover
+
+CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
+NAMES = [f"{letter}.jpeg" for letter in "abcd"]
+
+
+class Crash(BaseException):
+    """The process is gone: nothing after this point was done."""
+
+
+class Faults:
+    """Counts the primitive steps, and at a planned one fails or dies, before it is done or right after."""
+
+    def __init__(self) -> None:
+        self.at, self.after, self.error = -1, False, None
+        self.step = 0
+
+    def plan(self, at: int, after: bool, error: int | None) -> None:
+        self.at, self.after, self.error, self.step = at, after, error, 0
+
+    def clear(self) -> None:
+        self.at = -1
+
+    def around(self, act: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **more: Any) -> Any:
+            here, self.step = self.step == self.at, self.step + 1
+            if here and not self.after:
+                self._strike(words)
+            result = act(*words, **more)
+            if here and self.after and self.error is None:
+                raise Crash
+            return result
+
+        return call
+
+    def _strike(self, words: tuple[Any, ...]) -> None:
+        if self.error is None:
+            raise Crash
+        raise OSError(self.error, os.strerror(self.error), str(words[0]) if words else None)
+
+
+class Conservation(RuleBasedStateMachine):
+    """Files are dropped, decided upon and filed, partly to another file system, while things fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="mednet-model-"))
+        shm = Path("/dev/shm")
+        across = shm.is_dir() and os.stat(shm).st_dev != os.stat(self.root).st_dev
+        self.other = Path(tempfile.mkdtemp(prefix="mednet-model-", dir=shm if across else self.root))
+        self.inbox = self.root / "inbox"
+        self.places = Places(self.root / "sorted", self.other / "review", self.root / "quarantine")
+        for directory in (self.inbox, self.places.sorted / "A", self.places.review, self.places.quarantine):
+            directory.mkdir(parents=True)
+        self.dropped: Counter[bytes] = Counter()
+        self.number = 0
+        self.faults = Faults()
+        self.patch = pytest.MonkeyPatch()
+        for name in ("rename_noreplace", "sync_directory"):
+            self.patch.setattr(unique, name, self.faults.around(getattr(unique, name)))
+        for name in ("unlink", "fsync"):
+            self.patch.setattr(os, name, self.faults.around(getattr(os, name)))
+
+    @initialize()
+    def start(self) -> None:
+        self._restart()
+
+    def teardown(self) -> None:
+        self.faults.clear()
+        self.ledger.close()
+        self.patch.undo()
+        shutil.rmtree(self.root)
+        shutil.rmtree(self.other, ignore_errors=True)
+
+    @rule(name=st.sampled_from(NAMES), same=st.booleans())
+    def drop(self, name: str, same: bool) -> None:
+        """A producer publishes a file; sometimes with the bytes of the one before."""
+        if not (self.inbox / name).exists():
+            self.number += not same
+            data = b"%d" % self.number
+            (self.inbox / name).write_bytes(data)
+            self.dropped[data] += 1
+
+    @rule(
+        outcomes=st.lists(st.sampled_from(list(Outcome)), min_size=4, max_size=4),
+        at=st.integers(-1, 30),
+        after=st.booleans(),
+        error=st.sampled_from([None, None, *CODES]),
+    )
+    def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None) -> None:
+        """The whole inbox is decided upon and filed, and at some step something fails, or everything dies."""
+        orders = [
+            self._order(path, outcome) for path, outcome in zip(sorted(self.inbox.iterdir()), outcomes, strict=False)
+        ]
+        if not orders:
+            return
+        self.faults.plan(at, after, error)
+        try:
+            results = self.clerk.carry_out(orders)
+        except (Crash, Fatal):
+            self._restart()
+        else:
+            self.faults.clear()
+            for _, result in results:
+                there = (self.inbox / result.order.name).exists()
+                assert isinstance(result, Filed) != there, "filed files leave the inbox, returned ones stay"
+
+    @rule(at=st.integers(0, 6))
+    def die_while_recovering(self, at: int) -> None:
+        """The next start dies too."""
+        self.faults.plan(at, False, None)
+        try:
+            self._restart(clear=False)
+        except Crash:
+            self._restart()
+
+    def _order(self, path: Path, outcome: Outcome) -> Order:
+        found, data = path.lstat(), path.read_bytes()
+        identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        return (
+            Order(path.name, identity, unique.digest(path), Decision(outcome, "A", 0.9), Timing(0.0)) if data else None
+        )
+
+    def _restart(self, clear: bool = True) -> None:
+        if clear:
+            self.faults.clear()
+        if hasattr(self, "ledger"):
+            self.ledger.close()
+        self.ledger = Ledger(self.root / "state" / "ledger.sqlite3")
+        self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64)
+        endings = recover(self.ledger, self.inbox)
+        assert all(ending.state != "missing" for ending in endings)
+        self.faults.clear()
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        found: Counter[bytes] = Counter()
+        for place in (self.inbox, self.places.sorted, self.places.review, self.places.quarantine):
+            for path in place.rglob("*"):
+                if path.is_file() and not path.name.endswith(".reason.json") and "mednet-partial" not in path.name:
+                    found[path.read_bytes()] += 1
+        assert found == self.dropped
+        if hasattr(self, "ledger"):
+            assert self.ledger.unended() == []
+
+
+TestConservation = pytest.mark.timeout(300)(Conservation.TestCase)
+TestConservation.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
