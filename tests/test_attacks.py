@@ -105,6 +105,16 @@ def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path, image: byte
     assert (process.returncode, told) == (0, b"")
 
 
+def test_unfinished_copies_are_cleared_at_the_start(tmp_path: Path) -> None:
+    """What a crash left of a copy is gone after the next start; other hidden files stay."""
+    (tmp_path / "review").mkdir()
+    (tmp_path / "review" / ".0123456789abcdef.mednet-partial").touch()
+    (tmp_path / "review" / ".keep").touch()
+    with Daemon(tmp_path, FAST, stub=True) as daemon:
+        assert os.listdir(tmp_path / "review") == [".keep"]
+        assert daemon.stop() == 0
+
+
 def test_two_daemons_on_one_inbox(tmp_path: Path) -> None:
     """A second daemon is refused also when its state directory is another."""
     with Daemon(tmp_path, FAST, stub=True) as daemon:

@@ -49,6 +49,7 @@ def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: 
         mover = filing.Filing(settings.inbox.path)
         for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
             filing.prepare(directory)
+            filing.clear_partials(directory)
             mover.expect(directory)
         ledger = Ledger(ledger_path(settings))
         _recover(ledger, settings.inbox.path, logger)

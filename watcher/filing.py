@@ -169,6 +169,13 @@ def prepare(directory: Path) -> None:
         )
 
 
+def clear_partials(directory: Path) -> None:
+    """Remove what a crash left of copies from another file system. Their sources are still in the inbox."""
+    for partial in directory.glob(f".*{unique.PARTIAL}"):
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
 def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
     regular = stat.S_ISREG(os.lstat(source).st_mode)
     final = unique.copy(source, target, identity, digest) if regular else unique.make_again(source, target)

@@ -23,6 +23,9 @@ from watcher.records import Identity
 NAME_MAX = 255
 """Longest file name, in bytes."""
 
+PARTIAL = ".mednet-partial"
+"""How the hidden name of an unfinished copy ends."""
+
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
@@ -120,7 +123,7 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
         Vanished: the source is not the file that was decided upon.
         OSError: as the kernel says. No trace is left.
     """
-    made = partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.mednet-partial")
+    made = partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{PARTIAL}")
     with contextlib.suppress(FileNotFoundError):
         partial.unlink()  # of a copy that a crash cut short
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
