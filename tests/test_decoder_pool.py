@@ -310,7 +310,7 @@ class TestAccidents:
 IMPOSTOR = """#!{python}
 import sys
 import socket
-channel = socket.socket(fileno=int(sys.argv[3]))
+channel = socket.socket(fileno=int(sys.argv[4]))
 send, recv = channel.send, lambda: channel.recv(65536)
 {body}
 """
@@ -365,7 +365,7 @@ class TestTakenOver:
         self, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]
     ) -> None:
         """A process that sends without end does not keep collect() from coming back."""
-        impostor("import os\nwhile True:\n    os.write(int(sys.argv[3]), bytes(1 << 16))")  # 16384 greetings each
+        impostor("import os\nwhile True:\n    os.write(int(sys.argv[4]), bytes(1 << 16))")  # 16384 greetings each
         pool = pools(inbox)
         pool.pool.submit("a")
         wait(pool.pool.connections, 10)
@@ -376,7 +376,7 @@ class TestTakenOver:
     ) -> None:
         """A process that stops in the middle of an answer is treated like one that gives none."""
         impostor(
-            "send(b'ready')\nrecv()\nimport os, time\nos.write(int(sys.argv[3]), b'\\0\\0\\1\\0half')\ntime.sleep(60)"
+            "send(b'ready')\nrecv()\nimport os, time\nos.write(int(sys.argv[4]), b'\\0\\0\\1\\0half')\ntime.sleep(60)"
         )
         pool = pools(inbox)
         pool.pool.submit("a")

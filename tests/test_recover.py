@@ -194,3 +194,11 @@ def test_strange_names_at_the_destination_end_the_search(tmp_path: Path, identif
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
         scene.ledger.close()
+
+
+def test_file_rewritten_before_the_move_is_no_missing_file(scene: Scene) -> None:
+    """A file that its producer overwrote while the daemon was dead is given back, not called missing."""
+    scene.source.write_bytes(b"a newer version")
+    ending = scene.recover()
+    assert (ending.state, "changed" in (ending.note or "")) == ("returned", True)
+    assert content(scene.inbox) == [b"a newer version"]

@@ -291,3 +291,22 @@ def test_oldest_tells_the_longest_wait() -> None:
     assert settle.oldest_s == 1.0
     settle.forget("b")
     assert settle.oldest_s == 3.0
+
+
+def test_pauses_double_up_to_a_limit_however_often() -> None:
+    """A file whose surroundings fail it for days is tried again later each time, every 300 s in the end."""
+    settle, disk = Settle(SETTLE_S, PATIENCE_S, 10), Disk()
+    disk.grow("a")
+    settle.arrived("a", 0.0)
+    now, waits = 0.0, []
+    for _ in range(1200):
+        while not names(settle, now, disk):
+            due = settle.due_s()
+            assert due is not None
+            now = max(due, now)
+        settle.pause("a", now, 5.0)
+        due = settle.due_s()
+        assert due is not None
+        waits.append(round(due - now))
+    assert waits[:7] == [5, 10, 20, 40, 80, 160, 300]
+    assert set(waits[7:]) == {300}

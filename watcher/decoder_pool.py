@@ -45,6 +45,8 @@ REASONS = {
 }
 """What a decoder may say of a file: reasons label metrics, so they are few and known."""
 
+_HOME = str(Path(__file__).resolve().parents[1])
+
 Result = Decoded | Rejected
 
 
@@ -55,10 +57,12 @@ class _Child:
         # Packets: one call sends or receives one whole message.
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-m", "watcher.decoder_child", str(theirs.fileno()), directory]
+            # -P: what lies in the working directory is nobody's module.
+            command = [sys.executable, "-P", "-m", "watcher.decoder_child", str(theirs.fileno()), directory]
             # A group of its own: what is sent to ours (Ctrl-C) is ours to answer.
             # Each BLAS thread would reserve address space, which is limited, and none is needed.
-            environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            path = os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))
+            environ = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
             self.process = subprocess.Popen(
                 [*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ, process_group=0
             )
@@ -163,7 +167,7 @@ class DecoderPool:
                 # Died, or answered nonsense: the file in its hands is to blame.
                 yield from self._blame(child, "decoder_crashed", "the decoder process died on this file")
                 return
-            child.since = self._clock()
+            child.since, self._failed_starts = self._clock(), 0
             if result is not None:
                 child.owes.popleft()
                 yield result
@@ -184,7 +188,6 @@ class DecoderPool:
     def _blame(self, child: _Child, reason: str, detail: str) -> Iterator[Result]:
         if not child.answered:
             return self._failed_to_start(child)
-        self._failed_starts = 0
         name = child.owes.popleft() if child.owes else None
         self._take_back(child, keep=0)
         self._drop(child)

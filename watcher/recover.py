@@ -29,9 +29,14 @@ def _ending(decision: Unended, inbox: Path, ledger: Ledger) -> Ending:
     source = inbox / decision.name
     target = _landed(decision, inbox, ledger)
     waiting = _is(source, decision)
+    if target is None and waiting:
+        return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
+    if target is None and os.path.lexists(source):
+        return Ending(
+            decision.decision, "returned", None, "the file in the inbox has changed since it was decided upon"
+        )
     if target is None:
-        note = "the daemon died before the file moved" if waiting else "neither in the inbox nor at its destination"
-        return Ending(decision.decision, "returned" if waiting else "missing", None, note)
+        return Ending(decision.decision, "missing", None, "neither in the inbox nor at its destination")
     if waiting:
         # Linked or copied to its place, and not yet unlinked here.
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from watcher.records import Identity
 
 LONGEST_PAUSE_S = 300.0
+"""However often a file's surroundings fail it, it is tried again this often."""
 
 Look = Callable[[str], Identity | None]
 """What a name stands for just now, or None when nothing has that name."""
@@ -147,7 +148,8 @@ class Settle:
         """Nothing is wrong with the file: try again after ``pause_s``, and twice as long each time after."""
         file = self._files[name]
         file.held, file.paused = False, pause_s > 0
-        wait_s = min(pause_s * 2**file.pauses, max(pause_s, LONGEST_PAUSE_S))
+        doublings = min(file.pauses, 20)  # far beyond the longest pause, and never too large for a float
+        wait_s = min(pause_s * 2**doublings, max(pause_s, LONGEST_PAUSE_S))
         file.pauses = file.pauses + 1 if pause_s > 0 else 0
         self._again(name, file, now, wait_s)
 
