@@ -37,9 +37,16 @@ def without_renameat2(*_: object) -> int:
     return -1
 
 
+def without_links(*_: object, **__: object) -> None:
+    """A file system that does not know hard links either."""
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 if __name__ == "__main__":
     if os.environ.get("STUB_NO_RENAMEAT2"):
         unique._libc.renameat2 = without_renameat2
+    if os.environ.get("STUB_NO_LINKS"):
+        os.link = without_links
     try:
         sys.exit(run.serve(Path(sys.argv[1]), load))
     except Fatal as error:

@@ -83,6 +83,7 @@ def test_quarantined_file_is_explained(office: Office) -> None:
         "reason": "truncated",
         "detail": "no end\nmarker",
         "digest": hashlib.sha256(b"b\n.png").hexdigest(),
+        "at": reason["at"],
         "what_to_do": clerk.ADVICE["truncated"],
     }
     assert os.listdir(office.root / "sorted" / "Hand") == ["a.png"]

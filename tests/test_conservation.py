@@ -152,7 +152,7 @@ class Conservation(RuleBasedStateMachine):
             self.ledger.close()
         self.ledger = Ledger(self.root / "state" / "ledger.sqlite3")
         self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64)
-        endings = recover(self.ledger, self.inbox)
+        endings = recover(self.ledger)
         assert all(ending.state != "missing" for ending in endings)
         self.faults.clear()
 

@@ -355,7 +355,7 @@ class TestExplain:
     @pytest.mark.parametrize("raw", AWKWARD)
     def test_writes_json_beside_the_file(self, inbox: Path, target: Path, raw: bytes) -> None:
         """The reason lies beside the file as JSON, under the file's name as far as it fits."""
-        Filing(inbox).explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"})
+        filing.explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"})
         [(name, text)] = content(target).items()
         assert os.fsencode(name) == raw[: 255 - len(".reason.json")] + b".reason.json"
         assert json.loads(text) == {"reason": "empty", "detail": "no bytes"}
@@ -363,8 +363,8 @@ class TestExplain:
     def test_overwrites_nothing_and_never_fails(self, inbox: Path, target: Path) -> None:
         """A file that has the reason's name already stays, and a missing directory is no error."""
         (target / "a.reason.json").write_bytes(b"mine")
-        Filing(inbox).explain(target / "a", {"reason": "empty"})
-        Filing(inbox).explain(target / "missing" / "a", {"reason": "empty"})
+        filing.explain(target / "a", {"reason": "empty"})
+        filing.explain(target / "missing" / "a", {"reason": "empty"})
         assert content(target) == {"a.reason.json": b"mine"}
 
 

@@ -68,6 +68,13 @@ def test_killed_between_link_and_unlink(tmp_path: Path, name: str) -> None:
     _die_and_recover(daemon, name, 5)
 
 
+def test_killed_where_there_are_no_links(tmp_path: Path) -> None:
+    """Where neither renameat2 nor links are known: the empty file that takes a name is gone after the next start."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    daemon.environ.update(STUB_NO_RENAMEAT2="1", STUB_NO_LINKS="1")
+    _die_and_recover(daemon, "reserved", 5)
+
+
 @pytest.mark.parametrize("name", (*ACROSS, "unlinked"))
 def test_killed_while_copying_to_another_file_system(tmp_path: Path, elsewhere: Path, name: str) -> None:
     """Killed in the middle of a copy, before or after the source is unlinked: one whole file is left."""
@@ -95,7 +102,19 @@ def test_killed_in_recovery_itself(tmp_path: Path) -> None:
 
 def test_every_failpoint_is_tested() -> None:
     """No named place to die at is left out above."""
-    tested = {"claimed", "decoded", "renamed", "decided", "moved", "synced", "filed", "recovering", *LINKS, *ACROSS}
+    tested = {
+        "claimed",
+        "decoded",
+        "renamed",
+        "decided",
+        "moved",
+        "synced",
+        "filed",
+        "recovering",
+        "reserved",
+        *LINKS,
+        *ACROSS,
+    }
     assert tested == set(failpoints.NAMES)
 
 

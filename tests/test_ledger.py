@@ -24,6 +24,19 @@ STAMP = Identity(1, 2, 3, 4)
 BROKEN = Decision(Outcome.QUARANTINE, None, 0.0, "truncated", "the JPEG has no end marker")
 
 
+def waiting(number: int, name: str, directory: str, identity: Identity | None, at: datetime = NOON) -> Unended:
+    return Unended(
+        number, Outcome.SORTED, name, f"/inbox/{name}", directory, identity, "d" * 64, None, None, decided_at=at
+    )
+
+
+def decided(
+    book: Ledger, orders: list[Order], directories: list[str], model: str, inbox: Path = Path("/inbox")
+) -> list[int]:
+    with book.deciding():
+        return book.decided(orders, directories, model, inbox)
+
+
 def order(name: str = "a.png", decision: Decision = HAND, identity: Identity | None = STAMP) -> Order:
     return Order(name, identity, "d" * 64, decision, Timing(0.0))
 
@@ -52,21 +65,21 @@ def rows(path: Path, question: str) -> list[tuple[object, ...]]:
 class TestDecided:
     def test_is_committed_with_everything_an_auditor_asks(self, path: Path, book: Ledger) -> None:
         """A decision is on disk, for other processes too, when decided() returns: file, outcome, model, time."""
-        [number] = book.decided([order(decision=UNSURE)], ["/review"], "model")
+        [number] = decided(book, [order(decision=UNSURE)], ["/review"], "model")
         [row] = rows(path, "select * from decision")
         assert row == (
-            *(number, b"a.png", "d" * 64, 1, 2, 3, 4, "review", "CXR", 0.4),
-            *("low_confidence", "0.4000 is below 0.9000", '[["CXR", 0.4]]', "model", b"/review"),
+            *(number, number, b"a.png", b"/inbox/a.png", "d" * 64, 1, 2, 3, 4, "review", "CXR", 0.4),
+            *("low_confidence", "0.4000 is below 0.9000", '[["CXR", 0.4]]', "model", b"/review", None),
             "2026-03-01T12:00:00.000+00:00",
         )
-        assert json.loads(str(row[12])) == [["CXR", 0.4]]
+        assert json.loads(str(row[14])) == [["CXR", 0.4]]
 
     def test_ids_are_in_order_and_go_on_after_a_restart(self, path: Path, book: Ledger) -> None:
         """Ids come in the order of the files and are never used twice, over restarts either."""
-        first = book.decided([order(), order("b")], ["/x", "/y"], "m")
+        first = decided(book, [order(), order("b")], ["/x", "/y"], "m")
         book.close()
         again = Ledger(path)
-        second = again.decided([order("c")], ["/z"], "m")
+        second = decided(again, [order("c")], ["/z"], "m")
         again.close()
         assert len({*first, *second}) == 3
         assert rows(path, "select id, name, directory from decision order by id") == [
@@ -80,20 +93,19 @@ class TestDecided:
         names = [os.fsdecode(b"\xff\n.png"), "ä", "x" * 255]
         stamps = [Identity(2**64 - 1, 2**64 - 1, 2**62, -1), Identity(0, 1, 0, 0), None]
         orders = [order(name, identity=stamp) for name, stamp in zip(names, stamps, strict=True)]
-        ids = book.decided(orders, ["/\udcff"] * 3, "m")
+        ids = decided(book, orders, ["/\udcff"] * 3, "m")
         assert book.unended() == [
-            Unended(number, name, "/\udcff", stamp, "d" * 64)
-            for number, name, stamp in zip(ids, names, stamps, strict=True)
+            waiting(number, name, "/\udcff", stamp) for number, name, stamp in zip(ids, names, stamps, strict=True)
         ]
 
     def test_all_or_nothing(self, path: Path, book: Ledger) -> None:
         """When one row can not be written none is: Retry, nothing may move, and the ledger works on."""
         bad = order("b", Decision(Outcome.SORTED, "Hand", None))  # type: ignore[arg-type]
         with pytest.raises(Retry):
-            book.decided([order(), bad], ["/x", "/x"], "m")
+            decided(book, [order(), bad], ["/x", "/x"], "m")
         assert rows(path, "select count(*) from decision") == [(0,)]
         assert book.unended() == []
-        assert len(book.decided([order()], ["/x"], "m")) == 1
+        assert len(decided(book, [order()], ["/x"], "m")) == 1
 
     def test_full_disk_raises_retry(self, path: Path, book: Ledger) -> None:
         """A ledger that can not grow raises Retry and records nothing; once there is room it goes on."""
@@ -101,16 +113,16 @@ class TestDecided:
         book._db.execute(f"pragma max_page_count = {pages}")
         many = [order(str(number)) for number in range(500)]
         with pytest.raises(Retry, match="full"):
-            book.decided(many, ["/x"] * 500, "m")
+            decided(book, many, ["/x"] * 500, "m")
         assert rows(path, "select count(*) from decision") == [(0,)]
         book._db.execute("pragma max_page_count = 1000000")
-        assert len(book.decided(many, ["/x"] * 500, "m")) == 500
+        assert len(decided(book, many, ["/x"] * 500, "m")) == 500
 
 
 class TestEnded:
     def test_closes_the_decision(self, path: Path, book: Ledger) -> None:
         """An ending is recorded beside its decision, which is then no longer open."""
-        first, second = book.decided([order(), order("b")], ["/x", "/x"], "m")
+        first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
         book.ended([Ending(first, "filed", "/x/\udcff.png")])
         assert [open_.decision for open_ in book.unended()] == [second]
         assert rows(path, "select * from ending") == [
@@ -119,7 +131,7 @@ class TestEnded:
 
     def test_note_may_quote_any_name(self, path: Path, book: Ledger) -> None:
         """A note that quotes a name that is no UTF-8 is recorded; one odd file name does not stop the daemon."""
-        [number] = book.decided([order("\udcff.png")], ["/x"], "m")
+        [number] = decided(book, [order("\udcff.png")], ["/x"], "m")
         book.ended([Ending(number, "returned", None, "/inbox/\udcff.png has changed since it was read")])
         [(note,)] = rows(path, "select note from ending")
         assert "has changed since it was read" in str(note)
@@ -127,7 +139,7 @@ class TestEnded:
 
     def test_failure_is_fatal_and_leaves_the_decisions_open(self, book: Ledger) -> None:
         """When endings can not be written the daemon stops, and the next start finds every decision open."""
-        first, second = book.decided([order(), order("b")], ["/x", "/x"], "m")
+        first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
         book.ended([Ending(first, "filed", "/x/a.png")])
         with pytest.raises(Fatal):
             book.ended([Ending(second, "filed", "/x/b"), Ending(first, "filed", "/x/a.png")])
@@ -137,10 +149,10 @@ class TestEnded:
 class TestOpening:
     def test_reopening_keeps_everything(self, path: Path, book: Ledger) -> None:
         """What was open when the daemon died is open at the next start."""
-        [number] = book.decided([order()], ["/x"], "m")
+        [number] = decided(book, [order()], ["/x"], "m")
         book.close()
         again = Ledger(path)
-        assert again.unended() == [Unended(number, "a.png", "/x", Identity(1, 2, 3, 4), "d" * 64)]
+        assert again.unended() == [waiting(number, "a.png", "/x", Identity(1, 2, 3, 4), again.unended()[0].decided_at)]
         again.close()
 
     def test_is_durable_without_wal(self, path: Path, book: Ledger) -> None:
@@ -172,7 +184,7 @@ class TestTally:
         clock = itertools.count()
         book = Ledger(path, lambda: NOON + timedelta(hours=next(clock)))
         decisions = [HAND, HAND, UNSURE, BROKEN, HAND]
-        ids = [book.decided([order(str(i), d)], ["/x"], "m")[0] for i, d in enumerate(decisions)]  # hours 0 to 4
+        ids = [decided(book, [order(str(i), d)], ["/x"], "m")[0] for i, d in enumerate(decisions)]  # hours 0 to 4
         book.ended([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
         book.ended([Ending(ids[3], "returned")])
         book.close()
@@ -189,7 +201,7 @@ class TestTally:
 
     def test_reads_beside_the_writer(self, path: Path, book: Ledger) -> None:
         """Status reads while the daemon has the ledger open, and makes no file of its own."""
-        book.decided([order()], ["/x"], "m")
+        decided(book, [order()], ["/x"], "m")
         before = sorted(path.parent.iterdir())
         assert ledger.tally(path, NOON).unended == 1
         assert sorted(path.parent.iterdir()) == before

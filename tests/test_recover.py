@@ -22,6 +22,13 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 NAME = os.fsdecode(b"odd \xff\n.png")
 
 
+def decided(
+    book: Ledger, orders: list[Order], directories: list[str], model: str, inbox: Path = Path("/inbox")
+) -> list[int]:
+    with book.deciding():
+        return book.decided(orders, directories, model, inbox)
+
+
 class Scene:
     """An inbox with one decided file, just before its move, and a ledger that knows of the decision."""
 
@@ -33,13 +40,13 @@ class Scene:
         self.ledger = Ledger(root / "ledger")
         decision = Decision(Outcome.SORTED, "Hand", 1.0)
         order = Order(name, identify(self.source), DIGEST, decision, Timing(0.0))
-        [self.id] = self.ledger.decided([order], [str(target)], "m")
+        [self.id] = decided(self.ledger, [order], [str(target)], "m", self.inbox)
 
     def recover(self) -> Ending:
-        [ending] = recover(self.ledger, self.inbox)
+        [ending] = recover(self.ledger)
         assert ending.decision == self.id
         assert self.ledger.unended() == []
-        assert recover(self.ledger, self.inbox) == []
+        assert recover(self.ledger) == []
         return ending
 
 
@@ -71,7 +78,7 @@ def far(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Scene]
 def test_nothing_open_nothing_done(tmp_path: Path) -> None:
     """After an orderly end there is nothing to reconcile."""
     ledger = Ledger(tmp_path / "ledger")
-    assert recover(ledger, tmp_path) == []
+    assert recover(ledger) == []
     ledger.close()
 
 

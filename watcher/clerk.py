@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
-from watcher import failpoints, log
+from watcher import collisions, failpoints, filing, log
+from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ending, Ledger
@@ -23,6 +25,8 @@ ADVICE = {
     "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
     "no_permission": "Let the daemon's user read what arrives in the inbox.",
     "not_a_file": "Only regular files are sorted.",
+    "duplicate": "Its bytes were filed before. Delete it, or put it where it belongs by hand.",
+    "name_taken": "Another image of that name was filed before. See which of them is right.",
 }
 
 
@@ -43,22 +47,27 @@ class Places:
 
 @dataclass
 class Clerk:
-    """Carries out decisions. ``model`` is the digest of the weights that took them."""
+    """Carries out decisions. ``model`` is the digest of the weights that took them, None where people do."""
 
     ledger: Ledger
     filing: Filing
     places: Places
-    model: str
+    model: str | None
+    rules: Rules = field(default=Rules())
 
-    def carry_out(self, orders: Sequence[Order]) -> list[tuple[int, Filed | Returned]]:
+    def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
+
+        All go to ``to``, or where their decisions say.
 
         Raises:
             Fatal: files moved and the ledger or the directories could not follow.
         """
-        directories = [self.places.of(order.decision) for order in orders]
         try:
-            ids = self.ledger.decided(orders, [str(d) for d in directories], self.model)
+            with self.ledger.deciding():
+                orders = self._without_collisions(orders) if self.rules.ask else orders
+                directories = [to or self.places.of(order.decision) for order in orders]
+                ids = self.ledger.decided(orders, [str(d) for d in directories], self.model, self.filing.inbox)
         except Retry as error:
             return [(0, Returned(order, str(error), later=True)) for order in orders]
         failpoints.reach("decided")
@@ -73,16 +82,33 @@ class Clerk:
         failpoints.reach("filed")
         return list(zip(ids, results, strict=True))
 
+    def _without_collisions(self, orders: Sequence[Order]) -> list[Order]:
+        """The orders, some of them sent to a person: of two with the same bytes the second."""
+        twins = self.ledger.twins(order.digest for order in orders if order.digest is not None)
+        judged = []
+        for order in orders:
+            path, digest = self.places.of(order.decision) / order.name, order.digest
+            twin = None if digest is None else twins.get(digest)
+            decision = collisions.judge(order.decision, path, digest, twin, self.rules)
+            judged.append(replace(order, decision=decision))
+            if digest is not None and decision.outcome is Outcome.SORTED:
+                twins.setdefault(digest, self.ledger.next_id + len(judged) - 1)
+        return judged
+
     def _move(self, order: Order, directory: Path) -> Filed | Returned:
         started = time.perf_counter()
         try:
-            path = self.filing.move(order.name, order.identity, order.digest, directory)
+            path = self.filing.move(order.source or order.name, order.identity, order.digest, directory, order.name)
         except Vanished as error:
             return Returned(order, str(error), later=False)
         except Retry as error:
             return Returned(order, str(error), later=True)
         if order.decision.outcome is Outcome.QUARANTINE:
-            self.filing.explain(path, _reason(order))
+            d = order.decision
+            told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
+            filing.explain(path, told)
+        elif order.decision.outcome is Outcome.RESTORED and order.source is not None:
+            filing.unexplain(Path(order.source))
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)
 
 
@@ -92,12 +118,15 @@ def _ending(number: int, result: Filed | Returned) -> Ending:
     return Ending(number, "returned", None, result.why)
 
 
-def _reason(order: Order) -> dict[str, str | None]:
-    reason = order.decision.reason or ""
+def reason(
+    name: str, reason: str | None, detail: str | None, digest: str | None, at: datetime
+) -> dict[str, str | None]:
+    """What is written beside a quarantined file."""
     return {
-        "name": log.printable(order.name),
+        "name": log.printable(name),
         "reason": reason,
-        "detail": order.decision.detail,
-        "digest": order.digest,
-        "what_to_do": ADVICE.get(reason, "Look at the file; put it back into the inbox to try again."),
+        "detail": detail,
+        "digest": digest,
+        "at": at.isoformat(timespec="seconds"),
+        "what_to_do": ADVICE.get(reason or "", "Look at the file. `mednet-watcher retry` puts it back into the inbox."),
     }

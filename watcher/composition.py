@@ -110,7 +110,7 @@ def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Wa
 
 
 def _recover(ledger: Ledger, inbox: Path, logger: log.Logger) -> None:
-    endings = recover.recover(ledger, inbox)
+    endings = recover.recover(ledger)
     for ending in endings:
         if ending.state == "missing":
             logger.error("file.missing", id=ending.decision, note=ending.note)

@@ -17,6 +17,7 @@ NAMES = (
     "renamed",  # moved in one step, the directories not yet synced
     "linked",  # file systems without renameat2: has two names
     "unlinked",
+    "reserved",  # file systems without links, too: its name is taken by an empty file
     "mid-copy",  # other file system: half of the copy is written
     "published",  # other file system: the copy has its name, the source is still there
     "moved",  # a batch has moved, the directories not yet synced

@@ -2,9 +2,10 @@
 
 A file moves by ``renameat2(RENAME_NOREPLACE)``: at every instant it has exactly
 one name, and a taken name makes the move fail instead of overwriting. Where the
-file system does not know that call, by hard link and unlink. To another file
-system: copied beside its target under a hidden name, synced, its digest
-compared, published without overwriting, and only then unlinked here.
+file system does not know that call, by hard link and unlink, and where it knows
+no links either, over an empty file made for it. To another file system: copied
+beside its target under a hidden name, synced, its digest compared, published
+without overwriting, and only then unlinked here.
 """
 
 from __future__ import annotations
@@ -22,12 +23,19 @@ from watcher import failpoints, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.records import Identity
 
+REASON = ".reason.json"
+"""How the file beside a quarantined one ends."""
+
 
 class Filing:
-    """Moves files out of ``inbox``. Remembers which directories to sync: :meth:`flush`."""
+    """Moves files, mostly out of ``inbox``. Remembers which directories to sync: :meth:`flush`.
 
-    def __init__(self, inbox: Path) -> None:
-        self._inbox = inbox
+    ``mode`` is what regular files get before they move (``0o640``), None leaves them theirs.
+    """
+
+    def __init__(self, inbox: Path, mode: int | None = None) -> None:
+        self.inbox = inbox
+        self._mode = mode
         self._touched: set[Path] = set()
         self._devices: dict[Path, int] = {}
 
@@ -35,22 +43,27 @@ class Filing:
         """Remember the file system of a directory: a mount that goes away must not be filled underneath."""
         self._devices[directory] = os.stat(directory).st_dev
 
-    def move(self, name: str, identity: Identity | None, digest: str | None, directory: Path) -> Path:
+    def move(
+        self, source: str, identity: Identity | None, digest: str | None, directory: Path, name: str | None = None
+    ) -> Path:
         """Move one file and say where it lies now.
 
-        ``identity`` is the file that was decided upon: another one that has its
-        name by now stays where it is.
+        ``source`` is its name in the inbox, or its path; ``name`` what it is to
+        be called, if not as before. ``identity`` is the file that was decided
+        upon: another one that has its name by now stays where it is.
 
         Raises:
             Vanished: no such file, or another one.
             Retry: the surroundings failed (disk full, no permission, ...). The
-                file is still in the inbox.
+                file is still where it was.
         """
-        source = self._inbox / name
+        path = self.inbox / source
         try:
-            unique.same(source, identity)
+            unique.same(path, identity)
             self._refuse_lost_mount(directory)
-            return self._move(source, identity, digest, directory)
+            if self._mode is not None:
+                unique.set_mode(path, self._mode)
+            return self._move(path, identity, digest, directory, name or path.name)
         except FileNotFoundError as error:
             raise Vanished(f"{error.filename}: no longer there") from error
         except OSError as error:
@@ -67,8 +80,8 @@ class Filing:
         if device != expected:
             raise OSError(errno.ENODEV, "on another file system than at the start: has its mount gone?")
 
-    def _move(self, source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:
-        for candidate in unique.candidates(source.name, digest):
+    def _move(self, source: Path, identity: Identity | None, digest: str | None, directory: Path, name: str) -> Path:
+        for candidate in unique.candidates(name, digest):
             target = directory / candidate
             try:
                 unique.rename_noreplace(source, target)
@@ -78,14 +91,14 @@ class Filing:
                 if directory.is_dir():
                     raise
                 directory.mkdir(parents=True)  # somebody removed it while we ran
-                return self._move(source, identity, digest, directory)
+                return self._move(source, identity, digest, directory, name)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                self._touched.update((self._inbox, directory))
+                self._touched.update((source.parent, directory))
                 return _move_across(source, target, identity, digest)
             failpoints.reach("renamed")
-            self._touched.update((self._inbox, directory))
+            self._touched.update((source.parent, directory))
             self._undo_unless_same(source, target, identity)
             return target
         raise AssertionError("candidates() does not end")
@@ -100,14 +113,6 @@ class Filing:
                     unique.rename_noreplace(target, source.with_name(candidate))
                     raise
 
-    def explain(self, destination: Path, reason: Mapping[str, Any]) -> None:
-        """Put a JSON file with the reason beside a quarantined file. Best effort: the ledger has it too."""
-        stem = os.fsencode(destination.name)[: unique.NAME_MAX - len(".reason.json")]
-        beside = destination.with_name(os.fsdecode(stem) + ".reason.json")
-        with contextlib.suppress(OSError), beside.open("x", encoding="utf-8") as file:
-            json.dump(reason, file, indent=2)
-            file.write("\n")
-
     def flush(self) -> None:
         """Make the moves since the last call survive a power cut.
 
@@ -120,6 +125,25 @@ class Filing:
                 unique.sync_directory(directory)
             except OSError as error:
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
+
+
+def explain(destination: Path, reason: Mapping[str, Any]) -> None:
+    """Put a JSON file with the reason beside a quarantined file. Best effort: the ledger has it too."""
+    with contextlib.suppress(OSError), reason_beside(destination).open("x", encoding="utf-8") as file:
+        json.dump(reason, file, indent=2)
+        file.write("\n")
+
+
+def unexplain(path: Path) -> None:
+    """Remove the reason beside a file that has left quarantine. Best effort."""
+    with contextlib.suppress(OSError):
+        reason_beside(path).unlink()
+
+
+def reason_beside(path: Path) -> Path:
+    """Where the reason of a quarantined file is written."""
+    stem = os.fsencode(path.name)[: unique.NAME_MAX - len(REASON)]
+    return path.with_name(os.fsdecode(stem) + REASON)
 
 
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:

@@ -1,6 +1,7 @@
 """The audit trail, in SQLite. ``decided`` is on disk before a file moves, ``ended`` after.
 
-One writer, the daemon; anyone may read. TRUNCATE journal and full
+A few writers, one transaction at a time: the daemon or the workers of one inbox,
+and commands that put files back. Anyone may read. TRUNCATE journal and full
 synchronisation: SQLite before 3.51.3 can corrupt a WAL database that has two
 writers, and the state directory must not be on a network file system either.
 """
@@ -11,7 +12,7 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -19,13 +20,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from watcher.errors import Exit, Fatal, Retry
-from watcher.records import Identity, Order
+from watcher.records import Identity, Order, Outcome
 
-_DECIDE = """
-insert into decision (id, name, digest, device, inode, size, mtime_ns, outcome, class, confidence,
-                      reason, detail, top, model, directory, decided_at)
-values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_DECIDE = f"insert into decision values ({', '.join('?' * 19)})"
+
+_VERSION = 2
+"""What ``ledger.sql`` says of itself."""
+
+BUSY_S = 30
+"""How long a transaction waits for that of another process."""
 
 State = Literal["filed", "returned", "missing"]
 
@@ -45,54 +48,94 @@ class Unended:
     """A decision whose file may or may not have moved, from before a crash."""
 
     decision: int
+    outcome: Outcome
     name: str
+    source: str
     directory: str
     identity: Identity | None
     digest: str | None
+    reason: str | None
+    detail: str | None
+    decided_at: datetime
 
 
 class Ledger:
-    """The open ledger. Used by one thread at a time; ``clock`` gives aware UTC times."""
+    """The open ledger. Used by one thread at a time; ``clock`` gives aware UTC times.
 
-    def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    ``owner`` is who must end what is decided here, see ``ledger.sql``.
+    """
+
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC), owner: str = "daemon"
+    ) -> None:
         """Open or make the ledger file.
 
         Raises:
-            Fatal: exit code 5; it can not be opened, or is damaged.
+            Fatal: exit code 5; it can not be opened, is damaged, or of another version.
         """
-        self._clock, self._path = clock, path
+        self._clock, self._path, self.owner = clock, path, owner
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
             self._db.execute("pragma journal_mode = truncate")
             self._db.execute("pragma synchronous = full")
-            self._db.executescript(resources.files("watcher").joinpath("ledger.sql").read_text())
-            self._next = self._db.execute("select coalesce(max(id), 0) + 1 from decision").fetchone()[0]
+            _refuse_other_version(self._db)
+            self._db.executescript(
+                f"begin immediate; {resources.files('watcher').joinpath('ledger.sql').read_text()} commit;"
+            )
         except (sqlite3.Error, OSError) as error:
             raise _unusable(path, error) from error
 
-    def decided(self, orders: Sequence[Order], directories: Sequence[str], model: str) -> list[int]:
-        """Record decisions, one transaction for all. Gives their ids, in order.
+    @contextlib.contextmanager
+    def deciding(self) -> Iterator[None]:
+        """One transaction around looking what was decided before and :meth:`decided`: nobody decides in between.
 
         Raises:
             Retry: nothing was recorded (the disk is full, say), so nothing may move.
             Fatal: the ledger was removed while it was in use.
         """
-        ids = list(range(self._next, self._next + len(orders)))
-        at = self._clock().isoformat(timespec="milliseconds")
-        rows = [_row(*each, model, at) for each in zip(ids, orders, directories, strict=True)]
         try:
             self._db.execute("begin immediate")
-            self._db.executemany(_DECIDE, rows)
-            self._db.executemany("insert into unended values (?)", [(number,) for number in ids])
+            yield
             self._db.execute("commit")
         except sqlite3.Error as error:
-            self._roll_back()
             if not self._path.exists():
                 raise _unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
             raise Retry(f"the ledger can not be written: {error}") from error
-        self._next += len(orders)
+        finally:
+            self._roll_back()
+
+    def decided(
+        self, orders: Sequence[Order], directories: Sequence[str], model: str | None, inbox: Path = Path()
+    ) -> list[int]:
+        """Record decisions, within :meth:`deciding`. Gives their ids, in order; the first is that of the batch."""
+        first = self.next_id
+        ids = list(range(first, first + len(orders)))
+        at = self._clock().isoformat(timespec="milliseconds")
+        rows = [
+            _row(number, first, order, str(inbox / (order.source or order.name)), directory, model, at)
+            for number, order, directory in zip(ids, orders, directories, strict=True)
+        ]
+        self._db.executemany(_DECIDE, rows)
+        self._db.executemany("insert into unended values (?, ?)", [(number, self.owner) for number in ids])
         return ids
+
+    @property
+    def next_id(self) -> int:
+        """The id of the next decision: certain within :meth:`deciding`."""
+        return int(self._db.execute("select coalesce(max(id), 0) + 1 from decision").fetchone()[0])
+
+    def twins(self, digests: Iterable[str]) -> dict[str, int]:
+        """Of these digests, those of files that were filed under a class, each with the decision that did.
+
+        What was put back since does not count.
+        """
+        found = {}
+        for wanted in set(digests):
+            row = self._db.execute(_TWIN, (wanted,)).fetchone()
+            if row is not None:
+                found[wanted] = row[0]
+        return found
 
     def ended(self, endings: Iterable[Ending]) -> None:
         """Record how decisions ended, one transaction for all.
@@ -122,52 +165,83 @@ class Ledger:
         if self._db.in_transaction:
             self._db.execute("rollback")
 
-    def unended(self) -> list[Unended]:
-        """Decisions without an ending: after a crash, what :mod:`watcher.recover` looks into."""
+    def owners(self) -> list[str]:
+        """Who has decisions without an ending: those at work, and those that died at it."""
+        return [row[0] for row in self._read("select distinct owner from unended order by 1")]
+
+    def unended(self, owner: str | None = None) -> list[Unended]:
+        """Decisions of an owner (None: of this ledger's) without an ending: what :mod:`watcher.recover` looks into."""
+        return [_unended(row) for row in self._read(_UNENDED, owner or self.owner)]
+
+    def holds(self, path: str) -> bool:
+        """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
+        raw = os.fsencode(path)
+        filed = self._read("select count(*) from ending where destination = ?", raw)
+        restored = self._read(
+            "select count(*) from decision join ending on ending.decision = decision.id"
+            " where state = 'filed' and outcome = 'restored' and source = ?",
+            raw,
+        )
+        return bool(filed[0][0] > restored[0][0])
+
+    def now(self) -> datetime:
+        """What time it is for this ledger, UTC."""
+        return self._clock()
+
+    def counts(self) -> dict[str, int]:
+        """How many files this owner has filed so far, by outcome."""
+        return dict(self._read("select outcome, files from tally where owner = ?", self.owner))
+
+    def _read(self, query: str, *values: Any) -> list[Any]:
         try:
-            rows = self._unended()
+            return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise _unusable(self._path, error) from error
-        return [
-            Unended(r[0], os.fsdecode(r[1]), os.fsdecode(r[2]), None if r[4] is None else _identity(r[3:7]), r[7])
-            for r in rows
-        ]
-
-    def _unended(self) -> list[Any]:
-        rows = self._db.execute(
-            "select id, name, directory, device, inode, size, mtime_ns, digest"
-            " from unended join decision on decision.id = unended.decision order by id"
-        )
-        return rows.fetchall()
-
-    def has_filed(self, destination: str) -> bool:
-        """Whether a file was filed under this very name before. Reads the whole ledger: for recovery only."""
-        row = self._db.execute("select 1 from ending where destination = ? limit 1", (os.fsencode(destination),))
-        return row.fetchone() is not None
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
 
-def _row(number: int, order: Order, directory: str, model: str, at: str) -> tuple[Any, ...]:
+_UNENDED = """
+select id, outcome, name, source, directory, digest, reason, detail, decided_at,
+       device, inode, size, mtime_ns
+from unended join decision on decision.id = unended.decision where owner = ? order by id
+"""
+
+_TWIN = """
+select decision.id from decision join ending on ending.decision = decision.id
+where digest = ? and outcome = 'sorted' and state = 'filed'
+  and not exists (select 1 from decision back join ending on ending.decision = back.id
+                  where back.restores = decision.id and ending.state = 'filed')
+limit 1
+"""
+
+
+def _row(
+    number: int, batch: int, order: Order, source: str, directory: str, model: str | None, at: str
+) -> tuple[Any, ...]:
     i, d = order.identity, order.decision
     stamp = (_signed(i.device), _signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
-    top = json.dumps(d.top)
-    return (
-        *(number, os.fsencode(order.name), order.digest, *stamp),
-        *(
-            d.outcome.value,
-            d.label,
-            d.confidence,
-            _text(d.reason),
-            _text(d.detail),
-            top,
-            model,
-            os.fsencode(directory),
-            at,
-        ),
+    told = (d.outcome.value, d.label, d.confidence, _text(d.reason), _text(d.detail), json.dumps(d.top), model)
+    names = (os.fsencode(order.name), os.fsencode(source))
+    return (number, batch, *names, order.digest, *stamp, *told, os.fsencode(directory), order.restores, at)
+
+
+def _unended(row: Sequence[Any]) -> Unended:
+    number, outcome, name, source, directory, digest, reason, detail, at, *stamp = row
+    identity = None if stamp[0] is None else _identity(stamp)
+    paths = (os.fsdecode(name), os.fsdecode(source), os.fsdecode(directory))
+    return Unended(
+        number, Outcome(outcome), *paths, identity, digest, reason, detail, decided_at=datetime.fromisoformat(at)
     )
+
+
+def _refuse_other_version(db: sqlite3.Connection) -> None:
+    empty = db.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
+    version = db.execute("pragma user_version").fetchone()[0]
+    if version != _VERSION and not empty:
+        raise sqlite3.DatabaseError(f"it is of version {version}, this is for version {_VERSION}")
 
 
 def _text(text: str | None) -> str | None:

@@ -78,7 +78,7 @@ def printable(name: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def outcome(log: Logger, filed: Filed, decision_id: int, model: str, device: str, now_s: float) -> None:
+def outcome(log: Logger, filed: Filed, decision_id: int, model: str | None, device: str, now_s: float) -> None:
     """The canonical line of one file. Times are milliseconds; ``total_ms`` counts from first sight."""
     order = filed.order
     d, t = order.decision, order.timing

@@ -19,6 +19,7 @@ class Outcome(StrEnum):
     SORTED = "sorted"
     REVIEW = "review"
     QUARANTINE = "quarantine"
+    RESTORED = "restored"  # put back by a person's command
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,19 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A decided file, on its way to ``directory`` (a class, review or quarantine)."""
+    """A decided file, on its way to a class, review or quarantine, or back.
+
+    ``source`` is its path where that is not its name in the inbox; ``restores``
+    the decision that a person takes back.
+    """
 
     name: str
     identity: Identity | None
     digest: str | None
     decision: Decision
     timing: Timing
+    source: str | None = None
+    restores: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,54 +1,72 @@
-"""Start-up reconciliation of ledger and disk, before the first file is touched.
+"""Reconciliation of ledger and disk after a crash, before anybody touches those files again.
 
 Every decision without an ending is from a run that died around the move. The
 file either moved (then the move is finished and recorded), or it did not (then
-it is still in the inbox and takes the straight way again), or it is nowhere.
+it is still at its source and takes the straight way again), or it is nowhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from pathlib import Path
 
-from watcher import failpoints, unique
+from watcher import clerk, failpoints, filing, unique
 from watcher.ledger import Ending, Ledger, Unended
+from watcher.records import Outcome
+
+CLOCK_STEP_S = 2.0
+"""How coarse a file system's times may be (FAT's are)."""
 
 
-def recover(ledger: Ledger, inbox: Path) -> list[Ending]:
-    """Give every unended decision its ending, in the ledger and on disk, and return them."""
-    endings = [_ending(decision, inbox, ledger) for decision in ledger.unended()]
+def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
+    """Give every unended decision of a dead owner (None: the ledger's own) its ending, in ledger and on disk.
+
+    Whoever calls this holds the owner's lock.
+    """
+    endings = [_ending(decision, ledger) for decision in ledger.unended(owner)]
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
     return endings
 
 
-def _ending(decision: Unended, inbox: Path, ledger: Ledger) -> Ending:
-    source = inbox / decision.name
-    target = _landed(decision, inbox, ledger)
+def _ending(decision: Unended, ledger: Ledger) -> Ending:
+    source = Path(decision.source)
+    target = _landed(decision, source, ledger)
     waiting = _is(source, decision)
     if target is None and waiting:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
     if target is None and os.path.lexists(source):
         return Ending(
-            decision.decision, "returned", None, "the file in the inbox has changed since it was decided upon"
+            decision.decision, "returned", None, f"the file at {source} has changed since it was decided upon"
         )
     if target is None:
-        return Ending(decision.decision, "missing", None, "neither in the inbox nor at its destination")
+        return Ending(decision.decision, "missing", None, "neither where it was nor at its destination")
     if waiting:
         # Linked or copied to its place, and not yet unlinked here.
         try:
             unique.unlink_or_undo(source, target)
         except OSError as error:
-            return Ending(decision.decision, "returned", None, f"could not be removed from the inbox: {error.strerror}")
-        unique.sync_directory(inbox)
+            return Ending(decision.decision, "returned", None, f"could not be removed: {error.strerror}")
+        unique.sync_directory(source.parent)
     unique.sync_directory(target.parent)
+    _explain(decision, target, ledger)
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _landed(decision: Unended, inbox: Path, ledger: Ledger) -> Path | None:
+def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
+    """The reason beside a file in quarantine: there when it has come, gone when it has left."""
+    if decision.outcome is Outcome.QUARANTINE:
+        told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
+        filing.explain(target, told)
+    elif decision.outcome is Outcome.RESTORED:
+        filing.unexplain(Path(decision.source))
+
+
+def _landed(decision: Unended, source: Path, ledger: Ledger) -> Path | None:
     """Where the move left the file, or None. An equal file that was filed before is not it."""
     free = 0
     for candidate in unique.candidates(decision.name, decision.digest):
@@ -57,9 +75,13 @@ def _landed(decision: Unended, inbox: Path, ledger: Ledger) -> Path | None:
             free += 1  # whatever took that name when the file moved may be gone by now
             if free == 3:
                 return None
-        elif _is(path, decision) or (_is_copy(path, decision, inbox) and not ledger.has_filed(str(path))):
+        elif _is(path, decision) or (_is_copy(path, decision) and not ledger.holds(str(path))):
             return path
-    return None
+        elif _is_reserved(path, decision) and not ledger.holds(str(path)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+            free += 1
+    raise AssertionError("candidates() does not end")
 
 
 def _is(path: Path, decision: Unended) -> bool:
@@ -75,11 +97,9 @@ def _is(path: Path, decision: Unended) -> bool:
     return i is not None and (found.st_ino, found.st_size, found.st_mtime_ns) == (i.inode, i.size, i.mtime_ns)
 
 
-def _is_copy(path: Path, decision: Unended, inbox: Path) -> bool:
-    """A copy on another file system has the digest and the time, not the inode."""
+def _is_copy(path: Path, decision: Unended) -> bool:
+    """A copy, on another file system or behind another mount of this one: digest and time are kept, not the inode."""
     found = os.lstat(path)
-    if found.st_dev == os.stat(inbox).st_dev:
-        return False
     i = decision.identity
     if i is None or decision.digest is None or (found.st_size, found.st_mtime_ns) != (i.size, i.mtime_ns):
         return False
@@ -87,3 +107,10 @@ def _is_copy(path: Path, decision: Unended, inbox: Path) -> bool:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == decision.digest
+
+
+def _is_reserved(path: Path, decision: Unended) -> bool:
+    """The empty file by which a name is taken where the file system offers no better way (see :mod:`unique`)."""
+    found = os.lstat(path)
+    since = found.st_mtime - decision.decided_at.timestamp()
+    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and since > -CLOCK_STEP_S

@@ -29,6 +29,7 @@ PARTIAL = ".mednet-partial"
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _EXTENSION_MAX = 32  # what is longer is no extension, and leaves no room for a mark
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -63,9 +64,43 @@ def rename_noreplace(source: Path, target: Path) -> None:
     code = ctypes.get_errno()
     if code not in _UNKNOWN_CALL:
         raise OSError(code, os.strerror(code), str(source), None, str(target))
-    os.link(source, target, follow_symlinks=False)
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _rename_over_own(source, target)
     failpoints.reach("linked")
     unlink_or_undo(source, target)
+
+
+def _rename_over_own(source: Path, target: Path) -> None:
+    """The way of file systems that know neither renameat2 nor links: take the name with an empty file, replace that.
+
+    Only who writes into a file that he did not make could lose by it.
+    """
+    os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    failpoints.reach("reserved")
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.unlink(target)
+        raise
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a regular file its mode. Links and special files are left alone.
+
+    Raises:
+        OSError: EPERM where the file is another user's.
+    """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
+            os.chmod(f"/proc/self/fd/{fd}", mode)  # the very file that was looked at; fchmod refuses O_PATH
+    finally:
+        os.close(fd)
 
 
 def sync_directory(directory: Path) -> None:
