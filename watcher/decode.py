@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from watcher.errors import Reject
@@ -41,6 +42,9 @@ _DAMAGED = (
     OverflowError,
 )
 
+# What libjpeg calls the loss of picture data. Its other warnings (an unknown JFIF revision) change no pixel.
+_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+
 Image.MAX_IMAGE_PIXELS = None  # `Limits.max_pixels` is the limit here
 
 Grey = npt.NDArray[np.uint8]
@@ -63,8 +67,8 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
     would clip them to white.
 
     Raises:
-        Reject: ``empty``, ``too_large``, ``unsupported_format``, ``truncated``
-            or ``unreadable``.
+        Reject: ``empty``, ``too_large``, ``unsupported_format``, ``truncated``,
+            ``damaged`` or ``unreadable``.
     """
     if not data:
         raise Reject("empty", "the file has no bytes")
@@ -75,6 +79,8 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_too_many_pixels(image, limits)
             _refuse_missing_end(data, image.format)
+            if image.format == "JPEG" and (pixels := _strictly(data, image.mode)) is not None:
+                return _shrink(pixels)
             image.load()
             return _shrink(image)
     except UnidentifiedImageError as error:
@@ -129,8 +135,45 @@ def _refuse_missing_end(data: bytes, kind: str | None) -> None:
     """A file cut short may still decode; its end marker tells that it is whole."""
     if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise Reject("truncated", "the JPEG has no end marker")
-    if kind == "PNG" and b"\0\0\0\0IEND\xaeB`\x82" not in data[-4096:]:
-        raise Reject("truncated", "the PNG has no IEND chunk")
+    if kind == "PNG":
+        _check_chunks(data)
+
+
+def _check_chunks(data: bytes) -> None:
+    """See that every chunk of a PNG has its checksum, up to IEND. Pillow does not ask this of pixels."""
+    at, name = 8, b""
+    while name != b"IEND":
+        if at + 12 > len(data):
+            raise Reject("truncated", "the PNG has no IEND chunk")
+        size, name = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + size
+        if end + 4 > len(data):
+            raise Reject("truncated", f"the PNG ends within its chunk {name!r}")
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise Reject("damaged", f"the checksum of the PNG's chunk {name!r} is wrong")
+        at = end + 4
+
+
+def _strictly(data: bytes, mode: str) -> Image.Image | None:
+    """A JPEG's pixels, or None where Pillow is to read them.
+
+    Pillow hides what libjpeg only warns of; here it counts. The pixels are the same.
+
+    Raises:
+        Reject: ``damaged``; the compressed data are not as they were written.
+    """
+    colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}.get(mode)
+    if colours is None:
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError as error:
+        if str(error).startswith(_DAMAGE):
+            raise Reject("damaged", str(error)) from error
+        return None  # a warning of no consequence, or a kind of JPEG that only Pillow may know
+    if mode == "CMYK":
+        return None  # whole; Pillow knows the several ways to write it
+    return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
 
 
 def _shrink(image: Image.Image) -> Grey:
