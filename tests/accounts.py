@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sqlite3
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 from harness import Daemon, digest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 
 def picture(rng: np.random.Generator) -> bytes:
@@ -51,8 +53,21 @@ class Producer:
             outside.unlink()
 
 
-def check(daemon: Daemon, dropped: Counter[str]) -> None:
-    """Every file dropped lies in exactly one place, and ledger and disk tell the same story."""
+def metrics(daemon: Daemon) -> dict[str, float]:
+    """What the running daemon tells Prometheus, by name and labels."""
+    where = daemon.events("metrics.serving")[-1]
+    with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        ",".join((sample.name, *sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+        if family.name != "mednet_watcher"
+    }
+
+
+def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None = None) -> None:
+    """Every file dropped lies in exactly one place, and ledger, disk and (if given) metrics tell the same story."""
     found = daemon.digests()
     assert found - dropped == Counter(), f"doubled or unexplained: {found - dropped}"
     assert dropped - found == Counter(), f"lost: {dropped - found}"
@@ -70,5 +85,19 @@ def check(daemon: Daemon, dropped: Counter[str]) -> None:
         if path.is_file() and not path.name.endswith(".reason.json")
     }
     assert Counter(row[0] for row in rows) == Counter(on_disk)
+    if told is not None:
+        _reconcile(daemon, told)
     for destination, recorded in rows:
         assert digest(Path(os.fsdecode(destination)).read_bytes()) == recorded
+
+
+def _reconcile(daemon: Daemon, told: dict[str, float]) -> None:
+    """seen = sorted + review + quarantined + pending: in the metrics, and each of them on disk."""
+    on_disk = {
+        outcome: sum(path.is_file() and not path.name.endswith(".reason.json") for path in place.rglob("*"))
+        for outcome, place in zip(("pending", "sorted", "review", "quarantine"), daemon.places, strict=True)
+    }
+    in_metrics = {outcome: told[f"mednet_files_filed_total,{outcome}"] for outcome in list(on_disk)[1:]}
+    in_metrics["pending"] = told["mednet_files_pending"]
+    assert in_metrics == on_disk
+    assert told["mednet_files_seen_total"] == sum(in_metrics.values()) + told["mednet_files_withdrawn_total"]

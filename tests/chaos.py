@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from accounts import Producer, check
+from accounts import Producer, check, metrics
 from harness import Daemon
 
 
@@ -36,7 +36,7 @@ class Chaos:
     """A daemon in ``root``, to be killed."""
 
     def __init__(self, root: Path, seed: int) -> None:
-        fast = "inbox: {settle_s: 0.05, patience_s: 0.2, scan_interval_s: 0.2}\n"
+        fast = "inbox: {settle_s: 0.05, patience_s: 0.2, scan_interval_s: 0.2}\nmetrics: {port: 0}\n"
         self.daemon = Daemon(root, fast, stub=True)
         self.producer = Producer(self.daemon, seed)
         self.random = random.Random(seed)
@@ -50,8 +50,10 @@ class Chaos:
                 sys.stderr.write(f"chaos: {number} kills, {self.producer.number} files dropped\n")
         with self.daemon.start():
             self.daemon.until(lambda: not os.listdir(self.daemon.inbox), timeout_s=300)
+            self.daemon.until(lambda: metrics(self.daemon)["mednet_files_pending"] == 0)
+            told = metrics(self.daemon)
             assert self.daemon.stop() == 0
-        check(self.daemon, self.producer.dropped)
+        check(self.daemon, self.producer.dropped, told)
         recovered = sum(e["filed"] + e["returned"] for e in self.daemon.events("daemon.recovered"))
         return Tally(kills, self.producer.number, before_ready, recovered, time.monotonic() - started)
 
@@ -84,6 +86,7 @@ def main() -> None:
         f"{tally.kills} kills ({tally.before_ready} before the daemon was ready), {tally.files} files, "
         f"{tally.recovered} moves reconciled at a start, {tally.seconds:.0f} s\n"
         "0 lost, 0 doubled, 0 unexplained: by SHA-256 over inbox, classes, review and quarantine, and by the ledger\n"
+        "seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n"
     )
     shutil.rmtree(root)
 

@@ -83,11 +83,11 @@ class Daemon:
         self.until(lambda: len(self.outcomes()) >= count, timeout_s)
 
     def digests(self) -> Counter[str]:
-        """The content of every file in a place that an operator would look in, but for reason files."""
+        """The content of every file in a place that an operator would look in, but for what the daemon itself wrote."""
         found: Counter[str] = Counter()
         for place in self.places:
             for path in place.rglob("*"):
-                if path.is_file() and not path.name.endswith(".reason.json"):
+                if path.is_file() and not path.name.endswith(".reason.json") and path.name != "id":
                     found[digest(path.read_bytes())] += 1
         return found
 

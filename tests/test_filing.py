@@ -266,13 +266,13 @@ class TestOtherFileSystem:
         assert content(inbox) == {"a.png": CONTENT}
         assert content(elsewhere) == {}
 
-    def test_partial_of_a_crash_is_replaced(self, inbox: Path, elsewhere: Path) -> None:
-        """What a crash left of an earlier copy is removed by the next."""
+    def test_the_copy_of_another_worker_is_left_alone(self, inbox: Path, elsewhere: Path) -> None:
+        """Two workers may copy files of one name at once: each has a hidden name of its own."""
         (inbox / "a.png").write_bytes(CONTENT)
-        partial = elsewhere / f".{hashlib.sha256(b'a.png').hexdigest()[:16]}.mednet-partial"
-        partial.write_bytes(b"a rad")
+        theirs = elsewhere / ".0123456789abcdef.mednet-partial"
+        theirs.write_bytes(b"a rad")
         Filing(inbox).move("a.png", None, DIGEST, elsewhere)
-        assert content(elsewhere) == {"a.png": CONTENT}
+        assert content(elsewhere) == {"a.png": CONTENT, theirs.name: b"a rad"}
 
     def test_removed_target_directory_is_made_again(self, inbox: Path, elsewhere: Path) -> None:
         """A class directory removed meanwhile is made again on another file system too."""

@@ -15,12 +15,13 @@ from watcher import collisions, failpoints, filing, log
 from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
-from watcher.ledger import Ending, Ledger
-from watcher.records import Decision, Filed, Order, Outcome, Returned
+from watcher.ledger import Ledger
+from watcher.records import Decision, Ending, Filed, Order, Outcome, Returned
 
 ADVICE = {
     "empty": "Ask the sender for the file again.",
     "truncated": "The file is not whole. Ask the sender for it again.",
+    "damaged": "The file was changed or cut on its way. Ask the sender for it again.",
     "unsupported_format": "Convert it to JPEG or PNG, or keep it out of the inbox.",
     "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
     "no_permission": "Let the daemon's user read what arrives in the inbox.",

@@ -15,6 +15,7 @@ from watcher import unique
 from watcher.records import Decision, Outcome
 
 Action = Literal["keep", "review", "quarantine"]
+"""As in :mod:`watcher.settings`."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,24 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, config, daemon, filing, log, recover
+from watcher import assets, checkpoint, claims, config, daemon, filing, log, seat, takeover
+from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
+from watcher.collisions import Rules
 from watcher.decide import Policy
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal, Retry
+from watcher.front import Front
 from watcher.inbox import Inbox, Watch
 from watcher.ledger import Ledger
 from watcher.route import CAPACITY, Network, Route
+from watcher.seat import Seat
 from watcher.settle import Settle
+from watcher.takeover import Takeover
+
+PARTIAL_MAX_S = 3600.0
+"""In shared mode, an unfinished copy that nobody has touched for so long is a dead worker's."""
 
 Loader = Callable[[config.Config, checkpoint.Checkpoint, log.Logger], tuple[Network, Callable[[], str]]]
 """Makes the classifier station of some weights, and what tells the device it is on."""
@@ -34,56 +42,86 @@ def ledger_path(settings: config.Config) -> Path:
     return settings.state.path / "ledger.sqlite3"
 
 
-def build(settings: config.Config, wake: daemon.Wake, logger: log.Logger, load: Loader) -> Route:
+def take_seat(settings: config.Config) -> Seat:
+    """This daemon's place on the inbox, alone or as one of several.
+
+    Raises:
+        Fatal: exit code 6; it is taken.
+    """
+    take = seat.shared if settings.inbox.shared else seat.alone
+    return take(settings.inbox.path, settings.state.path)
+
+
+def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logger, load: Loader) -> Route:
     """Every station, ready to go.
 
     Raises:
         Fatal: a directory, the weights, the device or the ledger can not be used.
     """
     inbox = _inbox(settings)
-    decoders = DecoderPool(settings.inbox.path, decoder_limits(settings), settings.decode.timeout_s)
+    decoders = DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
         places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
-        mover = filing.Filing(settings.inbox.path)
+        mover = filing.Filing(at.inbox, _mode(settings))
         for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
             filing.prepare(directory)
-            filing.clear_partials(directory)
+            filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
             mover.expect(directory)
-        ledger = Ledger(ledger_path(settings))
-        _recover(ledger, settings.inbox.path, logger)
+        ledger = Ledger(ledger_path(settings), owner=at.owner)
+        _recover(ledger, settings, at, logger)
         network, device = load(settings, weights, logger)
         watch = _watch(settings, wake, logger)
     except Fatal:
         decoders.close()
         raise
+    scan_interval_s = settings.inbox.scan_interval_s
+    arrivals, front, taking = Arrivals(inbox, watch, _settle(settings), logger, scan_interval_s), None, None
+    if at.claims is not None:
+        front = Front(arrivals, at.claims)
+        arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
+        taking = Takeover(ledger, at.claims, settings.state.path)
     return Route(
-        inbox=inbox,
-        watch=watch,
-        settle=Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY),
+        arrivals=arrivals,
+        front=front,
+        takeover=taking,
+        before=ledger.counts(),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
         policy=policy(settings, weights),
-        clerk=Clerk(ledger, mover, places, weights.digest),
+        clerk=Clerk(ledger, mover, places, weights.digest, rules(settings)),
         log=logger,
         device=device,
         wake=wake,
         in_flight=4 * settings.batch.size,
-        scan_interval_s=settings.inbox.scan_interval_s,
     )
 
 
+def _settle(settings: config.Config) -> Settle:
+    return Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY)
+
+
+def _mode(settings: config.Config) -> int | None:
+    mode = settings.output.file_mode
+    return None if mode is None else int(mode, 8)
+
+
+def rules(settings: config.Config) -> Rules:
+    """What becomes of files whose name or bytes were filed before."""
+    return Rules(**dict(settings.collisions))
+
+
 def _inbox(settings: config.Config) -> Inbox:
-    inbox = Inbox(settings.inbox.path, settings.inbox.ignore)
+    inbox = Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel)
     try:
         next(inbox.sweep(), None)
     except Retry as error:
         raise Fatal(
             str(error),
-            "Make the directory, mount it, or set inbox.path. It is not made here: an absent inbox is often a "
-            "mount that failed.",
+            "Make the directory, mount it, or set inbox.path (or inbox.sentinel). It is not made here: an absent "
+            "inbox is often a mount that failed.",
             Exit.DIRECTORY,
         ) from error
     if not os.access(settings.inbox.path, os.W_OK | os.X_OK):
@@ -109,14 +147,29 @@ def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Wa
     return watch
 
 
-def _recover(ledger: Ledger, inbox: Path, logger: log.Logger) -> None:
-    endings = recover.recover(ledger)
-    for ending in endings:
-        if ending.state == "missing":
-            logger.error("file.missing", id=ending.decision, note=ending.note)
-    if endings:
-        counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
-        logger.warning("daemon.recovered", **counts)
+def _recover(ledger: Ledger, settings: config.Config, at: Seat, logger: log.Logger) -> None:
+    log.recovered(logger, takeover.recover_dead(ledger, settings.state.path))
+    if at.claims is None:  # nobody shares the inbox any more: what workers had claimed is everybody's again
+        released = sum(claims.release(at.inbox, worker) for worker in claims.workers(at.inbox))
+        if released:
+            logger.warning("inbox.given_back", files=released)
+
+
+def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> Callable[[], None]:
+    """Serve the route's figures, if a port is set. Gives what ends that.
+
+    Raises:
+        Fatal: nothing can listen there.
+    """
+    if settings.metrics.port is None:
+        return lambda: None
+    from watcher.metrics import Metrics  # costs 50 ms
+
+    metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()})
+    route.observe = metrics.observe
+    port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
+    logger.info("metrics.serving", address=settings.metrics.address, port=port)
+    return stop
 
 
 def optional_config(path: Path | None) -> config.Config:

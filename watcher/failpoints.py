@@ -11,6 +11,8 @@ import os
 import signal
 
 NAMES = (
+    "taken",  # shared mode: claimed by one rename
+    "adopted",  # shared mode: taken over from a dead worker
     "claimed",  # settled, and handed to a decoder
     "decoded",
     "decided",  # in the ledger, not yet moved

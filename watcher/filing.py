@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -193,11 +194,15 @@ def prepare(directory: Path) -> None:
         )
 
 
-def clear_partials(directory: Path) -> None:
-    """Remove what a crash left of copies from another file system. Their sources are still in the inbox."""
+def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
+    """Remove what a crash left of copies from another file system. Their sources are still in the inbox.
+
+    Only those untouched for so long, where others may be copying just now.
+    """
     for partial in directory.glob(f".*{unique.PARTIAL}"):
         with contextlib.suppress(OSError):
-            partial.unlink()
+            if time.time() - partial.lstat().st_ctime >= untouched_s:
+                partial.unlink()
 
 
 def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:

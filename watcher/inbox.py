@@ -27,24 +27,27 @@ from watcher.records import Identity
 class Inbox:
     """The watched directory, by its names."""
 
-    def __init__(self, path: Path, ignore: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, ignore: Sequence[str] = (), sentinel: str | None = None) -> None:
         self.path = path
+        self._sentinel = sentinel
         self._ignored = re.compile("|".join(translate(pattern) for pattern in ignore) or r"(?!)")
         self.directories = 0
         """Directories that the last whole sweep passed over: files in them are not looked at."""
 
     def wants(self, name: str) -> bool:
         """False for names that producers use for files in flight, and for junk."""
-        return not self._ignored.match(name)
+        return not self._ignored.match(name) and name != self._sentinel
 
     def sweep(self) -> Iterator[str]:
         """Every name that is there now, in no order, read as it is asked for.
 
         Raises:
-            Retry: the directory is gone or can not be read. An absent inbox is
-                not an empty one.
+            Retry: the directory is gone or can not be read, or its sentinel is
+                not in it. An absent inbox is not an empty one.
         """
         directories = 0
+        if self._sentinel is not None and self.look(self._sentinel) is None:
+            raise Retry(f"the inbox {self.path} has no file {self._sentinel}, its sentinel: has its mount gone?")
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from watcher.errors import Exit, Fatal, Retry
-from watcher.records import Identity, Order, Outcome
+from watcher.records import Ending, Identity, Order, Outcome
 
 _DECIDE = f"insert into decision values ({', '.join('?' * 19)})"
 
@@ -29,18 +29,6 @@ _VERSION = 2
 
 BUSY_S = 30
 """How long a transaction waits for that of another process."""
-
-State = Literal["filed", "returned", "missing"]
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a decision ended. ``destination`` is where the file lies now, if it was filed."""
-
-    decision: int
-    state: State
-    destination: str | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True)

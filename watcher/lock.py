@@ -19,8 +19,8 @@ class Lock:
         self._path = path
         self._fd: int | None = None
 
-    def acquire(self) -> None:
-        """Take the lock.
+    def acquire(self, *, shared: bool = False) -> None:
+        """Take the lock, for this process alone or (``shared``) with others that take it so.
 
         Raises:
             Fatal: exit code 6 if another process holds it, 5 if it can not be made.
@@ -35,7 +35,7 @@ class Lock:
                 Exit.DIRECTORY,
             ) from error
         try:
-            _take(fd)
+            _take(fd, shared=shared)
         except OSError as error:
             os.close(fd)
             pid = (holder(self._path) or {}).get("pid", "unknown")
@@ -46,6 +46,14 @@ class Lock:
             ) from error
         os.ftruncate(fd, 0)  # what the last holder wrote of itself
         self._fd = fd
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it. False if somebody has, or it can not be made."""
+        try:
+            self.acquire()
+        except Fatal:
+            return False
+        return True
 
     def describe(self, facts: dict[str, Any]) -> None:
         """Write what ``status`` shows of the holder."""
@@ -60,7 +68,12 @@ class Lock:
             self._fd = None
 
 
-def claim_directory(path: Path) -> int | None:
+def path_of(state: Path, owner: str) -> Path:
+    """The lock that an owner of decisions holds as long as it is alive."""
+    return state / f"{owner}.lock"
+
+
+def claim_directory(path: Path, *, shared: bool = False) -> int | None:
     """Lock a directory for this process, as long as the descriptor returned is open.
 
     Two daemons with different state directories must not sort one inbox. None
@@ -74,7 +87,7 @@ def claim_directory(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        _take(fd)
+        _take(fd, shared=shared)
     except BlockingIOError as error:
         os.close(fd)
         raise Fatal(
@@ -88,14 +101,15 @@ def claim_directory(path: Path) -> int | None:
     return fd
 
 
-def _take(fd: int, tries: int = 5) -> None:
-    """Lock exclusively. Tries again: somebody asking :func:`holder` has it for an instant."""
+def _take(fd: int, tries: int = 5, *, shared: bool = False) -> None:
+    """Lock. Tries again: somebody asking :func:`holder` has it for an instant."""
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     for _ in range(tries - 1):
         try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fcntl.flock(fd, kind)
         except BlockingIOError:
             time.sleep(0.02)
-    return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fcntl.flock(fd, kind)
 
 
 def holder(path: Path) -> dict[str, Any] | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from watcher.records import Filed, Outcome
+from watcher.records import Ending, Filed, Outcome
 
 EVENTS = {
     Outcome.SORTED: "image.sorted",
@@ -76,6 +77,16 @@ def printable(name: str) -> str:
     """A file name as text that is safe in any log: control characters and bytes that are no UTF-8 escaped."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def recovered(log: Logger, endings: Sequence[Ending]) -> None:
+    """What was reconciled after somebody died."""
+    for ending in endings:
+        if ending.state == "missing":
+            log.error("file.missing", id=ending.decision, note=ending.note)
+    if endings:
+        counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
+        log.warning("daemon.recovered", **counts)
 
 
 def outcome(log: Logger, filed: Filed, decision_id: int, model: str | None, device: str, now_s: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -116,3 +117,13 @@ class Returned:
     order: Order
     why: str
     later: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a decision ended. ``destination`` is where the file lies now, if it was filed."""
+
+    decision: int
+    state: Literal["filed", "returned", "missing"]
+    destination: str | None = None
+    note: str | None = None

@@ -14,8 +14,8 @@ import stat
 from pathlib import Path
 
 from watcher import clerk, failpoints, filing, unique
-from watcher.ledger import Ending, Ledger, Unended
-from watcher.records import Outcome
+from watcher.ledger import Ledger, Unended
+from watcher.records import Ending, Outcome
 
 CLOCK_STEP_S = 2.0
 """How coarse a file system's times may be (FAT's are)."""

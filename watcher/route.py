@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,25 +20,38 @@ import numpy as np
 import numpy.typing as npt
 
 from watcher import decide, failpoints, log
+from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
-from watcher.errors import Retry
-from watcher.inbox import Inbox, Watch
-from watcher.records import Decision, Decoded, Filed, Order, Outcome, Rejected, Returned, Timing
+from watcher.front import Front
+from watcher.inbox import Inbox
+from watcher.records import Decision, Decoded, Ending, Filed, Order, Outcome, Rejected, Returned, Timing
 from watcher.settle import Ready, Settle
+from watcher.takeover import Takeover
 
 CAPACITY = 16384
 """Names remembered at once. Bounds memory; a larger inbox is swept again as it drains."""
-
-SWEEP_CHUNK = 1024
-"""Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""
 
 COLLECT_S = 0.004
 """How often the decoders' answers are collected during an inference."""
 
 PAUSE_S = 5.0
 """How long a file waits after its surroundings failed it (disk full, ...)."""
+
+
+OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How many files were seen, filed by outcome, withdrawn by other hands, and are pending."""
+
+    seen: int
+    filed: Mapping[str, int]
+    withdrawn: int
+    pending: int
+    reachable: bool
 
 
 class Network(Protocol):
@@ -52,9 +65,7 @@ class Network(Protocol):
 class Route:
     """All stations, and what is between them."""
 
-    inbox: Inbox
-    watch: Watch | None
-    settle: Settle
+    arrivals: Arrivals
     decoders: DecoderPool
     batcher: Batcher[tuple[Decoded, Ready]]
     network: Network
@@ -64,16 +75,17 @@ class Route:
     device: Callable[[], str]
     wake: Callable[[], None]
     in_flight: int = 256
-    scan_interval_s: float = 5.0
-    filed: dict[str, int] = field(default_factory=lambda: {o.value: 0 for o in Outcome})
+    front: Front | None = None
+    takeover: Takeover | None = None
+    observe: Callable[[Figures], None] = lambda figures: None
+    before: Mapping[str, int] = field(default_factory=dict)
+    filed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
 
     def __post_init__(self) -> None:
         self._held: dict[str, Ready] = {}
         self._orders: list[Order] = []
-        self._sweep: Iterator[str] | None = None
-        self._next_sweep_s = float("-inf")
-        self._unreachable = False
-        self._told_directories = 0
+        self._taken_over_at = 0
+        self._taking_over: Future[tuple[list[Ending], list[str]]] | None = None
         self._thinking: Future[list[Order]] | None = None
         self._moving: Future[list[tuple[int, Filed | Returned]]] | None = None
         self._thinker = ThreadPoolExecutor(1, "classify")
@@ -81,12 +93,32 @@ class Route:
 
     def step(self, now: float) -> float | None:
         """One turn of the route. Gives the time at which the next is due, or None: only when woken."""
-        self._look_for_arrivals(now)
+        self.arrivals.look(now)
+        self._claim(now)
         self._send_to_decoders(now)
         self._take_decoded(now)
         self._classify(now)
         self._file(now)
+        self.observe(self.figures)
         return self._due(now)
+
+    @property
+    def inbox(self) -> Inbox:
+        """Where the files lie that the route works on."""
+        return self.arrivals.inbox
+
+    @property
+    def settle(self) -> Settle:
+        """The files that wait, and those under way."""
+        return self.arrivals.settle
+
+    @property
+    def figures(self) -> Figures:
+        """What this owner has done so far, in this life and before. Always: seen = filed + withdrawn + pending."""
+        filed = {outcome: self.before.get(outcome, 0) + self.filed[outcome] for outcome in OUTCOMES}
+        reachable = not (self.front.arrivals if self.front else self.arrivals).unreachable
+        seen = sum(self.before.get(outcome, 0) for outcome in OUTCOMES) + self.settle.admitted
+        return Figures(seen, filed, self.settle.withdrawn, len(self.settle), reachable)
 
     @property
     def connections(self) -> list[socket.socket]:
@@ -96,53 +128,32 @@ class Route:
         """
         return self.decoders.connections if self._thinking is None else []
 
-    def _look_for_arrivals(self, now: float) -> None:
-        if self.watch is not None:
-            for name in self.watch.take():
-                if self.inbox.wants(name) and not self.settle.arrived(name, now):
-                    self._next_sweep_s = now
-            if self.watch.lost():
-                self.log.warning("inbox.events_lost", note="the kernel dropped events; scanning instead")
-                self._next_sweep_s = now
-        if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
-            self._sweep = self.inbox.sweep()
-        if self._sweep is not None:
-            self._sweep_on(now)
-
-    def _sweep_on(self, now: float) -> None:
-        assert self._sweep is not None
-        try:
-            for _ in range(min(SWEEP_CHUNK, self.settle.room)):
-                name = next(self._sweep, None)
-                if name is None:
-                    return self._swept(now)
-                self.settle.seen(name, now)
-        except Retry as error:
-            self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
-            if not self._unreachable:
-                self.log.error("inbox.unreachable", detail=str(error), note="waiting for it to come back")
-            self._unreachable = True
-
-    def _swept(self, now: float) -> None:
-        self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
-        if self._unreachable or (self.watch is not None and not self.watch.current):
-            self._watch_again()
-        if self.inbox.directories != self._told_directories:
-            self._told_directories = self.inbox.directories
-            self.log.warning("inbox.directories_ignored", count=self._told_directories)
-
-    def _watch_again(self) -> None:
-        """The inbox is back: perhaps another directory by now, so the old watch is worth nothing."""
-        if self._unreachable:
-            self.log.info("inbox.reachable")
-        self._unreachable = False
-        if self.watch is None:
+    def _claim(self, now: float) -> None:
+        """Shared mode: take files of the common inbox, and what dead workers had taken."""
+        if self.front is None:
             return
-        self.watch.stop()
-        try:
-            self.watch.start()
-        except Retry as error:
-            self.log.error("inbox.not_watched", detail=str(error), note="the scan alone serves")
+        self.front.arrivals.look(now)
+        for name, seen_s in self.front.claim(now, self._room):
+            self.settle.arrived(name, now, seen_s)
+        self._take_over(now)
+
+    def _take_over(self, now: float) -> None:
+        """After each scan of the inbox: what dead workers had claimed. In the thread that uses the ledger."""
+        assert self.front is not None
+        if self._taking_over is not None and self._taking_over.done():
+            endings, adopted = self._taking_over.result()
+            self._taking_over = None
+            for name in adopted:
+                self.settle.arrived(name, now)
+            log.recovered(self.log, endings)
+            if adopted:
+                self.log.warning("inbox.taken_over", files=len(adopted))
+        if self.takeover is None or self._taking_over is not None:
+            return
+        if self.front.arrivals.sweeps > self._taken_over_at:
+            self._taken_over_at = self.front.arrivals.sweeps
+            self._taking_over = self._mover.submit(self.takeover)
+            self._taking_over.add_done_callback(lambda _: self.wake())
 
     def _send_to_decoders(self, now: float) -> None:
         for ready in self.settle.ready(now, self.inbox.look, self._room):
@@ -167,7 +178,8 @@ class Route:
         ready = self._held[bad.name]
         identity = bad.identity or self.inbox.look(bad.name)
         if bad.gone or identity is None:
-            self._forget(bad.name)
+            self._held.pop(bad.name, None)
+            self.settle.forget(bad.name)
         elif not ready.last_try:
             del self._held[bad.name]
             self.settle.doubt(bad.name, identity, now)
@@ -204,7 +216,7 @@ class Route:
         if self._moving is not None and self._moving.done():
             self._settle_accounts(self._moving.result(), now)
             self._moving = None
-        if self._moving is None and self._orders and not self._unreachable:
+        if self._moving is None and self._orders and not self.arrivals.unreachable:
             orders, self._orders = self._orders, []
             self._moving = self._mover.submit(self.clerk.carry_out, orders)
             self._moving.add_done_callback(lambda _: self.wake())
@@ -216,7 +228,8 @@ class Route:
             if isinstance(result, Filed):
                 self.filed[result.order.decision.outcome.value] += 1
                 log.outcome(self.log, result, number, self.clerk.model, self.device(), now)
-                self._forget(name)
+                del self._held[name]
+                self.settle.filed(name)
                 continue
             del self._held[name]
             self.settle.pause(name, now, PAUSE_S if result.later else 0.0)
@@ -234,29 +247,25 @@ class Route:
                 note="they stay in the inbox and are tried again, later each time",
             )
 
-    def _forget(self, name: str) -> None:
-        self._held.pop(name, None)
-        self.settle.forget(name)
-
     def _due(self, now: float) -> float | None:
-        sweep = None if self._sweep is None and self.settle.room <= 0 else self._next_sweep_s
-        if self._sweep is not None and self.settle.room > 0:
-            sweep = float("-inf")
+        sweep, front = self.arrivals.due_s(), self.front.due_s(self._room) if self.front else None
         batch = None if self._thinking is not None else self.batcher.due_s()
         settle = self.settle.due_s() if self._room > 0 else None
         answers = now + COLLECT_S if self._thinking is not None and len(self.decoders) else self.decoders.due_s()
-        return min((due for due in (sweep, batch, settle, answers) if due is not None), default=None)
+        return min((due for due in (sweep, front, batch, settle, answers) if due is not None), default=None)
 
     def close(self, now: float) -> None:
         """Finish the move under way; everything else simply stays in the inbox."""
-        if self.watch is not None:
-            self.watch.stop()
+        for arrivals in (self.arrivals, *([self.front.arrivals] if self.front else [])):
+            arrivals.close()
         self._thinker.shutdown(wait=True)
         self._mover.shutdown(wait=True)
         if self._moving is not None:
             self._settle_accounts(self._moving.result(), now)
             self._moving = None
         self.decoders.close()
+        if self.front is not None and (returned := self.front.claims.give_back()):
+            self.log.info("inbox.given_back", files=returned)
 
 
 def _queued_ms(ready: Ready, image: Decoded, now: float) -> float:

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Action = Literal["keep", "review", "quarantine"]
 
 IGNORE = (".*", "*~", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "Thumbs.db", "desktop.ini")
 """Names that producers use for files in flight, and that desktops leave behind."""
@@ -30,8 +33,22 @@ def _to_path(value: object) -> object:
     return Path(_checked_text(value))
 
 
+def _checked_name(text: str) -> str:
+    if "/" in _checked_text(text) or text in (".", ".."):
+        raise ValueError("must be the name of a file in the inbox, not a path")
+    return text
+
+
+def _checked_mode(text: str) -> str:
+    if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o400:
+        raise ValueError('must be an octal mode in quotes that lets its owner read, such as "0640"')
+    return text
+
+
 _Path = Annotated[Path, BeforeValidator(_to_path)]
 _Text = Annotated[str, AfterValidator(_checked_text)]
+_Name = Annotated[str, AfterValidator(_checked_name)]
+_Mode = Annotated[str, AfterValidator(_checked_mode)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
@@ -49,15 +66,29 @@ class Inbox(_Section):
     patience_s: _NotNegative = 30.0
     scan_interval_s: _Positive = 5.0
     watch: Literal["auto", "events", "scan"] = "auto"
+    sentinel: _Name | None = None
+    shared: bool = False
     ignore: tuple[_Text, ...] = IGNORE
 
 
 class Output(_Section):
-    """Where files go. Class directories are made below ``sorted``."""
+    """Where files go, and the octal mode they get (None: they keep theirs).
+
+    Class directories are made below ``sorted``.
+    """
 
     sorted: _Path = Path("sorted")
     review: _Path = Path("review")
     quarantine: _Path = Path("quarantine")
+    file_mode: _Mode | None = None
+
+
+class Collisions(_Section):
+    """What becomes of a file whose name or bytes were filed under a class before. Never overwritten or deleted."""
+
+    same_name_same_bytes: Action = "keep"
+    same_name_other_bytes: Action = "keep"
+    other_name_same_bytes: Action = "keep"
 
 
 class State(_Section):
@@ -97,6 +128,13 @@ class Review(_Section):
     blank_images: bool = False
 
 
+class Metrics(_Section):
+    """Where Prometheus reads the figures (None: nowhere; 0: any free port, which the log tells)."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    address: _Text = "127.0.0.1"
+
+
 class Log(_Section):
     """How the log is written (auto: console on a terminal, else JSON) and from which level on."""
 
@@ -109,11 +147,13 @@ class Config(_Section):
 
     inbox: Inbox = Inbox()
     output: Output = Output()
+    collisions: Collisions = Collisions()
     state: State = State()
     model: Model = Model()
     batch: Batch = Batch()
     decode: Decode = Decode()
     review: Review = Review()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
     def below(self, base: Path) -> Config:

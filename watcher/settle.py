@@ -58,6 +58,10 @@ class Settle:
         self._settle_s, self._patience_s, self._capacity = settle_s, patience_s, capacity
         self._files: dict[str, _Waiting] = {}
         self._queue: list[tuple[float, str]] = []
+        self.admitted = 0
+        """Files taken in so far."""
+        self.withdrawn = 0
+        """Files that left by another hand than ours. Always: admitted = filed + withdrawn + len(self)."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -75,13 +79,16 @@ class Settle:
         """When the file that has waited longest was first seen, or None."""
         return min((file.seen_s for file in self._files.values()), default=None)
 
-    def arrived(self, name: str, now: float) -> bool:
-        """The kernel reports the file closed after writing, or moved in. False when there is no room."""
+    def arrived(self, name: str, now: float, seen_s: float | None = None) -> bool:
+        """The kernel reports the file closed after writing, or moved in. False when there is no room.
+
+        ``seen_s`` is when it was first seen, if not now.
+        """
         file = self._files.get(name)
         if file is None:
             if self.room <= 0:
                 return False
-            file = self._files[name] = _Waiting(now, now, now)
+            file = self._admit(name, now, seen_s)
         elif file.held:
             file.closed_while_held = now
             return True
@@ -95,14 +102,18 @@ class Settle:
             return True
         if self.room <= 0:
             return False
-        file = self._files[name] = _Waiting(now, now, now)
-        self._at(name, file, now)
+        self._at(name, self._admit(name, now), now)
         return True
+
+    def _admit(self, name: str, now: float, seen_s: float | None = None) -> _Waiting:
+        self.admitted += 1
+        file = self._files[name] = _Waiting(now if seen_s is None else seen_s, now, now)
+        return file
 
     def ready(self, now: float, look: Look, limit: int) -> Iterator[Ready]:
         """Hand out at most ``limit`` files that are complete.
 
-        Each must be answered for: :meth:`forget`, :meth:`doubt` or :meth:`pause`.
+        Each must be answered for: :meth:`filed`, :meth:`forget`, :meth:`doubt` or :meth:`pause`.
         """
         while limit > 0 and self._queue and self._queue[0][0] <= now:
             due_s, name = heapq.heappop(self._queue)
@@ -129,8 +140,16 @@ class Settle:
             return False
         return True
 
+    def filed(self, name: str) -> None:
+        """The file has left the inbox, as it should."""
+        self._leave(name)
+
     def forget(self, name: str) -> None:
-        """The file has left the inbox, one way or another."""
+        """The file has left the inbox by another hand."""
+        self.withdrawn += name in self._files
+        self._leave(name)
+
+    def _leave(self, name: str) -> None:
         file = self._files.pop(name, None)
         if file and file.closed_while_held is not None:
             # Another file of that name arrived meanwhile.

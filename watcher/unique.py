@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,9 +159,8 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
         Vanished: the source is not the file that was decided upon.
         OSError: as the kernel says. No trace is left.
     """
-    made = partial = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}{PARTIAL}")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()  # of a copy that a crash cut short
+    # A name of its own: another worker may be copying a file of the same name.
+    made = partial = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
     fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         with os.fdopen(fd, "rb") as reader, open(partial, "xb", opener=_private) as writer:

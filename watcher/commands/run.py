@@ -11,7 +11,6 @@ from pathlib import Path
 
 from watcher import composition, config, daemon, log
 from watcher.errors import Fatal
-from watcher.lock import Lock, claim_directory
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,14 +23,13 @@ def serve(path: Path, load: composition.Loader) -> int:
     started = time.monotonic()
     settings = config.load(path, os.environ)
     logger = log.configure(settings.log.format, settings.log.level, log.Output(sys.stdout))
-    lock = Lock(composition.lock_path(settings))
-    lock.acquire()
-    claim_directory(settings.inbox.path)  # until this process ends
-    logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid())
+    seat = composition.take_seat(settings)
+    logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
     wake, stop = daemon.Wake(), daemon.Stop()
     stop.install(wake)
     try:
-        route = composition.build(settings, wake, logger, load)
+        route = composition.build(settings, seat, wake, logger, load)
+        stop_metrics = composition.serve_metrics(settings, route, logger)
     except Fatal as error:
         logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
         raise
@@ -41,8 +39,9 @@ def serve(path: Path, load: composition.Loader) -> int:
         "device": route.device(),
         "inbox": str(settings.inbox.path),
     }
-    lock.describe({**facts, "started_at": datetime.now(UTC).isoformat(timespec="seconds")})
+    seat.lock.describe({**facts, "started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     logger.info("daemon.ready", **facts, start_ms=round((time.monotonic() - started) * 1000))
     code = daemon.run(route, wake, stop, logger)
-    lock.release()
+    stop_metrics()
+    seat.leave()
     return code

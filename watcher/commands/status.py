@@ -8,7 +8,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from watcher import composition, config, ledger, lock
+from watcher import composition, config, ledger, lock, seat
 from watcher.errors import Exit, Retry
 from watcher.inbox import Inbox
 
@@ -23,12 +23,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _state(settings: config.Config) -> dict[str, Any]:
     holder = lock.holder(composition.lock_path(settings))
+    sharing = {name: facts for name, path in seat.workers(settings.state.path).items() if (facts := lock.holder(path))}
     path = composition.ledger_path(settings)
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     tally = ledger.tally(path, midnight) if path.exists() else ledger.Tally({}, {}, {}, None, 0)
     return {
-        "running": holder is not None,
+        "running": holder is not None or bool(sharing),
         "daemon": holder,
+        "workers": sharing,
         "inbox": str(settings.inbox.path),
         "waiting": _waiting(settings),
         "today": tally.since,
@@ -47,10 +49,12 @@ def _waiting(settings: config.Config) -> int | None:
 
 
 def _text(told: dict[str, Any]) -> str:
-    daemon = told["daemon"] or {}
+    workers = told["workers"]
+    daemon: dict[str, Any] = told["daemon"] or next(iter(workers.values()), {})
+    processes = [f"{name} {facts.get('pid')}" for name, facts in workers.items()] or [f"process {daemon.get('pid')}"]
     waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} files waiting"
     lines = [
-        f"running     {'yes, process ' + str(daemon.get('pid')) if told['running'] else 'no'}",
+        f"running     {'yes, ' + ', '.join(processes) if told['running'] else 'no'}",
         f"since       {daemon.get('started_at', '-')}",
         f"model       {str(daemon.get('model', '-'))[:12]} on {daemon.get('device', '-')}",
         f"inbox       {told['inbox']}: {waiting}",

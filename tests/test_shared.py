@@ -1,0 +1,245 @@
+"""Shared mode: several workers on one inbox. Each file is handled exactly once, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accounts import Producer, check, picture
+from harness import Daemon, digest, mednet
+
+from watcher.claims import DIRECTORY, Claim, Claims, release
+from watcher.errors import Fatal
+
+FAST = "inbox: {shared: true, settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
+
+
+class Pair:
+    """Two workers with one configuration, each with a log of its own."""
+
+    def __init__(self, root: Path, extra: str = "") -> None:
+        self.first = Daemon(root, FAST + extra, stub=True)
+        self.second = Daemon(root, FAST + extra, stub=True)
+        self.second.log = root / "log2"
+
+    def outcomes(self) -> int:
+        return len(self.first.outcomes()) + len(self.second.outcomes())
+
+    def drained(self) -> bool:
+        """Nothing is left in the inbox, nor claimed."""
+        return not any(path.is_file() and path.name != "id" for path in self.first.inbox.rglob("*"))
+
+
+def test_two_workers_and_one_is_killed(tmp_path: Path) -> None:
+    """Of 2,000 files that two workers share, one killed midway: each is filed once, and both had their part."""
+    pair = Pair(tmp_path)
+    share(pair, files=2000)
+
+
+def share(pair: Pair, files: int) -> float:
+    """Let two workers sort files, kill one midway, and see that each file was filed once. Seconds it took."""
+    started = time.monotonic()
+    producer = Producer(pair.first, seed=4)
+    with pair.first, pair.second:
+        for _ in range(files // 100):
+            producer.drop(100)
+        pair.second.until(lambda: pair.outcomes() > files // 3)
+        assert pair.second.stop(signal.SIGKILL) == -signal.SIGKILL
+        pair.second.process = None
+        pair.first.until(pair.drained, timeout_s=300)
+        assert pair.first.stop() == 0
+    check(pair.first, producer.dropped)
+    owners = Counter(line["owner"] for daemon in (pair.first, pair.second) for line in daemon.events("daemon.starting"))
+    assert owners == {"worker-1": 1, "worker-2": 1}
+    assert pair.first.outcomes()
+    assert pair.second.outcomes()
+    return time.monotonic() - started
+
+
+@pytest.mark.parametrize("name", ["taken", "claimed", "decided", "renamed", "moved", "filed"])
+def test_a_worker_killed_at_any_step_is_taken_over(tmp_path: Path, name: str) -> None:
+    """The other worker, never restarted, ends what the dead one had begun."""
+    pair = Pair(tmp_path)
+    producer = Producer(pair.first, seed=9)
+    pair.second.environ["MEDNET_FAILPOINT"] = f"{name}:3" if name in ("taken", "renamed") else name
+    pair.second.start()
+    producer.drop(60)
+    assert pair.second.process is not None
+    assert pair.second.process.wait(timeout=30) == -signal.SIGKILL
+    assert not producer.dropped - pair.first.digests(), "lost at the very moment of the kill"
+    pair.second.environ.clear()
+    with pair.first:
+        pair.first.until(pair.drained)
+        assert pair.first.stop() == 0
+    check(pair.first, producer.dropped)
+
+
+def test_killed_while_taking_over(tmp_path: Path) -> None:
+    """Killed in the middle of taking over a dead worker's claims: the next start ends what both had begun."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    claimed = daemon.inbox / DIRECTORY / "worker-2"
+    claimed.mkdir(parents=True)
+    images = [picture(np.random.default_rng(number)) for number in range(10)]
+    for number, data in enumerate(images):
+        (claimed / f"{number}.jpeg").write_bytes(data)
+    daemon.environ["MEDNET_FAILPOINT"] = "adopted:3"
+    daemon.start(wait=False)
+    assert daemon.process is not None
+    assert daemon.process.wait(timeout=30) == -signal.SIGKILL
+    daemon.environ.clear()
+    with daemon.start():
+        daemon.until_filed(10)
+        assert daemon.stop() == 0
+    check(daemon, Counter(digest(data) for data in images))
+
+
+def test_a_clean_stop_gives_claims_back(tmp_path: Path) -> None:
+    """What a worker has claimed and not filed is in the inbox again after SIGTERM."""
+    daemon = Daemon(tmp_path, FAST.replace("patience_s: 0.3", "patience_s: 60"), stub=True)
+    with daemon:
+        (daemon.inbox / "half.jpeg").write_bytes(picture(np.random.default_rng(1))[:-20])
+        daemon.until(lambda: (daemon.inbox / DIRECTORY / "worker-1" / "half.jpeg").exists())
+        assert daemon.stop() == 0
+    assert (daemon.inbox / "half.jpeg").exists()
+    assert daemon.events("inbox.given_back")[0]["files"] == 1
+
+
+def test_a_daemon_alone_frees_what_workers_left(tmp_path: Path) -> None:
+    """After the setting was taken back, what dead workers had claimed is sorted like everything else."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    daemon.environ["MEDNET_FAILPOINT"] = "taken:3"
+    producer = Producer(daemon, seed=3)
+    producer.drop(20)
+    daemon.start(wait=False)
+    assert daemon.process is not None
+    assert daemon.process.wait(timeout=30) == -signal.SIGKILL
+    daemon.environ.clear()
+    daemon.config.write_text(daemon.config.read_text().replace("shared: true", "shared: false"))
+    with daemon.start():
+        daemon.until_filed(20)
+        assert daemon.stop() == 0
+    check(daemon, producer.dropped)
+
+
+def test_alone_and_shared_exclude_each_other(tmp_path: Path) -> None:
+    """Neither a daemon that wants the inbox for itself nor one that shares it starts beside the other kind."""
+    root = tmp_path
+    with Daemon(root, FAST, stub=True):
+        (root / "alone.yaml").write_text("inbox: {shared: false}\n")
+        ended = mednet("run", "--config", str(root / "alone.yaml"))
+        assert (ended.returncode, "another daemon" in ended.stderr) == (6, True)
+    (root / "shared.yaml").write_text("inbox: {shared: true}\n")
+    with Daemon(root, "inbox: {shared: false}\n", stub=True):
+        ended = mednet("run", "--config", str(root / "shared.yaml"))
+        assert (ended.returncode, "another daemon" in ended.stderr) == (6, True)
+
+
+def test_another_state_directory_is_refused(tmp_path: Path) -> None:
+    """Workers of one inbox share one ledger: who has another is told so, not let in."""
+    with Daemon(tmp_path, FAST, stub=True):
+        (tmp_path / "other.yaml").write_text("inbox: {shared: true}\nstate: {path: elsewhere}\n")
+        ended = mednet("run", "--config", str(tmp_path / "other.yaml"))
+    assert (ended.returncode, "another state directory" in ended.stderr) == (5, True)
+
+
+def test_status_names_the_workers(tmp_path: Path) -> None:
+    """``status`` says who shares the inbox, and that nobody does after they stopped."""
+    pair = Pair(tmp_path)
+    with pair.first, pair.second:
+        told = json.loads(mednet("status", "--json", "--config", str(pair.first.config)).stdout)
+        assert (told["running"], sorted(told["workers"])) == (True, ["worker-1", "worker-2"])
+        assert pair.first.stop() == pair.second.stop() == 0
+        pair.first.process = pair.second.process = None
+    assert mednet("status", "--config", str(pair.first.config)).returncode == 1
+
+
+def test_a_number_is_free_again_after_its_worker_died(tmp_path: Path) -> None:
+    """The next worker takes the lowest number that nobody holds."""
+    pair = Pair(tmp_path)
+    with pair.first, pair.second:
+        pair.first.stop(signal.SIGKILL)
+        pair.first.start()
+    assert [line["owner"] for line in pair.first.events("daemon.starting")] == ["worker-1", "worker-1"]
+
+
+class TestClaims:
+    """Claiming, without a daemon."""
+
+    def test_only_one_gets_a_file(self, tmp_path: Path) -> None:
+        """The first claim takes the file, the second finds it gone."""
+        first, second = Claims(tmp_path, "worker-1"), Claims(tmp_path, "worker-2")
+        (tmp_path / "x").write_bytes(b"x")
+        assert [first.take("x"), second.take("x")] == [Claim.TAKEN, Claim.GONE]
+        assert (first.path / "x").read_bytes() == b"x"
+
+    def test_a_name_in_hand_waits(self, tmp_path: Path) -> None:
+        """A second file of a name that is being sorted stays in the inbox; it replaces nothing."""
+        mine = Claims(tmp_path, "worker-1")
+        for data in (b"first", b"second"):
+            (tmp_path / "x").write_bytes(data)
+            claim = mine.take("x")
+        assert claim is Claim.BUSY
+        assert ((mine.path / "x").read_bytes(), (tmp_path / "x").read_bytes()) == (b"first", b"second")
+
+    def test_release_overwrites_nothing(self, tmp_path: Path) -> None:
+        """Given back to an inbox where the name was taken meanwhile, a file gets another."""
+        mine = Claims(tmp_path, "worker-1")
+        (tmp_path / "x.png").write_bytes(b"first")
+        mine.take("x.png")
+        (tmp_path / "x.png").write_bytes(b"second")
+        assert release(tmp_path, "worker-1") == 1
+        assert ((tmp_path / "x.png").read_bytes(), (tmp_path / "x-1.png").read_bytes()) == (b"second", b"first")
+
+    def test_a_new_mount_gets_its_directory(self, tmp_path: Path) -> None:
+        """When the inbox was replaced by another directory, claiming goes on in that one."""
+        mine = Claims(tmp_path / "inbox", "worker-1")
+        mine.path.mkdir(parents=True)
+        shutil.rmtree(tmp_path / "inbox")
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "inbox" / "x").touch()
+        assert mine.take("x") is Claim.TAKEN
+
+    def test_adoption_leaves_a_name_that_is_in_hand(self, tmp_path: Path) -> None:
+        """Of a dead worker's claims, one whose name is claimed here already waits for the next time."""
+        dead, mine = Claims(tmp_path, "worker-1"), Claims(tmp_path, "worker-2")
+        for claims, name in ((dead, "x"), (dead, "y"), (mine, "x")):
+            claims.path.mkdir(parents=True, exist_ok=True)
+            (claims.path / name).write_bytes(claims.worker.encode())
+        assert (mine.others(), mine.adopt("worker-1"), mine.others()) == (["worker-1"], ["y"], ["worker-1"])
+        assert (mine.path / "x").read_bytes() == b"worker-2"
+
+
+def test_a_full_house_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker more than there may be gets exit code 6."""
+    from watcher import claims, seat
+
+    monkeypatch.setattr(claims, "MOST_WORKERS", 1)
+    (tmp_path / "inbox").mkdir()
+    first = seat.shared(tmp_path / "inbox", tmp_path / "state")
+    with pytest.raises(Fatal) as caught:
+        seat.shared(tmp_path / "inbox", tmp_path / "state")
+    assert caught.value.code == 6
+    first.leave()
+
+
+def test_ledger_of_two_workers_has_no_gaps(tmp_path: Path) -> None:
+    """Decisions of both have ids of their own, one after the other."""
+    pair = Pair(tmp_path)
+    producer = Producer(pair.first, seed=6)
+    with pair.first, pair.second:
+        producer.drop(200)
+        pair.first.until(lambda: pair.outcomes() >= 200)
+        assert pair.first.stop() == pair.second.stop() == 0
+        pair.first.process = pair.second.process = None
+    with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as ledger:
+        ids = [row[0] for row in ledger.execute("select id from decision where outcome != 'returned' order by id")]
+    assert ids == list(range(1, len(ids) + 1))
+    assert os.listdir(pair.first.inbox) == [DIRECTORY]

@@ -1,0 +1,93 @@
+"""What has arrived in a directory: its events and its scans, into settle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from watcher import log
+from watcher.errors import Retry
+from watcher.inbox import Inbox, Watch
+from watcher.settle import Settle
+
+SWEEP_CHUNK = 1024
+"""Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""
+
+
+@dataclass
+class Arrivals:
+    """Tells ``settle`` of every file in ``inbox``, by :meth:`look`, and the log of what stands in the way."""
+
+    inbox: Inbox
+    watch: Watch | None
+    settle: Settle
+    log: log.Logger
+    scan_interval_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        self.unreachable = False
+        self.sweeps = 0
+        self._sweep: Iterator[str] | None = None
+        self._next_sweep_s = float("-inf")
+        self._told_directories = 0
+
+    def look(self, now: float) -> None:
+        """Take what events and the sweep under way have to tell."""
+        if self.watch is not None:
+            for name in self.watch.take():
+                if self.inbox.wants(name) and not self.settle.arrived(name, now):
+                    self._next_sweep_s = now
+            if self.watch.lost():
+                self.log.warning("inbox.events_lost", note="the kernel dropped events; scanning instead")
+                self._next_sweep_s = now
+        if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
+            self._sweep = self.inbox.sweep()
+        if self._sweep is not None:
+            self._sweep_on(now)
+
+    def _sweep_on(self, now: float) -> None:
+        assert self._sweep is not None
+        try:
+            for _ in range(min(SWEEP_CHUNK, self.settle.room)):
+                name = next(self._sweep, None)
+                if name is None:
+                    return self._swept(now)
+                self.settle.seen(name, now)
+        except Retry as error:
+            self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
+            if not self.unreachable:
+                self.log.error("inbox.unreachable", detail=str(error), note="waiting for it to come back")
+            self.unreachable = True
+
+    def _swept(self, now: float) -> None:
+        self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
+        self.sweeps += 1
+        if self.unreachable or (self.watch is not None and not self.watch.current):
+            self._watch_again()
+        if self.inbox.directories != self._told_directories:
+            self._told_directories = self.inbox.directories
+            self.log.warning("inbox.directories_ignored", count=self._told_directories)
+
+    def _watch_again(self) -> None:
+        """The inbox is back: perhaps another directory by now, so the old watch is worth nothing."""
+        if self.unreachable:
+            self.log.info("inbox.reachable")
+        self.unreachable = False
+        if self.watch is None:
+            return
+        self.watch.stop()
+        try:
+            self.watch.start()
+        except Retry as error:
+            self.log.error("inbox.not_watched", detail=str(error), note="the scan alone serves")
+
+    def due_s(self) -> float | None:
+        """When :meth:`look` next has something to do by itself, or None: not before settle has room."""
+        if self.settle.room <= 0:
+            return None
+        return self._next_sweep_s if self._sweep is None else float("-inf")
+
+    def close(self) -> None:
+        """End watching."""
+        if self.watch is not None:
+            self.watch.stop()
