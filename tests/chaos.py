@@ -7,7 +7,6 @@ the last kill the daemon drains the inbox, and every file is looked for.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import signal
@@ -33,11 +32,15 @@ class Tally:
 
 
 class Chaos:
-    """A daemon in ``root``, to be killed."""
+    """A daemon in ``root``, to be killed; or several that share one inbox, killed in turn."""
 
-    def __init__(self, root: Path, seed: int) -> None:
-        fast = "inbox: {settle_s: 0.05, patience_s: 0.2, scan_interval_s: 0.2}\nmetrics: {port: 0}\n"
-        self.daemon = Daemon(root, fast, stub=True)
+    def __init__(self, root: Path, seed: int, workers: int = 1) -> None:
+        more = "shared: true, " if workers > 1 else ""
+        fast = f"inbox: {{{more}settle_s: 0.05, patience_s: 0.2, scan_interval_s: 0.2}}\nmetrics: {{port: 0}}\n"
+        self.daemons = [Daemon(root, fast, stub=True) for _ in range(workers)]
+        for number, daemon in enumerate(self.daemons):
+            daemon.log = root / f"log{number}"
+        self.daemon = self.daemons[0]
         self.producer = Producer(self.daemon, seed)
         self.random = random.Random(seed)
 
@@ -48,28 +51,37 @@ class Chaos:
             before_ready += self._one_life(files_a_kill)
             if number % 50 == 0:
                 sys.stderr.write(f"chaos: {number} kills, {self.producer.number} files dropped\n")
+        for daemon in self.daemons:
+            daemon.stop(signal.SIGKILL)
         with self.daemon.start():
-            self.daemon.until(lambda: not os.listdir(self.daemon.inbox), timeout_s=300)
+            self.daemon.until(self._drained, timeout_s=300)
             self.daemon.until(lambda: metrics(self.daemon)["mednet_files_pending"] == 0)
             told = metrics(self.daemon)
             assert self.daemon.stop() == 0
-        check(self.daemon, self.producer.dropped, told)
-        recovered = sum(e["filed"] + e["returned"] for e in self.daemon.events("daemon.recovered"))
+        check(self.daemon, self.producer.dropped, told if len(self.daemons) == 1 else None)
+        recovered = sum(e["filed"] + e["returned"] for d in self.daemons for e in d.events("daemon.recovered"))
         return Tally(kills, self.producer.number, before_ready, recovered, time.monotonic() - started)
 
     def _one_life(self, files: int) -> bool:
-        """Start, drop files meanwhile, kill at any moment. True if the daemon was not even ready."""
-        ready = self._ready()
-        self.daemon.start(wait=False)
-        if self.random.random() < 0.9:
-            self.daemon.until(lambda: self._ready() > ready)
+        """Start who is dead, drop files meanwhile, kill one at any moment. True if it was not even ready."""
+        daemon = self.random.choice(self.daemons)
+        ready = _ready(daemon)
+        for each in self.daemons:
+            if each.process is None or each.process.poll() is not None:
+                each.start(wait=False)
+        if len(self.daemons) == 1 and self.random.random() < 0.9:
+            daemon.until(lambda: _ready(daemon) > ready)
         self.producer.drop(files)
-        time.sleep(self.random.uniform(0, 0.25))
-        assert self.daemon.stop(signal.SIGKILL) == -signal.SIGKILL
-        return self._ready() == ready
+        time.sleep(self.random.uniform(0, 0.25 if len(self.daemons) == 1 else 1))
+        assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
+        return _ready(daemon) == ready
 
-    def _ready(self) -> int:
-        return self.daemon.log.read_bytes().count(b'"event": "daemon.ready"') if self.daemon.log.exists() else 0
+    def _drained(self) -> bool:
+        return not any(path.is_file() and path.name != "id" for path in self.daemon.inbox.rglob("*"))
+
+
+def _ready(daemon: Daemon) -> int:
+    return daemon.log.read_bytes().count(b'"event": "daemon.ready"') if daemon.log.exists() else 0
 
 
 def main() -> None:
@@ -77,17 +89,20 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--kills", type=int, default=1000)
     words.add_argument("--files", type=int, default=6, help="files dropped in each life")
+    words.add_argument("--workers", type=int, default=1, help="daemons that share the inbox")
     words.add_argument("--seed", type=int, default=int(time.time()))
     args = words.parse_args()
     root = Path(tempfile.mkdtemp(prefix="mednet-chaos-"))
     sys.stderr.write(f"chaos: seed {args.seed}, in {root}\n")
-    tally = Chaos(root, args.seed).run(args.kills, args.files)
+    tally = Chaos(root, args.seed, args.workers).run(args.kills, args.files)
     sys.stdout.write(
-        f"{tally.kills} kills ({tally.before_ready} before the daemon was ready), {tally.files} files, "
+        f"{args.workers} daemon{'s' * (args.workers > 1)}, {tally.kills} kills ({tally.before_ready} before it was "
+        f"ready), {tally.files} files, "
         f"{tally.recovered} moves reconciled at a start, {tally.seconds:.0f} s\n"
         "0 lost, 0 doubled, 0 unexplained: by SHA-256 over inbox, classes, review and quarantine, and by the ledger\n"
-        "seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n"
     )
+    if args.workers == 1:
+        sys.stdout.write("seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n")
     shutil.rmtree(root)
 
 

@@ -120,6 +120,12 @@ def test_every_failpoint_is_tested() -> None:
     assert tested == set(failpoints.NAMES)
 
 
+def test_random_kills_of_workers(tmp_path: Path) -> None:
+    """Two daemons share the inbox and are killed in turn at random moments: each file still ends in one place."""
+    tally = Chaos(tmp_path, seed=8, workers=2).run(kills=12, files_a_kill=20)
+    assert (tally.kills, tally.files) == (12, 240)
+
+
 def test_random_kills(tmp_path: Path) -> None:
     """Killed 15 times at random moments while files keep coming: each in one place, the ledger agrees."""
     tally = Chaos(tmp_path, seed=7).run(kills=15, files_a_kill=20)
