@@ -27,7 +27,7 @@ def written(form: Literal["json", "console"], *files: Filed, level: str = "info"
     stream = io.StringIO()
     logger = log.configure(form, level, stream)
     for file in files:
-        log.outcome(logger, file, 7, "model", "cpu", now_s=100.5)
+        log.outcome(logger, file, 7, 5, "model", "cpu", now_s=100.5)
     return stream.getvalue()
 
 
@@ -45,6 +45,7 @@ def test_json_line_has_the_documented_keys() -> None:
         "event": "image.sorted",
         "level": "info",
         "id": 7,
+        "batch": 5,
         "name": "a.png",
         "digest": "d" * 64,
         "class": "Hand",

@@ -50,6 +50,7 @@ class Model(RuleBasedStateMachine):
         self.told: set[str] = set()  # names closed or moved in since they were last handed out
         self.held: set[str] = set()
         self.paused: dict[str, float] = {}
+        self.filed = 0
 
     @rule(name=st.sampled_from(NAMES))
     def grows(self, name: str) -> None:
@@ -100,13 +101,14 @@ class Model(RuleBasedStateMachine):
         self.paused.pop(name, None)
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), answer=st.sampled_from(["forget", "doubt", "pause", "at once"]))
+    @rule(data=st.data(), answer=st.sampled_from(["filed", "forget", "doubt", "pause", "at once"]))
     def answered(self, data: st.DataObject, answer: str) -> None:
         name = data.draw(st.sampled_from(sorted(self.held)))
         self.held.discard(name)
-        if answer == "forget":
+        if answer in ("filed", "forget"):
             self.disk.files.pop(name, None)
-            self.settle.forget(name)
+            self.filed += answer == "filed"
+            (self.settle.filed if answer == "filed" else self.settle.forget)(name)
         elif answer == "doubt":
             stamp = self.disk.look(name)
             self.settle.doubt(name, stamp, self.now)
@@ -118,6 +120,10 @@ class Model(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         assert len(self.settle) <= 2
+
+    @invariant()
+    def adds_up(self) -> None:
+        assert self.settle.admitted == self.filed + self.settle.withdrawn + len(self.settle)
 
     def teardown(self) -> None:
         """Whatever happened, each file that stays and is not held comes out, at the times that due_s tells."""

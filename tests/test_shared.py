@@ -118,6 +118,17 @@ def test_a_clean_stop_gives_claims_back(tmp_path: Path) -> None:
     assert daemon.events("inbox.given_back")[0]["files"] == 1
 
 
+def test_an_inbox_that_was_replaced_is_shared_again(tmp_path: Path) -> None:
+    """Away for a while and back as another directory, as after a mount: the worker goes on by itself."""
+    with Daemon(tmp_path, FAST, stub=True) as daemon:
+        daemon.inbox.rename(tmp_path / "away")
+        daemon.until(lambda: len(daemon.events("inbox.unreachable")) > 0)
+        daemon.inbox.mkdir()
+        (daemon.inbox / "x.jpeg").write_bytes(picture(np.random.default_rng(1)))
+        daemon.until_filed(1)
+        assert daemon.stop() == 0
+
+
 def test_a_daemon_alone_frees_what_workers_left(tmp_path: Path) -> None:
     """After the setting was taken back, what dead workers had claimed is sorted like everything else."""
     daemon = Daemon(tmp_path, FAST, stub=True)

@@ -89,12 +89,18 @@ def recovered(log: Logger, endings: Sequence[Ending]) -> None:
         log.warning("daemon.recovered", **counts)
 
 
-def outcome(log: Logger, filed: Filed, decision_id: int, model: str | None, device: str, now_s: float) -> None:
-    """The canonical line of one file. Times are milliseconds; ``total_ms`` counts from first sight."""
+def outcome(
+    log: Logger, filed: Filed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
+) -> None:
+    """The canonical line of one file. ``batch`` is the first decision of its transaction.
+
+    Times are milliseconds; ``total_ms`` counts from first sight.
+    """
     order = filed.order
     d, t = order.decision, order.timing
     fields: dict[str, Any] = {
         "id": decision_id,
+        "batch": batch,
         "name": printable(order.name),
         "digest": order.digest,
         "class": d.label,

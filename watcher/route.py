@@ -227,7 +227,7 @@ class Route:
             name = result.order.name
             if isinstance(result, Filed):
                 self.filed[result.order.decision.outcome.value] += 1
-                log.outcome(self.log, result, number, self.clerk.model, self.device(), now)
+                log.outcome(self.log, result, number, results[0][0], self.clerk.model, self.device(), now)
                 del self._held[name]
                 self.settle.filed(name)
                 continue
