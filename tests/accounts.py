@@ -31,8 +31,9 @@ def content(rng: np.random.Generator) -> bytes:
 class Producer:
     """Drops files into a daemon's inbox by writing and by moving in, and remembers what."""
 
-    def __init__(self, daemon: Daemon, seed: int) -> None:
-        self.daemon, self.rng, self.number = daemon, np.random.default_rng(seed), 0
+    def __init__(self, daemon: Daemon, seed: int, *, link: bool = True) -> None:
+        """Without ``link``, for inboxes that know no hard links, files are written there, each under a new name."""
+        self.daemon, self.rng, self.number, self.link = daemon, np.random.default_rng(seed), 0, link
         self.dropped: Counter[str] = Counter()
 
     def drop(self, count: int) -> None:
@@ -42,6 +43,9 @@ class Producer:
             data = content(self.rng)
             self.dropped[digest(data)] += 1
             name = f"{self.number - int(self.rng.integers(0, 2)) * int(self.rng.integers(0, 50))}.jpeg"
+            if not self.link:
+                (self.daemon.inbox / f"{self.number}.jpeg").write_bytes(data)
+                continue
             outside = self.daemon.root / "outside"
             outside.write_bytes(data)
             while True:
