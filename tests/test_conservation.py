@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from watcher import unique
+from watcher import restore, unique
+from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Fatal
 from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
-from watcher.recover import recover
+from watcher.recover import recover, recover_dead
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
+RENAMES = [errno.EEXIST, errno.EXDEV]
+"""What only a rename fails with: somebody took the name just now, or the directories are behind two mounts."""
+FILED = [Outcome.SORTED, Outcome.REVIEW, Outcome.QUARANTINE]
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 NAMES = [f"{letter}.jpeg" for letter in "abcd"]
 
 
@@ -37,17 +44,22 @@ class Faults:
 
     def __init__(self) -> None:
         self.at, self.after, self.error = -1, False, None
-        self.step = 0
+        self.step, self.mounts = 0, False
 
-    def plan(self, at: int, after: bool, error: int | None) -> None:
-        self.at, self.after, self.error, self.step = at, after, error, 0
+    def plan(self, at: int, after: bool, error: int | None, mounts: bool = False) -> None:
+        """With ``mounts`` no rename leads from one directory to another, as if they were behind two mounts."""
+        self.at, self.after, self.error, self.step, self.mounts = at, after, error, 0, mounts
 
     def clear(self) -> None:
-        self.at = -1
+        self.at, self.mounts = -1, False
 
     def around(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def call(*words: Any, **more: Any) -> Any:
             here, self.step = self.step == self.at, self.step + 1
+            if self.error in RENAMES and here and act.__name__ != "rename_noreplace":
+                here, self.at = False, self.at + 1  # the next rename, then
+            if self.mounts and act.__name__ == "rename_noreplace" and words[0].parent != words[1].parent:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             if here and (self.error is not None or not self.after):
                 self._strike(words)
             result = act(*words, **more)
@@ -90,7 +102,8 @@ class Conservation(RuleBasedStateMachine):
         self._restart()
 
     def teardown(self) -> None:
-        self.faults.clear()
+        self._restart()
+        self.nothing_is_lost_or_doubled()
         self.ledger.close()
         self.patch.undo()
         shutil.rmtree(self.root)
@@ -106,19 +119,20 @@ class Conservation(RuleBasedStateMachine):
             self.dropped[data] += 1
 
     @rule(
-        outcomes=st.lists(st.sampled_from([Outcome.REVIEW, *Outcome]), min_size=4, max_size=4),
+        outcomes=st.lists(st.sampled_from([Outcome.REVIEW, *FILED]), min_size=4, max_size=4),
         at=st.one_of(st.integers(0, 9), st.integers(-1, 30)),
         after=st.booleans(),
-        error=st.sampled_from([None, *CODES]),
+        error=st.sampled_from([None, *CODES, *RENAMES]),
+        mounts=st.booleans(),
     )
-    def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None) -> None:
+    def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None, mounts: bool) -> None:
         """The whole inbox is decided upon and filed, and at some step something fails, or everything dies."""
         orders = [
             self._order(path, outcome) for path, outcome in zip(sorted(self.inbox.iterdir()), outcomes, strict=False)
         ]
         if not orders:
             return
-        self.faults.plan(at, after, error)
+        self.faults.plan(at, after, error, mounts)
         try:
             results = self.clerk.carry_out(orders)
         except (Crash, Fatal):
@@ -128,6 +142,27 @@ class Conservation(RuleBasedStateMachine):
             for _, result in results:
                 there = (self.inbox / result.order.name).exists()
                 assert isinstance(result, Filed) != there, "filed files leave the inbox, returned ones stay"
+
+    @rule(
+        count=st.integers(1, 3),
+        at=st.one_of(st.integers(0, 9), st.integers(-1, 30)),
+        after=st.booleans(),
+        error=st.sampled_from([None, None, *CODES, *RENAMES]),
+        mounts=st.booleans(),
+    )
+    def undo(self, count: int, at: int, after: bool, error: int | None, mounts: bool) -> None:
+        """A person puts a few files back. If the command dies the daemon goes on, and knows nothing of it."""
+        path = self.other / "state" / "ledger.sqlite3"
+        try:
+            with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
+                wishes = list(itertools.islice(restore.filed(annals, since=LONG_AGO), count))
+                self.faults.plan(at, after, error, mounts)
+                for result in restore.put_back(wishes, "undo", self.inbox, clerk):
+                    there = os.path.lexists(result.wish.path)
+                    assert (result.state == "restored") != there, "files put back leave, others stay"
+        except (Crash, Fatal):
+            pass
+        self.faults.clear()
 
     @rule(at=st.integers(0, 6))
     def die_while_recovering(self, at: int) -> None:
@@ -150,9 +185,9 @@ class Conservation(RuleBasedStateMachine):
             self.faults.clear()
         if hasattr(self, "ledger"):
             self.ledger.close()
-        self.ledger = Ledger(self.root / "state" / "ledger.sqlite3")
+        self.ledger = Ledger(self.other / "state" / "ledger.sqlite3")
         self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64)
-        endings = recover(self.ledger)
+        endings = recover(self.ledger) + recover_dead(self.ledger, restore.OWNER, self.other / "state")
         assert all(ending.state != "missing" for ending in endings)
         self.faults.clear()
 
@@ -163,9 +198,13 @@ class Conservation(RuleBasedStateMachine):
             for path in place.rglob("*"):
                 if path.is_file() and not path.name.endswith(".reason.json") and "mednet-partial" not in path.name:
                     found[path.read_bytes()] += 1
-        assert found == self.dropped
+        assert not self.dropped - found
         if hasattr(self, "ledger"):
             assert self.ledger.unended() == []
+            missing = self.ledger._db.execute("select * from ending where state = 'missing'").fetchall()
+            assert missing == []
+        if not hasattr(self, "ledger") or not self.ledger.owners():  # else a dead command has left two of one
+            assert found == self.dropped
 
 
 TestConservation = pytest.mark.timeout(300)(Conservation.TestCase)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher import ledger
+from watcher import annals
 from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ending, Ledger, Unended
 from watcher.records import Decision, Identity, Order, Outcome, Timing
@@ -188,7 +188,7 @@ class TestTally:
         book.ended([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
         book.ended([Ending(ids[3], "returned")])
         book.close()
-        told = ledger.tally(path, NOON + timedelta(hours=1))
+        told = annals.tally(path, NOON + timedelta(hours=1))
         assert told.total == {"sorted": 2, "review": 1}
         assert told.since == {"sorted": 1, "review": 1}
         assert told.classes == {"Hand": 2}
@@ -197,18 +197,18 @@ class TestTally:
 
     def test_empty_ledger(self, path: Path, book: Ledger) -> None:
         """Before the first file everything is zero and there is no last filing."""
-        assert ledger.tally(path, NOON) == ledger.Tally({}, {}, {}, None, 0)
+        assert annals.tally(path, NOON) == annals.Tally({}, {}, {}, None, 0)
 
     def test_reads_beside_the_writer(self, path: Path, book: Ledger) -> None:
         """Status reads while the daemon has the ledger open, and makes no file of its own."""
         decided(book, [order()], ["/x"], "m")
         before = sorted(path.parent.iterdir())
-        assert ledger.tally(path, NOON).unended == 1
+        assert annals.tally(path, NOON).unended == 1
         assert sorted(path.parent.iterdir()) == before
 
     def test_no_ledger_is_fatal_and_is_not_made(self, path: Path) -> None:
         """Where no daemon ever ran, status says so with exit code 5 and leaves nothing behind."""
         with pytest.raises(Fatal) as caught:
-            ledger.tally(path, NOON)
+            annals.tally(path, NOON)
         assert caught.value.code is Exit.DIRECTORY
         assert not path.exists()

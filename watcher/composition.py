@@ -148,7 +148,7 @@ def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Wa
 
 
 def _recover(ledger: Ledger, settings: config.Config, at: Seat, logger: log.Logger) -> None:
-    log.recovered(logger, takeover.recover_dead(ledger, settings.state.path))
+    log.recovered(logger, takeover.end_all(ledger, settings.state.path))
     if at.claims is None:  # nobody shares the inbox any more: what workers had claimed is everybody's again
         released = sum(claims.release(at.inbox, worker) for worker in claims.workers(at.inbox))
         if released:

@@ -136,9 +136,10 @@ def explain(destination: Path, reason: Mapping[str, Any]) -> None:
 
 
 def unexplain(path: Path) -> None:
-    """Remove the reason beside a file that has left quarantine. Best effort."""
+    """Remove the reason beside a file that has left quarantine. Best effort. It stays if another file came since."""
     with contextlib.suppress(OSError):
-        reason_beside(path).unlink()
+        if not os.path.lexists(path):
+            reason_beside(path).unlink()
 
 
 def reason_beside(path: Path) -> Path:

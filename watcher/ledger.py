@@ -164,13 +164,19 @@ class Ledger:
     def holds(self, path: str) -> bool:
         """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
         raw = os.fsencode(path)
-        filed = self._read("select count(*) from ending where destination = ?", raw)
-        restored = self._read(
-            "select count(*) from decision join ending on ending.decision = decision.id"
-            " where state = 'filed' and outcome = 'restored' and source = ?",
-            raw,
-        )
-        return bool(filed[0][0] > restored[0][0])
+        [(put, taken)] = self._read(_PUT_AND_TAKEN, raw, raw)
+        return bool(put > taken)
+
+    def later(self, decision: Unended) -> list[tuple[str, str | None]]:
+        """What was decided on the same file since, wherever it was found: from where, and to where if it was filed.
+
+        The same file is one with its inode, or with its bytes, and with its size and time.
+        """
+        i = decision.identity
+        if i is None:
+            return []
+        rows = self._read(_LATER, decision.decision, i.size, i.mtime_ns, _signed(i.inode), decision.digest)
+        return [(os.fsdecode(source), to and os.fsdecode(to)) for source, to in rows]
 
     def now(self) -> datetime:
         """What time it is for this ledger, UTC."""
@@ -195,6 +201,16 @@ _UNENDED = """
 select id, outcome, name, source, directory, digest, reason, detail, decided_at,
        device, inode, size, mtime_ns
 from unended join decision on decision.id = unended.decision where owner = ? order by id
+"""
+
+_PUT_AND_TAKEN = """
+select coalesce(max(id) filter (where destination = ?), 0), coalesce(max(id) filter (where source = ?), 0)
+from ending join decision on decision.id = ending.decision where state = 'filed'
+"""
+
+_LATER = """
+select source, destination from decision left join ending on ending.decision = decision.id
+where id > ? and size = ? and mtime_ns = ? and (inode = ? or digest = ?) order by id
 """
 
 _TWIN = """
@@ -253,37 +269,3 @@ def _unusable(path: Path, error: Exception) -> Fatal:
         "Check the directory's owner and free space; move a damaged ledger aside and keep it.",
         Exit.DIRECTORY,
     )
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What ``status`` tells of the ledger. Counts are of files filed."""
-
-    total: dict[str, int]
-    since: dict[str, int]
-    classes: dict[str, int]
-    last_filed_at: str | None
-    unended: int
-
-
-def tally(path: Path, since: datetime) -> Tally:
-    """Read the counts, all and since a time, without disturbing the daemon.
-
-    Raises:
-        Fatal: exit code 5; there is no ledger, or it can not be read.
-    """
-    filed = "from ending join decision on decision.id = ending.decision where state = 'filed'"
-    at = since.astimezone(UTC).isoformat(timespec="milliseconds")
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            return Tally(
-                total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
-                since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
-                classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
-                last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
-                unended=db.execute("select count(*) from unended").fetchone()[0],
-            )
-    except sqlite3.Error as error:
-        raise Fatal(
-            f"the ledger {path} can not be read: {error}", "Move a damaged ledger aside and keep it.", Exit.DIRECTORY
-        ) from error

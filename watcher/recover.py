@@ -14,7 +14,9 @@ import stat
 from pathlib import Path
 
 from watcher import clerk, failpoints, filing, unique
+from watcher.errors import Exit, Fatal
 from watcher.ledger import Ledger, Unended
+from watcher.lock import Lock, path_of
 from watcher.records import Ending, Outcome
 
 CLOCK_STEP_S = 2.0
@@ -26,17 +28,38 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
 
     Whoever calls this holds the owner's lock.
     """
-    endings = [_ending(decision, ledger) for decision in ledger.unended(owner)]
+    endings = []
+    for decision in ledger.unended(owner):
+        endings.append(_ending(decision, ledger))
+        if decision.outcome is Outcome.RESTORED:
+            filing.clear_partials(Path(decision.directory))
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
     return endings
 
 
+def recover_dead(ledger: Ledger, owner: str, state: Path) -> list[Ending]:
+    """The same for another owner, unless it lives: then these decisions are its own to end."""
+    held = Lock(path_of(state, owner))
+    try:
+        held.acquire()
+    except Fatal as error:
+        if error.code is not Exit.ALREADY_RUNNING:
+            raise
+        return []
+    try:
+        return recover(ledger, owner)
+    finally:
+        held.release()
+
+
 def _ending(decision: Unended, ledger: Ledger) -> Ending:
     source = Path(decision.source)
     target = _landed(decision, source, ledger)
     waiting = _is(source, decision)
+    if target is None and (since := _moved_on(decision, source, waiting, ledger)):
+        return since
     if target is None and waiting:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
     if target is None and os.path.lexists(source):
@@ -57,9 +80,42 @@ def _ending(decision: Unended, ledger: Ledger) -> Ending:
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
+def _moved_on(decision: Unended, source: Path, waiting: bool, ledger: Ledger) -> Ending | None:
+    """The ending of a file that landed, and that somebody else (the daemon, say) has decided upon since.
+
+    A copy that moved on while its source stayed is one file too many, as long as the bytes are where it went.
+    """
+    for landed, now in ledger.later(decision):
+        if os.path.dirname(landed) != decision.directory or landed == decision.source:
+            continue
+        if waiting and not _is_entry(source, now):
+            if now is None or not os.path.lexists(now):
+                continue
+            if not _is(Path(now), decision) and not _is_copy(Path(now), decision):
+                continue
+            try:
+                os.unlink(source)
+            except OSError as error:
+                return Ending(decision.decision, "returned", None, f"could not be removed: {error.strerror}")
+            unique.sync_directory(source.parent)
+        _explain(decision, None, ledger)
+        return Ending(decision.decision, "filed", landed, "it has moved on since")
+    return None
+
+
+def _is_entry(source: Path, path: str | None) -> bool:
+    """Whether two paths are one directory entry, by whatever way: a link or a second mount leads there, too."""
+    if path is None or source.name != os.path.basename(path):
+        return False
+    try:
+        return os.path.samestat(os.stat(source.parent), os.stat(os.path.dirname(path)))
+    except OSError:
+        return False
+
+
+def _explain(decision: Unended, target: Path | None, ledger: Ledger) -> None:
     """The reason beside a file in quarantine: there when it has come, gone when it has left."""
-    if decision.outcome is Outcome.QUARANTINE:
+    if decision.outcome is Outcome.QUARANTINE and target is not None:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
         filing.explain(target, told)
     elif decision.outcome is Outcome.RESTORED:
@@ -75,6 +131,8 @@ def _landed(decision: Unended, source: Path, ledger: Ledger) -> Path | None:
             free += 1  # whatever took that name when the file moved may be gone by now
             if free == 3:
                 return None
+        elif _is_entry(source, str(path)):
+            continue  # it was to be put where it is
         elif _is(path, decision) or (_is_copy(path, decision) and not ledger.holds(str(path))):
             return path
         elif _is_reserved(path, decision) and not ledger.holds(str(path)):

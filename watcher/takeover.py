@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from watcher import recover
 from watcher.claims import Claims
 from watcher.ledger import Ledger
 from watcher.lock import Lock, path_of
 from watcher.records import Ending
-from watcher.recover import recover
 
 
-def recover_dead(ledger: Ledger, state: Path, owners: Iterable[str] | None = None) -> list[Ending]:
-    """End what owners (None: all in the ledger) left undecided, but for those who are alive."""
+def end_all(ledger: Ledger, state: Path) -> list[Ending]:
+    """End what this owner and all dead ones left without an ending."""
     endings = []
-    for owner in ledger.owners() if owners is None else owners:
-        if owner == ledger.owner:
-            endings += recover(ledger)
-            continue
-        lock = Lock(path_of(state, owner))
-        if lock.try_acquire():
-            try:
-                endings += recover(ledger, owner)
-            finally:
-                lock.release()
+    for owner in ledger.owners():
+        endings += recover.recover(ledger) if owner == ledger.owner else recover.recover_dead(ledger, owner, state)
     return endings
 
 
@@ -46,7 +37,7 @@ class Takeover:
             if not lock.try_acquire():
                 continue  # it is at work
             try:
-                endings += recover(self.ledger, worker)
+                endings += recover.recover(self.ledger, worker)
                 adopted += self.claims.adopt(worker)
             finally:
                 lock.release()

@@ -8,7 +8,7 @@ import os
 from datetime import datetime
 from typing import Any
 
-from watcher import composition, config, ledger, lock, seat
+from watcher import annals, composition, config, lock, seat
 from watcher.errors import Exit, Retry
 from watcher.inbox import Inbox
 
@@ -26,7 +26,7 @@ def _state(settings: config.Config) -> dict[str, Any]:
     sharing = {name: facts for name, path in seat.workers(settings.state.path).items() if (facts := lock.holder(path))}
     path = composition.ledger_path(settings)
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    tally = ledger.tally(path, midnight) if path.exists() else ledger.Tally({}, {}, {}, None, 0)
+    tally = annals.tally(path, midnight) if path.exists() else annals.Tally({}, {}, {}, None, 0)
     return {
         "running": holder is not None or bool(sharing),
         "daemon": holder,

@@ -1,0 +1,394 @@
+"""Putting files back: what was quarantined or filed by mistake, with nothing lost, doubled or overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from watcher import filing, restore
+from watcher.annals import Annals
+from watcher.clerk import Clerk, Places
+from watcher.errors import Exit, Fatal
+from watcher.filing import Filing
+from watcher.ledger import Ledger
+from watcher.lock import Lock
+from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.recover import recover, recover_dead
+from watcher.restore import Result
+
+HAND = Decision(Outcome.SORTED, "Hand", 0.99)
+BROKEN = Decision(Outcome.QUARANTINE, None, 0.0, "truncated", "no end")
+EMPTY = Decision(Outcome.QUARANTINE, None, 0.0, "empty", "no bytes")
+ODD = os.fsdecode(b"odd \xff\n.png")
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+class Site:
+    """The directories, the ledger, and a daemon's clerk to file with."""
+
+    def __init__(self, root: Path, identify: Callable[[Path], Identity]) -> None:
+        self.root, self.identify = root, identify
+        self.inbox, self.quarantine, self.hand = root / "inbox", root / "quarantine", root / "sorted" / "Hand"
+        self.inbox.mkdir()
+        self.quarantine.mkdir()
+        self.path = root / "state" / "ledger.sqlite3"
+        self.book = Ledger(self.path)
+        places = Places(root / "sorted", root / "review", self.quarantine)
+        self.clerk = Clerk(self.book, Filing(self.inbox), places, "m" * 64)
+
+    def order(self, name: str, decision: Decision, content: bytes) -> Order:
+        path = self.inbox / name
+        path.write_bytes(content)
+        return Order(name, self.identify(path), hashlib.sha256(content).hexdigest(), decision, Timing(0.0))
+
+    def file(self, name: str, decision: Decision = HAND, content: bytes = b"a radiograph") -> int:
+        [(number, result)] = self.clerk.carry_out([self.order(name, decision, content)])
+        assert isinstance(result, Filed)
+        return number
+
+    def undo(self, to: Path | None = None, dry: bool = False, **which: object) -> list[Result]:
+        with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
+            wishes = restore.filed(annals, **which)  # type: ignore[arg-type]
+            return list(restore.put_back(wishes, "undo", to or self.inbox, None if dry else clerk))
+
+    def retry(self, *files: Path, reason: str | None = None) -> list[Result]:
+        with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
+            wishes = (
+                restore.named(annals, map(str, files), self.quarantine)
+                if files
+                else restore.quarantined(annals, reason)
+            )
+            return list(restore.put_back(wishes, "retry", self.inbox, clerk))
+
+    def entries(self) -> list[tuple[str, str | None, str | None, int | None]]:
+        with Annals(self.path) as annals:
+            return [(e.outcome, e.reason, e.state, e.restores) for e in annals.entries()]
+
+
+@pytest.fixture
+def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]:
+    site = Site(tmp_path, identify)
+    yield site
+    site.book.close()
+
+
+class TestRetry:
+    @pytest.mark.parametrize("name", ["a.png", ODD])
+    def test_puts_all_back_under_their_names(self, site: Site, name: str) -> None:
+        """A quarantined file comes back under its name, its reason file goes, and the ledger has it."""
+        number = site.file(name, BROKEN)
+        [result] = site.retry()
+        assert (result.state, result.destination) == ("restored", str(site.inbox / name))
+        assert os.listdir(site.quarantine) == []
+        assert (site.inbox / name).read_bytes() == b"a radiograph"
+        assert site.entries()[1:] == [("restored", "retry", "filed", number)]
+        assert site.retry() == []
+
+    def test_chooses_by_reason(self, site: Site) -> None:
+        """With a reason, files quarantined for another stay."""
+        site.file("a.png", BROKEN)
+        site.file("b.png", EMPTY, b"")
+        assert [r.wish.name for r in site.retry(reason="empty")] == ["b.png"]
+        assert (site.quarantine / "a.png").exists()
+
+    def test_a_file_that_had_a_suffix_gets_its_name_back(self, site: Site) -> None:
+        """The name is the one it arrived under, not the one it had in quarantine."""
+        site.file("a.png", BROKEN, b"one")
+        site.file("a.png", BROKEN, b"two")
+        second = next(site.quarantine.glob("a-*.png"))
+        [result] = site.retry(second)
+        assert result.destination == str(site.inbox / "a.png")
+        assert (site.inbox / "a.png").read_bytes() == b"two"
+
+    def test_a_taken_name_gets_a_suffix(self, site: Site) -> None:
+        """A file that has its name in the inbox by now is not overwritten."""
+        site.file("a.png", BROKEN)
+        (site.inbox / "a.png").write_bytes(b"the next")
+        site.retry()
+        assert sorted(p.read_bytes() for p in site.inbox.iterdir()) == [b"a radiograph", b"the next"]
+
+    def test_a_repaired_file_goes_too(self, site: Site) -> None:
+        """A file that somebody mended in quarantine is put back as it is now."""
+        site.file("a.png", BROKEN)
+        (site.quarantine / "a.png").write_bytes(b"mended")
+        [result] = site.retry(site.quarantine / "a.png")
+        assert (result.state, (site.inbox / "a.png").read_bytes()) == ("restored", b"mended")
+
+    def test_a_file_the_ledger_does_not_know(self, site: Site) -> None:
+        """What a person put into quarantine can be retried too, once, however often it is named."""
+        (site.quarantine / ODD).write_bytes(b"x")
+        [result] = site.retry(site.quarantine / ODD, site.quarantine / ODD)
+        assert result.destination == str(site.inbox / ODD)
+        assert site.entries() == [("restored", "retry", "filed", None)]
+
+    @pytest.mark.parametrize("path", ["sorted/Hand/a.png", "quarantine/a.png.reason.json", "quarantine/sub/x"])
+    def test_other_paths_are_refused(self, site: Site, path: str) -> None:
+        """A path elsewhere, and a reason file, are wrong arguments: nothing is moved, not even what else is named."""
+        site.file("a.png", BROKEN)
+        with pytest.raises(Fatal) as caught:
+            site.retry(site.quarantine / "a.png", site.root / path)
+        assert caught.value.code is Exit.USAGE
+        assert (site.quarantine / "a.png").exists()
+
+    def test_a_file_that_is_gone(self, site: Site) -> None:
+        """A named file that is not there is told; unnamed, what was deleted by hand is not missed."""
+        site.file("a.png", BROKEN)
+        (site.quarantine / "a.png").unlink()
+        assert [r.state for r in site.retry(site.quarantine / "a.png")] == ["left"]
+        assert site.retry() == []
+
+    def test_a_link_in_quarantine(self, site: Site) -> None:
+        """What is no regular file is moved, never followed."""
+        (site.quarantine / "link").symlink_to("/nowhere")
+        site.retry(site.quarantine / "link")
+        assert os.readlink(site.inbox / "link") == "/nowhere"
+
+    def test_the_reason_of_a_file_that_came_since_stays(self, site: Site) -> None:
+        """A reason file is removed with its own file only."""
+        site.file("a.png", BROKEN)
+        filing.unexplain(site.quarantine / "a.png")
+        assert (site.quarantine / "a.png.reason.json").exists()
+
+
+class TestUndo:
+    def test_since_a_time(self, site: Site) -> None:
+        """What was filed since then comes back, what was filed before stays."""
+        site.file("a.png", content=b"a")
+        then = datetime.now(UTC) + timedelta(hours=1)
+        site.book._clock = lambda: then + timedelta(minutes=1)
+        number = site.file(ODD, content=b"b")
+        [result] = site.undo(since=then)
+        assert (result.wish.path, result.state) == (str(site.hand / ODD), "restored")
+        assert os.listdir(site.hand) == ["a.png"]
+        assert site.entries()[2:] == [("restored", "undo", "filed", number)]
+
+    def test_a_batch_or_one(self, site: Site) -> None:
+        """One transaction's files, or one decision's."""
+        site.file("a.png", content=b"a")
+        orders = [site.order(f"{n}.png", HAND, b"%d" % n) for n in range(3)]
+        batch = site.clerk.carry_out(orders)[0][0]
+        assert [r.wish.name for r in site.undo(number=batch + 2)] == ["2.png"]
+        assert [r.wish.name for r in site.undo(batch=batch)] == ["0.png", "1.png"]
+        assert sorted(os.listdir(site.inbox)) == ["0.png", "1.png", "2.png"]
+
+    def test_nothing_twice(self, site: Site) -> None:
+        """What was put back is not put back again, and putting back is not undone."""
+        number = site.file("a.png")
+        site.undo(number=number)
+        site.file("b.png", content=b"b")
+        (site.inbox / "a.png").unlink()
+        assert [r.wish.name for r in site.undo(batch=number)] == []
+        assert [r.wish.name for r in site.undo(since=NOW - timedelta(days=9999))] == ["b.png"]
+
+    def test_what_changed_or_went_is_left_alone(self, site: Site) -> None:
+        """Other bytes, even of the same size and time, and files moved by hand stay as they are, and are told."""
+        site.file("a.png", content=b"abc")
+        site.file("b.png", content=b"b")
+        found = (site.hand / "a.png").stat()
+        (site.hand / "a.png").write_bytes(b"xyz")
+        os.utime(site.hand / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
+        (site.hand / "b.png").rename(site.hand / "c.png")
+        results = site.undo(since=NOW - timedelta(days=9999))
+        assert [(r.state, r.why) for r in results] == [
+            ("left", "it was changed since it was filed"),
+            ("left", "it no longer lies there"),
+        ]
+        assert sorted(os.listdir(site.hand)) == ["a.png", "c.png"]
+
+    def test_to_a_directory(self, site: Site) -> None:
+        """Into a directory of the person's choice, nothing there overwritten; where they lie already, nothing moves."""
+        number = site.file("a.png")
+        assert [r.why for r in site.undo(site.hand, number=number)] == ["it lies there already"]
+        target = restore.ready(site.root / "new" / "deep", site.inbox)
+        (target / "a.png").write_bytes(b"other")
+        [result] = site.undo(target, number=number)
+        assert result.destination is not None and result.destination != str(target / "a.png")
+        assert sorted(p.read_bytes() for p in target.iterdir()) == [b"a radiograph", b"other"]
+
+    def test_dry_run_does_nothing(self, site: Site) -> None:
+        """Told what would be, also into a directory that is not there yet; nothing is moved or recorded."""
+        number = site.file("a.png")
+        [result] = site.undo(site.root / "new", dry=True, number=number)
+        assert result.state == "planned"
+        assert (os.listdir(site.hand), len(site.entries())) == (["a.png"], 1)
+
+    def test_in_chunks(self, site: Site) -> None:
+        """Many files are put back in transactions of 64, and what is filed meanwhile is not among them."""
+        site.clerk.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(150)])
+        with Annals(site.path) as annals, restore.at_work(site.path, site.inbox) as clerk:
+            wishes = restore.filed(annals, since=NOW - timedelta(days=9999))
+            for count, _ in enumerate(restore.put_back(wishes, "undo", site.inbox, clerk), 1):
+                if count == 1:
+                    site.file("again.png", content=b"again")
+        assert count == 150
+        with Annals(site.path) as annals:
+            sizes = [e.batch for e in annals.entries("outcome = 'restored'")]
+        assert [sizes.count(batch) for batch in sorted(set(sizes))] == [64, 64, 22]
+        assert os.listdir(site.hand) == ["again.png"]
+
+    @pytest.mark.parametrize("text", ["yesterday", "5", "2w", "", "99999999d", "-1h"])
+    def test_no_time_is_told(self, text: str) -> None:
+        """What means no time is a wrong argument."""
+        with pytest.raises(Fatal) as caught:
+            restore.since(text, NOW)
+        assert caught.value.code is Exit.USAGE
+
+    def test_times(self) -> None:
+        """Ago, ISO 8601 with an offset, and local time without."""
+        assert restore.since("90m", NOW) == restore.since("2026-03-01T11:30+01:00", NOW) == NOW - timedelta(minutes=90)
+        assert restore.since("2026-03-01", NOW) == datetime(2026, 3, 1).astimezone()
+
+
+class TestOneAtATime:
+    def test_a_second_is_told(self, site: Site) -> None:
+        """While one is at work another exits with code 6."""
+        with restore.at_work(site.path, site.inbox), pytest.raises(Fatal) as caught:
+            site.undo(number=1)
+        assert caught.value.code is Exit.ALREADY_RUNNING
+        assert str(os.getpid()) in str(caught.value)
+
+    def test_no_ledger(self, tmp_path: Path) -> None:
+        """Where no daemon ever ran, that is told and nothing is made."""
+        with pytest.raises(Fatal) as caught:
+            Annals(tmp_path / "state" / "ledger.sqlite3")
+        assert (caught.value.code, os.listdir(tmp_path)) == (Exit.DIRECTORY, [])
+
+
+class TestKilledAtIt:
+    """What a killed command left, while the daemon went on."""
+
+    @pytest.fixture
+    def half(self, site: Site) -> Path:
+        """A restored file, decided and not yet moved. Gives its path in the class directory."""
+        number = site.file("a.png")
+        with Annals(site.path) as annals:
+            [entry] = annals.entries("d.id = ?", (number,))
+        path = site.hand / "a.png"
+        decision = Decision(Outcome.RESTORED, None, 0.0, "undo")
+        order = Order("a.png", site.identify(path), entry.digest, decision, Timing(0.0), str(path), number)
+        book = Ledger(site.path, owner="operator")
+        with book.deciding():
+            book.decided([order], [str(site.inbox)], None, site.inbox)
+        book.close()
+        return path
+
+    def take_on(self, site: Site) -> None:
+        path = site.inbox / "a.png"
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        order = Order("a.png", site.identify(path), digest, Decision(Outcome.REVIEW, "Hand", 0.5), Timing(0.0))
+        [(_, result)] = site.clerk.carry_out([order])
+        assert isinstance(result, Filed)
+
+    def test_only_a_dead_owner_is_reconciled(self, site: Site, half: Path) -> None:
+        """The daemon leaves alone what a living command is about to end, and ends it when that is dead."""
+        assert site.book.owners() == ["operator"]
+        held = Lock(site.path.with_name("operator.lock"))
+        held.acquire()
+        assert recover_dead(site.book, "operator", site.path.parent) == []
+        held.release()
+        assert [e.state for e in recover_dead(site.book, "operator", site.path.parent)] == ["returned"]
+        assert half.exists()
+
+    def test_the_next_command_reconciles_first(self, site: Site, half: Path) -> None:
+        """The next command ends the old decision, then does its own work."""
+        [result] = site.undo(since=NOW - timedelta(days=9999))
+        assert result.state == "restored"
+        assert [state for _, _, state, _ in site.entries()] == ["filed", "returned", "filed"]
+
+    def test_the_daemon_took_the_file_on(self, site: Site, half: Path) -> None:
+        """Moved, then killed, and the daemon filed it again meanwhile: it did land, it is not missing."""
+        half.rename(site.inbox / "a.png")
+        self.take_on(site)
+        [ending] = recover(site.book, "operator")
+        assert (ending.state, ending.destination) == ("filed", str(site.inbox / "a.png"))
+        assert os.listdir(site.root / "review") == ["a.png"]
+
+    @pytest.mark.parametrize("link", [True, False])
+    def test_the_daemon_took_the_copy_on(self, site: Site, half: Path, link: bool) -> None:
+        """Killed between copy (or link) and unlink, and the daemon filed the copy: the source goes, one is left."""
+        if link:
+            os.link(half, site.inbox / "a.png")
+        else:
+            found = half.stat()
+            (site.inbox / "a.png").write_bytes(half.read_bytes())
+            os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
+        self.take_on(site)
+        assert [e.state for e in recover(site.book, "operator")] == ["filed"]
+        assert not half.exists()
+        assert os.listdir(site.root / "review") == ["a.png"]
+
+    def test_the_daemon_filed_it_where_it_was(self, site: Site, half: Path) -> None:
+        """Moved, then killed, and the daemon filed it under the same path again: that one is never removed."""
+        half.rename(site.inbox / "a.png")
+        order = Order(
+            "a.png",
+            site.identify(site.inbox / "a.png"),
+            hashlib.sha256(b"a radiograph").hexdigest(),
+            HAND,
+            Timing(0.0),
+        )
+        site.clerk.carry_out([order])
+        assert [e.state for e in recover(site.book, "operator")] == ["filed"]
+        assert half.read_bytes() == b"a radiograph"
+
+    def test_a_copy_that_was_removed_since_leaves_the_source(self, site: Site, half: Path) -> None:
+        """If the bytes are no longer where the copy went, the source stays."""
+        found = half.stat()
+        (site.inbox / "a.png").write_bytes(half.read_bytes())
+        os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
+        self.take_on(site)
+        (site.root / "review" / "a.png").unlink()
+        assert [e.state for e in recover(site.book, "operator")] == ["returned"]
+        assert half.exists()
+
+    def test_put_back_twice_under_one_name(self, site: Site, half: Path) -> None:
+        """An earlier file of that name in the inbox, long gone, does not hide a copy that just came."""
+        half.rename(site.inbox / "a.png")
+        recover(site.book, "operator")
+        self.take_on(site)  # to review
+        review = site.root / "review" / "a.png"
+        order = Order(
+            "a.png",
+            site.identify(review),
+            hashlib.sha256(b"a radiograph").hexdigest(),
+            Decision(Outcome.RESTORED, None, 0.0, "undo"),
+            Timing(0.0),
+            str(review),
+            3,
+        )
+        with site.book.deciding():
+            site.book.decided([order], [str(site.inbox)], None)
+        found = review.stat()
+        (site.inbox / "a.png").write_bytes(review.read_bytes())
+        os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
+        assert [e.state for e in recover(site.book)] == ["filed"]
+        assert not review.exists()
+
+    def test_a_file_to_be_put_where_it_is_stays(self, site: Site, half: Path) -> None:
+        """A decision to move a file into its own directory, by whatever path, never removes it."""
+        recover(site.book, "operator")
+        (site.root / "alias").symlink_to(site.hand)
+        order = Order(
+            "a.png",
+            site.identify(half),
+            None,
+            Decision(Outcome.RESTORED, None, 0.0, "undo"),
+            Timing(0.0),
+            str(half),
+        )
+        for directory in (site.hand, site.root / "alias"):
+            with site.book.deciding():
+                site.book.decided([order], [str(directory)], None)
+            assert [e.state for e in recover(site.book)] == ["returned"]
+            assert half.exists()
+
+    def test_unfinished_copies_are_cleared(self, site: Site, half: Path) -> None:
+        """The hidden file of a copy that was cut short goes."""
+        (site.inbox / ".0123.mednet-partial").write_bytes(b"half")
+        recover(site.book, "operator")
+        assert os.listdir(site.inbox) == []

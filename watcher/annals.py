@@ -1,0 +1,193 @@
+"""What the ledger tells those who only read: ``status``, ``audit``, ``explain``, and what is to be put back.
+
+Read in pages: whoever reads an SQLite database holds up those who write into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from watcher.errors import Exit, Fatal
+
+PAGE = 1000
+"""Rows read at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One decision, how it ended, who is to end it, and which decision took it back."""
+
+    id: int
+    batch: int
+    name: str
+    source: str
+    digest: str | None
+    inode: int | None
+    size: int | None
+    mtime_ns: int | None
+    outcome: str
+    label: str | None
+    confidence: float
+    reason: str | None
+    detail: str | None
+    top_json: str
+    model: str | None
+    directory: str
+    restores: int | None
+    decided_at: str
+    state: str | None
+    destination: str | None
+    note: str | None
+    ended_at: str | None
+    owner: str | None
+    restored_by: int | None
+
+    @property
+    def top(self) -> list[tuple[str, float]]:
+        """Classes with their probabilities, most probable first."""
+        return [(name, probability) for name, probability in json.loads(self.top_json)]
+
+    @property
+    def lies(self) -> bool:
+        """Whether its file should lie at the destination. What was put back may have been taken on."""
+        return self.state == "filed" and self.outcome != "restored" and self.restored_by is None
+
+
+class Annals:
+    """The ledger, opened to be read only."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            Fatal: exit code 5; there is no ledger, or it can not be read.
+        """
+        self._path = path
+        if not path.exists():
+            raise Fatal(
+                f"there is no ledger {path}",
+                "Is this the daemon's config file? The ledger is made when the daemon first starts.",
+                Exit.DIRECTORY,
+            )
+        with self._told():
+            self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
+
+    def __enter__(self) -> Annals:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def last(self) -> int:
+        """The newest decision's id, 0 if there is none."""
+        return int(self._read("select coalesce(max(id), 0) from decision")[0][0])
+
+    def entries(
+        self, where: str = "true", values: tuple[Any, ...] = (), *, after: int = 0, upto: int | None = None
+    ) -> Iterator[Entry]:
+        """The decisions of a condition, oldest first, those up to the newest at the time of the call."""
+        last, page = self.last() if upto is None else upto, PAGE
+        while page == PAGE:
+            rows = self._read(
+                f"{_ENTRY} where d.id > ? and d.id <= ? and ({where}) {_ORDER}", after, last, *values, PAGE
+            )
+            yield from (_entry(row) for row in rows)
+            page = len(rows)
+            after = rows[-1][0] if rows else last
+
+    def unended(self) -> list[Entry]:
+        """Decisions without an ending: of those at work, and of those who died at it."""
+        return list(self.entries("d.id in (select decision from unended)"))
+
+    def holds_digest(self, digest: str) -> int | None:
+        """A decision whose file has these bytes and should lie where it was filed."""
+        rows = self._read(f"{_ENTRY} where digest = ? and {LIES} limit 1", digest)
+        return rows[0][0] if rows else None
+
+    def _read(self, query: str, *values: Any) -> list[Any]:
+        with self._told():
+            return self._db.execute(query, values).fetchall()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _unreadable(self._path, error) from error
+
+
+LIES = "state = 'filed' and outcome != 'restored' and restored_by is null"
+"""The condition of :attr:`Entry.lies`."""
+
+_ENTRY = """
+select d.id, d.batch, d.name, d.source, d.digest, d.inode, d.size, d.mtime_ns, d.outcome, d.class, d.confidence,
+       d.reason, d.detail, d.top, d.model, d.directory, d.restores, d.decided_at,
+       e.state, e.destination, e.note, e.ended_at,
+       (select owner from unended where decision = d.id) as owner,
+       (select b.id from decision b join ending on ending.decision = b.id
+        where b.restores = d.id and ending.state = 'filed' limit 1) as restored_by
+from decision d left join ending e on e.decision = d.id
+"""
+
+_ORDER = "order by d.id limit ?"
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    values = list(row)
+    for column in (2, 3, 15, 19):  # name, source, directory, destination
+        values[column] = None if row[column] is None else os.fsdecode(row[column])
+    if row[5] is not None:
+        values[5] = row[5] % (1 << 64)
+    return Entry(*values)
+
+
+def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return Fatal(
+            f"the ledger {path} was being written when its writer died",
+            "The next start of the daemon, or the next retry or undo, puts that right.",
+            Exit.DIRECTORY,
+        )
+    return Fatal(
+        f"the ledger {path} can not be read: {error}", "Move a damaged ledger aside and keep it.", Exit.DIRECTORY
+    )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What ``status`` tells of the ledger. Counts are of files filed."""
+
+    total: dict[str, int]
+    since: dict[str, int]
+    classes: dict[str, int]
+    last_filed_at: str | None
+    unended: int
+
+
+def tally(path: Path, since: datetime) -> Tally:
+    """Read the counts, all and since a time, without disturbing the daemon.
+
+    Raises:
+        Fatal: exit code 5; there is no ledger, or it can not be read.
+    """
+    filed = "from ending join decision on decision.id = ending.decision where state = 'filed'"
+    at = since.astimezone(UTC).isoformat(timespec="milliseconds")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
+            return Tally(
+                total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
+                since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
+                classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
+                last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
+                unended=db.execute("select count(*) from unended").fetchone()[0],
+            )
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error

@@ -1,0 +1,250 @@
+"""Puts files back: what was quarantined, or filed by mistake. The owner of these moves is ``operator``.
+
+They take the same bracket as the daemon's own (see :mod:`watcher.clerk`), beside
+a daemon that runs or without one. Whoever is killed at it is reconciled by the
+next such command, or by the next start of the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from watcher import filing, lock, recover, unique
+from watcher.annals import LIES, Annals, Entry
+from watcher.clerk import Clerk, Places
+from watcher.errors import Exit, Fatal, Vanished
+from watcher.filing import Filing
+from watcher.ledger import Ledger
+from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+
+OWNER = "operator"
+
+CHUNK = 64
+"""Files put back in one transaction, so that a daemon is not held up."""
+
+Why = Literal["retry", "undo"]
+
+_AGO = re.compile(r"(\d{1,9})([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back."""
+
+    path: str
+    name: str
+    entry: Entry | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone."""
+
+    wish: Wish
+    state: Literal["restored", "planned", "left"]
+    id: int | None = None
+    destination: str | None = None
+    why: str | None = None
+
+
+@contextlib.contextmanager
+def at_work(ledger: Path, inbox: Path) -> Iterator[Clerk]:
+    """A clerk of the owner ``operator``, alone at it, after what a killed one left was reconciled.
+
+    Raises:
+        Fatal: exit code 6, another one is at work; 5, the ledger can not be used.
+    """
+    held = _hold(ledger.with_name(f"{OWNER}.lock"))
+    book: Ledger | None = None
+    try:
+        book = Ledger(ledger, owner=OWNER)
+        recover.recover(book)
+        yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)
+    finally:
+        if book is not None:
+            book.close()
+        held.release()
+
+
+def _hold(path: Path) -> lock.Lock:
+    held = lock.Lock(path)
+    try:
+        held.acquire()
+    except Fatal as error:
+        if error.code is not Exit.ALREADY_RUNNING:
+            raise
+        pid = (lock.holder(path) or {}).get("pid", "unknown")
+        raise Fatal(
+            f"another retry or undo (process {pid}) is at work with this ledger",
+            "Wait for it to end, and try again.",
+            Exit.ALREADY_RUNNING,
+        ) from error
+    held.describe({"pid": os.getpid()})
+    return held
+
+
+def daemons(state: Path) -> bool:
+    """Whether anybody sorts the inbox just now, by the locks of those at work."""
+    return any(lock.holder(path) is not None for path in state.glob("*.lock") if path.stem != OWNER)
+
+
+def quarantined(annals: Annals, reason: str | None = None) -> list[Wish]:
+    """All that should lie in quarantine, as far as the ledger knows. Of two under one path the later counts.
+
+    What somebody removed by hand is not missed.
+    """
+    where = f"{LIES} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
+    found = annals.entries(where, () if reason is None else (reason,))
+    wishes = {entry.destination: _wish(entry) for entry in found}
+    return [wish for path, wish in wishes.items() if path is not None and os.path.lexists(path)]
+
+
+def named(annals: Annals, files: Iterable[str], quarantine: Path) -> list[Wish]:
+    """These files in the quarantine directory, also those that the ledger does not know of.
+
+    Raises:
+        Fatal: exit code 2; one lies elsewhere, or is no file of its own.
+    """
+    known = {wish.path: wish for wish in quarantined(annals)}
+    wishes = {}
+    for file in files:
+        folder, name = os.path.split(os.path.abspath(file))
+        path = str(quarantine / name)
+        if os.path.realpath(folder) != os.path.realpath(quarantine):
+            raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
+        if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or os.path.isdir(path)):
+            raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
+        wishes[path] = known.get(path) or Wish(path, name, None)
+    return list(wishes.values())
+
+
+def filed(
+    annals: Annals, *, since: datetime | None = None, batch: int | None = None, number: int | None = None
+) -> Iterator[Wish]:
+    """What was filed and not put back since: from a time on, of one batch, or by one decision.
+
+    What the daemon files from now on is not in it.
+    """
+    which: tuple[str, str | int | None]
+    if since is not None:
+        which = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
+    else:
+        which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
+    entries = annals.entries(f"{LIES} and {which[0]}", (which[1],))
+    return (_wish(entry) for entry in entries)
+
+
+def since(text: str, now: datetime) -> datetime:
+    """The time that ``2h``, ``30m``, ``1d`` or an ISO 8601 time means; without an offset it is local time.
+
+    Raises:
+        Fatal: exit code 2; it means none.
+    """
+    try:
+        if ago := _AGO.fullmatch(text):
+            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Fatal(
+            f"{text} is no time", "Say 30m, 2h or 1d for a time ago, or 2026-03-01T14:30.", Exit.USAGE
+        ) from error
+
+
+def ready(to: Path, inbox: Path) -> Path:
+    """The directory that files are put back into. The inbox must be there, another one is made.
+
+    Raises:
+        Fatal: exit code 5; files can not land there.
+    """
+    if to == inbox:
+        if not inbox.is_dir():
+            raise Fatal(
+                f"the inbox {inbox} is not there", "Mount it, or put the files elsewhere with --to.", Exit.DIRECTORY
+            )
+        if not os.access(inbox, os.W_OK | os.X_OK):
+            raise Fatal(f"the inbox {inbox} can not be written", "Run this as the daemon's user.", Exit.DIRECTORY)
+    else:
+        filing.prepare(to)
+    return to
+
+
+def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
+    """Put files into a directory, under their names or the next free ones, a chunk at a time.
+
+    What is no longer where it was filed is left alone; for ``undo`` also what was changed there.
+    Without a clerk nothing is done, and told what would be.
+
+    Raises:
+        Fatal: the ledger can not be written, or could not follow.
+    """
+    todo = iter(wishes)
+    while chunk := list(itertools.islice(todo, CHUNK)):
+        looked = [(wish, _order(wish, why, to)) for wish in chunk]
+        orders = [order for _, order in looked if isinstance(order, Order)]
+        done = iter(clerk.carry_out(orders, to) if clerk is not None and orders else ())
+        for wish, order in looked:
+            if isinstance(order, str):
+                yield Result(wish, "left", why=order)
+            elif clerk is None:
+                yield Result(wish, "planned", destination=str(to))
+            else:
+                number, result = next(done)
+                if isinstance(result, Filed):
+                    yield Result(wish, "restored", number, result.destination)
+                elif not number:
+                    raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
+                else:
+                    yield Result(wish, "left", number, why=result.why)
+
+
+def _wish(entry: Entry) -> Wish:
+    assert entry.destination is not None  # it was filed
+    return Wish(entry.destination, entry.name, entry)
+
+
+def _order(wish: Wish, why: Why, to: Path) -> Order | str:
+    """The order to put a file back, or why it is left alone."""
+    try:
+        found = os.lstat(wish.path)
+        if to.is_dir() and os.path.samestat(os.stat(os.path.dirname(wish.path)), os.stat(to)):
+            return "it lies there already"
+        if stat.S_ISDIR(found.st_mode):
+            return "a directory is in its place"
+        identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        digest = _digest(Path(wish.path), found, wish.entry, why)
+        unique.same(Path(wish.path), identity)
+    except FileNotFoundError:
+        return "it no longer lies there"
+    except OSError as error:
+        return f"it can not be read: {error.strerror}"
+    except Vanished as error:
+        return str(error)
+    decision = Decision(Outcome.RESTORED, None, 0.0, why)
+    restores = wish.entry.id if wish.entry else None
+    return Order(wish.name, identity, digest, decision, Timing(0.0), wish.path, restores)
+
+
+def _digest(path: Path, found: os.stat_result, entry: Entry | None, why: Why) -> str | None:
+    regular = stat.S_ISREG(found.st_mode)
+    if why == "retry":
+        return unique.digest(path) if regular and os.access(path, os.R_OK) else None
+    assert entry is not None
+    same_size = entry.size in (None, found.st_size)
+    if entry.digest is None:
+        # It was never read (a link, say): then size and time must do.
+        if not same_size or (regular and entry.mtime_ns not in (None, found.st_mtime_ns)):
+            raise Vanished("it was changed since it was filed")
+        return None
+    if not regular or not same_size or unique.digest(path) != entry.digest:
+        raise Vanished("it was changed since it was filed")
+    return entry.digest
