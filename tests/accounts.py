@@ -78,20 +78,25 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
     with sqlite3.connect(daemon.root / "state" / "ledger.sqlite3") as ledger:
         assert ledger.execute("select count(*) from unended").fetchone() == (0,)
         assert ledger.execute("select count(*) from ending where state = 'missing'").fetchone() == (0,)
-        rows = ledger.execute(
-            "select destination, digest from ending join decision on decision.id = ending.decision"
-            " where state = 'filed'"
+        filed = ledger.execute(
+            "select destination, digest, source from ending join decision on decision.id = ending.decision"
+            " where state = 'filed' order by id"
         ).fetchall()
+    rows: dict[bytes, str] = {}  # where files lie, by what the ledger says, move after move
+    for destination, recorded, source in filed:
+        assert destination not in rows, "two files under one path"
+        rows.pop(source, None)
+        rows[destination] = recorded
     on_disk = {
         os.fsencode(path)
-        for place in daemon.places[1:]
+        for place in daemon.places  # in the inbox, what was put back
         for path in place.rglob("*")
         if path.is_file() and not path.name.endswith(".reason.json")
     }
-    assert Counter(row[0] for row in rows) == Counter(on_disk)
+    assert set(rows) == on_disk
     if told is not None:
         _reconcile(daemon, told)
-    for destination, recorded in rows:
+    for destination, recorded in rows.items():
         assert digest(Path(os.fsdecode(destination)).read_bytes()) == recorded
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from accounts import Producer, check
 from chaos import Chaos
-from harness import Daemon
+from harness import Daemon, mednet
 
 from watcher import failpoints
 
@@ -95,6 +95,76 @@ def test_killed_in_recovery_itself(tmp_path: Path) -> None:
         assert daemon.process.wait(timeout=60) == -signal.SIGKILL, f"{name} was not reached"
     del daemon.environ["MEDNET_FAILPOINT"]
     with daemon.start():
+        daemon.until(lambda: not os.listdir(daemon.inbox))
+        assert daemon.stop() == 0
+    check(daemon, producer.dropped)
+
+
+def _files_filed(daemon: Daemon) -> Producer:
+    """Some files, sorted, in review and in quarantine."""
+    producer = Producer(daemon, seed=3)
+    producer.drop(40)
+    with daemon.start():
+        daemon.until(lambda: not os.listdir(daemon.inbox))
+        assert daemon.stop() == 0
+    return producer
+
+
+RETRY, UNDO = ("retry",), ("undo", "--since", "1d")
+AT_WORK = ("decided", "renamed", "moved", "synced", "filed", "recovering")
+
+
+@pytest.mark.parametrize("name", AT_WORK)
+@pytest.mark.parametrize(("command", "then"), [(RETRY, "daemon"), (UNDO, "daemon"), (UNDO, "command")])
+def test_killed_while_putting_files_back(tmp_path: Path, command: tuple[str, ...], name: str, then: str) -> None:
+    """A killed retry or undo is reconciled by the next start of the daemon, or by the next such command."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    producer = _files_filed(daemon)
+    words = (*command, "--config", str(daemon.config))
+    for point in ["moved", name] if name == "recovering" else [name]:
+        killed = mednet(*words, env={"MEDNET_FAILPOINT": point})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert daemon.digests() == producer.dropped, "lost or doubled at the very moment of the kill"
+    if then == "command":
+        ended = mednet(*words)
+        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+        check(daemon, producer.dropped)
+    with daemon.start():
+        daemon.until(lambda: not os.listdir(daemon.inbox))
+        assert daemon.stop() == 0
+    check(daemon, producer.dropped)
+
+
+@pytest.mark.parametrize("name", [*ACROSS, "unlinked"])
+def test_killed_while_putting_files_back_from_another_file_system(tmp_path: Path, elsewhere: Path, name: str) -> None:
+    """Killed in the middle of a copy into the inbox, while the daemon goes on and files what came: one is left."""
+    daemon = Daemon(tmp_path, f"{FAST}output: {{sorted: {elsewhere}/sorted}}\n", stub=True)
+    daemon.places[1] = elsewhere / "sorted"
+    producer = _files_filed(daemon)
+    words = ("undo", "--since", "1d", "--config", str(daemon.config))
+    with daemon.start():
+        killed = mednet(*words, env={"MEDNET_FAILPOINT": f"{name}:9"})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        daemon.until(lambda: not [path for path in daemon.inbox.iterdir() if not path.name.startswith(".")])
+        assert daemon.stop() == 0
+    with daemon.start():
+        daemon.until(lambda: not os.listdir(daemon.inbox))
+        assert daemon.stop() == 0
+    check(daemon, producer.dropped)
+
+
+@pytest.mark.parametrize("name", AT_WORK[:-1])
+def test_killed_while_the_daemon_sorts_what_comes_back(tmp_path: Path, name: str) -> None:
+    """A command killed beside a running daemon: what it put back is sorted again, and nothing is called missing."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    producer = _files_filed(daemon)
+    words = ("undo", "--since", "1d", "--config", str(daemon.config))
+    with daemon.start():
+        killed = mednet(*words, env={"MEDNET_FAILPOINT": name})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        daemon.until(lambda: not os.listdir(daemon.inbox))
+        ended = mednet(*words)
+        assert ended.returncode == 0, ended.stderr
         daemon.until(lambda: not os.listdir(daemon.inbox))
         assert daemon.stop() == 0
     check(daemon, producer.dropped)

@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_run, _classify, _check_config, _status, _demo, _evaluate, _train, _compress, _sketch, _bench):
+    daily = (_run, _classify, _check_config, _status, _retry, _undo, _demo)
+    for add in (*daily, _evaluate, _train, _compress, _sketch, _bench):
         add(_adder(commands))
     return top
 
@@ -123,6 +124,29 @@ def _status(add: _Add) -> None:
     command = add("status", "say whether the daemon runs, and what it has done")
     _config(command)
     _json(command, "one JSON object")
+
+
+def _retry(add: _Add) -> None:
+    command = add("retry", "put quarantined files back into the inbox")
+    command.add_argument("files", nargs="*", metavar="FILE", help="default: all that the ledger knows of")
+    command.add_argument("--reason", metavar="REASON", help="only those quarantined for this reason, e.g. truncated")
+    _put_back(command)
+
+
+def _undo(add: _Add) -> None:
+    command = add("undo", "put files that were filed back into the inbox")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument("--since", metavar="TIME", help="those filed since: 30m, 2h or 1d ago, or 2026-03-01T14:30")
+    which.add_argument("--batch", type=int, metavar="N", help="those decided in one transaction, see explain")
+    which.add_argument("--id", type=int, metavar="N", help="the one of this decision")
+    command.add_argument("--to", type=Path, metavar="DIR", help="put them there instead, made if missing")
+    _put_back(command)
+
+
+def _put_back(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    _json(command, "one JSON object a line, for every file")
+    _config(command)
 
 
 def _demo(add: _Add) -> None:

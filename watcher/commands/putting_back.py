@@ -1,0 +1,56 @@
+"""What ``retry`` and ``undo`` share: do it, chunk by chunk, and tell of each file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from watcher import composition, config, log, restore
+from watcher.errors import Exit
+from watcher.restore import Result, Wish
+
+
+def run(
+    wishes: Callable[[], Iterable[Wish]],
+    why: restore.Why,
+    to: Path,
+    settings: config.Config,
+    *,
+    dry: bool,
+    as_json: bool,
+) -> int:
+    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone."""
+    work = contextlib.nullcontext() if dry else restore.at_work(composition.ledger_path(settings), settings.inbox.path)
+    counts: Counter[str] = Counter()
+    with work as clerk:
+        chosen = wishes()
+        if clerk is not None:
+            clerk.filing.expect(restore.ready(to, settings.inbox.path))
+        for result in restore.put_back(chosen, why, to, clerk):
+            counts[result.state] += 1
+            print(_json_line(result) if as_json else _text_line(result))
+    done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
+    print(f"mednet-watcher: {done}, {counts['left']} left alone", file=sys.stderr)
+    return Exit.FAILED if counts["left"] else Exit.OK
+
+
+def _json_line(result: Result) -> str:
+    told = {
+        "id": result.id,
+        "restores": result.wish.entry.id if result.wish.entry else None,
+        "name": result.wish.name,
+        "path": result.wish.path,
+        "state": result.state,
+        "destination": result.destination,
+        "why": result.why,
+    }
+    return json.dumps(told)
+
+
+def _text_line(result: Result) -> str:
+    end = f" -> {log.printable(result.destination)}" if result.destination else f": {log.printable(result.why or '')}"
+    return f"{result.state:8}  {log.printable(result.wish.path)}{end}"

@@ -1,0 +1,48 @@
+"""``undo``: files that were filed back into the inbox, or into a directory of one's choice."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from watcher import composition, config, restore
+from watcher.annals import Annals
+from watcher.commands import putting_back
+from watcher.errors import Exit, Fatal
+
+
+def run(args: argparse.Namespace) -> int:
+    """Put them back. Exit code 1 if one is no longer what and where it was."""
+    settings = config.load(args.config or config.DEFAULT, os.environ)
+    since = restore.since(args.since, datetime.now(UTC)) if args.since is not None else None
+    inbox = settings.inbox.path
+    to = Path(os.path.abspath(args.to)) if args.to else inbox
+    if os.path.realpath(to) == os.path.realpath(inbox):
+        to = inbox
+        if restore.daemons(settings.state.path):
+            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
+            print(f"mednet-watcher: {told}", file=sys.stderr)
+    with Annals(composition.ledger_path(settings)) as annals:
+        if args.id is not None:
+            _refuse_other_than_filed(annals, args.id)
+        return putting_back.run(
+            lambda: restore.filed(annals, since=since, batch=args.batch, number=args.id),
+            "undo",
+            to,
+            settings,
+            dry=args.dry_run,
+            as_json=args.json,
+        )
+
+
+def _refuse_other_than_filed(annals: Annals, number: int) -> None:
+    entry = next(annals.entries("d.id = ?", (number,)), None)
+    if entry is None:
+        raise Fatal(f"the ledger has no decision {number}", "See `mednet-watcher explain FILE`.", Exit.FAILED)
+    if entry.outcome == "restored":
+        raise Fatal(
+            f"decision {number} put a file back itself", f"See `mednet-watcher explain --id {number}`.", Exit.FAILED
+        )
