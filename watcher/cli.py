@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _status, _retry, _undo, _demo)
+    daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _demo)
     for add in (*daily, _evaluate, _train, _compress, _sketch, _bench):
         add(_adder(commands))
     return top
@@ -146,6 +146,25 @@ def _undo(add: _Add) -> None:
 def _put_back(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     _json(command, "one JSON object a line, for every file")
+    _config(command)
+
+
+def _audit(add: _Add) -> None:
+    command = add("audit", "compare ledger and disk, and say what does not match")
+    command.add_argument(
+        "--quick", action="store_true", help="by names and sizes; read no file that is where it should be"
+    )
+    _json(command, "one JSON object")
+    _config(command)
+
+
+def _explain(add: _Add) -> None:
+    command = add("explain", "say what was decided about a file, when, why, and where it lies now")
+    command.add_argument(
+        "what", nargs="*", metavar="FILE", help="a path, a name, #ID, or 8 or more digits of a SHA-256"
+    )
+    command.add_argument("--id", type=int, action="append", default=[], metavar="N", help="a decision's number, as #N")
+    _json(command, "one JSON object a line, for every decision")
     _config(command)
 
 

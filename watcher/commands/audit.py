@@ -1,0 +1,70 @@
+"""``audit``: ledger against disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from watcher import composition, config, log
+from watcher.annals import Annals
+from watcher.audit import Audit, Report
+from watcher.clerk import Places
+from watcher.errors import Exit
+from watcher.inbox import Inbox
+
+PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what does not match, and the account. Exit code 1 if anything does not."""
+    settings = config.load(args.config or config.DEFAULT, os.environ)
+    output = settings.output
+    inbox = Inbox(settings.inbox.path, settings.inbox.ignore)
+    with Annals(composition.ledger_path(settings)) as annals:
+        places = Places(output.sorted, output.review, output.quarantine)
+        report = Audit(annals, places, inbox, settings.state.path, quick=args.quick).run()
+    print(json.dumps(_json(report)) if args.json else _text(report))
+    return Exit.FAILED if report.findings else Exit.OK
+
+
+def _seen(report: Report) -> int:
+    return sum(report.due(place) for place in PLACES) + report.pending
+
+
+def _json(report: Report) -> dict[str, Any]:
+    return {
+        "findings": [{**asdict(finding), "advice": finding.advice} for finding in report.findings],
+        "places": {
+            place: {
+                "filed": report.filed[place],
+                "put_back": report.restored[place],
+                "due": report.due(place),
+                "on_disk": report.on_disk[place],
+            }
+            for place in PLACES
+        },
+        "put_back_elsewhere": report.elsewhere,
+        "pending": report.pending,
+        "seen": _seen(report),
+    }
+
+
+def _text(report: Report) -> str:
+    lines = []
+    for finding in report.findings:
+        number = f"#{finding.id} " if finding.id is not None else ""
+        where = f" (the same bytes: {log.printable(finding.where)})" if finding.where else ""
+        lines += [f"{finding.kind:12}  {number}{log.printable(finding.path)}{where}", f"{'':14}{finding.advice}"]
+    lines.append(f"{'':12} {'filed':>12} {'put back':>12} {'so there are':>14} {'on disk':>12}")
+    for place, told in PLACES.items():
+        counts = f"{report.filed[place]:12,} {report.restored[place]:12,}"
+        lines.append(f"{told:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
+    if report.elsewhere:
+        lines.append(f"{report.elsewhere:,} of those put back went elsewhere than into the inbox")
+    terms = " + ".join(f"{told} {report.due(place):,}" for place, told in PLACES.items())
+    lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
+    lines.append(f"{len(report.findings)} findings" if report.findings else "everything matches")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""``explain``: every decision about a file, in the order they were taken, and where it lies now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from watcher import composition, config, log, unique
+from watcher.annals import Annals, Entry
+from watcher.errors import Exit, Fatal
+
+_DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
+
+NOW = {
+    "there": "still there, unchanged",
+    "changed": "there, but with other bytes",
+    "unreadable": "there, but it can not be read",
+    "gone": "no longer there",
+    "restored": "put back by #{by}",
+    "moved_on": "taken on by #{by}",
+    "unended": "being moved by {by}, or that died at it",
+    "stayed": "it was not moved",
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is known. Exit code 1 if nothing is known of one of them."""
+    if not args.what and not args.id:
+        raise Fatal("explain what?", "Give a path, a name, #ID, or 8 or more digits of a SHA-256.", Exit.USAGE)
+    settings = config.load(args.config or config.DEFAULT, os.environ)
+    unknown = False
+    with Annals(composition.ledger_path(settings)) as annals:
+        for word in [*args.what, *(f"#{number}" for number in args.id)]:
+            found = {entry.id: entry for entry in _about(annals, word)}
+            if not found:
+                print(f"mednet-watcher: nothing is known of {log.printable(word)}", file=sys.stderr)
+                unknown = True
+            for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
+                state, by = _now(annals, entry)
+                print(_json_line(entry, state, by) if args.json else _text(entry, state, by))
+    return Exit.FAILED if unknown else Exit.OK
+
+
+def _about(annals: Annals, word: str) -> Iterator[Entry]:
+    """The decisions that a word can mean, some more than once."""
+    if re.fullmatch(r"#\d{1,18}", word):
+        yield from annals.entries("d.id = ?", (int(word[1:]),))
+        return
+    path = os.path.abspath(word)
+    if os.path.lexists(path) or "/" in word:
+        raw = os.fsencode(path)
+        yield from annals.entries("d.source = ? or e.destination = ?", (raw, raw))
+        yield from annals.entries("d.digest = ?", (_digest(path),))
+    if "/" not in word:
+        name = os.fsencode(word)
+        ending = b"/" + name
+        yield from annals.entries("d.name = ? or substr(e.destination, ?) = ?", (name, -len(ending), ending))
+    if _DIGEST.fullmatch(word):
+        yield from annals.entries("d.digest >= ? and d.digest < ?", (word.lower(), word.lower() + "g"))
+
+
+def _digest(path: str) -> str | None:
+    """SHA-256 of a regular file that can be read."""
+    try:
+        return unique.digest(Path(path)) if stat.S_ISREG(os.lstat(path).st_mode) else None
+    except OSError:
+        return None
+
+
+def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
+    """A key of ``NOW``, and who did it."""
+    if entry.state is None:
+        return "unended", entry.owner
+    if entry.destination is None:
+        return "stayed", None
+    if entry.restored_by is not None:
+        return "restored", entry.restored_by
+    since = annals.entries("d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id)
+    if (later := next(since, None)) is not None:
+        return "moved_on", later.id
+    if not os.path.lexists(entry.destination):
+        return "gone", None
+    if entry.digest is None:
+        return "there", None
+    digest = _digest(entry.destination)
+    return ("unreadable" if digest is None else "there" if digest == entry.digest else "changed"), None
+
+
+def _json_line(entry: Entry, state: str, by: int | str | None) -> str:
+    told: dict[str, Any] = {
+        "id": entry.id,
+        "batch": entry.batch,
+        "time": entry.decided_at,
+        "name": entry.name,
+        "digest": entry.digest,
+        "outcome": entry.outcome,
+        "class": entry.label,
+        "confidence": entry.confidence,
+        "top": entry.top,
+        "reason": entry.reason,
+        "detail": entry.detail,
+        "model": entry.model,
+        "source": entry.source,
+        "directory": entry.directory,
+        "restores": entry.restores,
+        "state": entry.state,
+        "destination": entry.destination,
+        "note": entry.note,
+        "ended_at": entry.ended_at,
+        "now": state,
+        "now_by": by,
+    }
+    return json.dumps(told)
+
+
+def _text(entry: Entry, state: str, by: int | str | None) -> str:
+    judged = " ".join(filter(None, (entry.outcome, entry.label)))
+    if entry.top:
+        judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
+    if entry.restores is not None:
+        judged += f", takes back #{entry.restores}"
+    lines = [
+        f"#{entry.id}  {entry.decided_at}  {log.printable(entry.name)}  (batch {entry.batch})",
+        f"    decided  {judged}",
+    ]
+    if entry.reason:
+        lines.append(f"    because  {log.printable(': '.join(filter(None, (entry.reason, entry.detail))))}")
+    lines += [
+        f"    model    {entry.model or 'none: a person decided'}",
+        f"    digest   {entry.digest or 'unknown: it could not be read'}",
+        f"    from     {log.printable(entry.source)}",
+        f"    to       {log.printable(entry.destination or entry.directory)}",
+        f"    ended    {_ended(entry)}",
+        f"    now      {NOW[state].format(by=by)}",
+    ]
+    return "\n".join(lines)
+
+
+def _ended(entry: Entry) -> str:
+    note = f": {log.printable(entry.note)}" if entry.note else ""
+    return f"{entry.state} {entry.ended_at}{note}" if entry.state else "not yet"
