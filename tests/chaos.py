@@ -65,9 +65,9 @@ class Chaos:
     def _one_life(self, files: int) -> bool:
         """Start who is dead, drop files meanwhile, kill one at any moment. True if it was not even ready."""
         daemon = self.random.choice(self.daemons)
-        ready = _ready(daemon)
+        ready = _ready(daemon) - daemon.alive  # one that goes on from before was ready in this life, too
         for each in self.daemons:
-            if each.process is None or each.process.poll() is not None:
+            if not each.alive:
                 each.start(wait=False)
         if len(self.daemons) == 1 and self.random.random() < 0.9:
             daemon.until(lambda: _ready(daemon) > ready)

@@ -46,6 +46,11 @@ class Daemon:
             self.process.kill()
             self.process.wait()
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
     def start(self, *, wait: bool = True) -> Daemon:
         ready = len(self.events("daemon.ready"))
         with self.log.open("ab") as log:

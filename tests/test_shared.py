@@ -260,3 +260,14 @@ def test_ledger_of_two_workers_has_no_gaps(tmp_path: Path) -> None:
         ids = [row[0] for row in ledger.execute("select id from decision where outcome != 'returned' order by id")]
     assert ids == list(range(1, len(ids) + 1))
     assert os.listdir(pair.first.inbox) == [DIRECTORY]
+
+
+def test_status_counts_what_is_claimed(tmp_path: Path) -> None:
+    """A claimed file is pending like one that still lies in the inbox itself."""
+    claimed = tmp_path / "inbox" / DIRECTORY / "worker-1"
+    claimed.mkdir(parents=True)
+    (claimed / "x.jpeg").touch()
+    (tmp_path / "inbox" / "MOUNTED").touch()
+    (tmp_path / "config.yaml").write_text("inbox: {shared: true, sentinel: MOUNTED}\n")
+    told = json.loads(mednet("status", "--json", "--config", str(tmp_path / "config.yaml")).stdout)
+    assert told["waiting"] == 1

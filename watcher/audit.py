@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from watcher import filing, lock, unique
+from watcher import claims, filing, lock, unique
 from watcher.annals import Annals, Entry
 from watcher.clerk import Places
 from watcher.errors import Exit, Fatal, Retry
@@ -126,7 +126,7 @@ class Audit:
         """Note every file of a place (None: only count the inbox). Gives the unfinished copies."""
         if place is None:
             try:
-                self._report.pending = sum(1 for _ in self._inbox.sweep())
+                self._report.pending = sum(1 for _ in self._inbox.sweep()) + claims.held(self._inbox.path)
             except Retry as error:
                 raise Fatal(str(error), "Mount it, or set inbox.path.", Exit.DIRECTORY) from error
             yield from map(str, self._inbox.path.glob(f".*{unique.PARTIAL}"))

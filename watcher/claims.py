@@ -99,6 +99,14 @@ def workers(inbox: Path) -> list[str]:
         return []
 
 
+def held(inbox: Path) -> int:
+    """How many files are claimed just now, by anybody."""
+    try:
+        return sum(1 for worker in workers(inbox) for _ in _files(inbox / DIRECTORY / worker))
+    except OSError:
+        return 0
+
+
 def release(inbox: Path, worker: str) -> int:
     """Put what a worker has claimed back into the inbox, under the name it has or a free one. How many files."""
     count = 0

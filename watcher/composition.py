@@ -58,7 +58,7 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
     Raises:
         Fatal: a directory, the weights, the device or the ledger can not be used.
     """
-    inbox = _inbox(settings)
+    source = _usable_inbox(settings)
     decoders = DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
     decoders.start()  # its imports overlap with torch's
     try:
@@ -77,7 +77,7 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         decoders.close()
         raise
     scan_interval_s = settings.inbox.scan_interval_s
-    arrivals, front, taking = Arrivals(inbox, watch, _settle(settings), logger, scan_interval_s), None, None
+    arrivals, front, taking = Arrivals(source, watch, _settle(settings), logger, scan_interval_s), None, None
     if at.claims is not None:
         front = Front(arrivals, at.claims)
         arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
@@ -113,10 +113,15 @@ def rules(settings: config.Config) -> Rules:
     return Rules(**dict(settings.collisions))
 
 
-def _inbox(settings: config.Config) -> Inbox:
-    inbox = Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel)
+def inbox(settings: config.Config) -> Inbox:
+    """The inbox that producers write to."""
+    return Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel)
+
+
+def _usable_inbox(settings: config.Config) -> Inbox:
+    found = inbox(settings)
     try:
-        next(inbox.sweep(), None)
+        next(found.sweep(), None)
     except Retry as error:
         raise Fatal(
             str(error),
@@ -130,7 +135,7 @@ def _inbox(settings: config.Config) -> Inbox:
             "Give the daemon's user the right to write there.",
             Exit.DIRECTORY,
         )
-    return inbox
+    return found
 
 
 def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Watch | None:

@@ -13,7 +13,6 @@ from watcher.annals import Annals
 from watcher.audit import Audit, Report
 from watcher.clerk import Places
 from watcher.errors import Exit
-from watcher.inbox import Inbox
 
 PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined"}
 
@@ -22,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
     settings = config.load(args.config or config.DEFAULT, os.environ)
     output = settings.output
-    inbox = Inbox(settings.inbox.path, settings.inbox.ignore)
+    inbox = composition.inbox(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         places = Places(output.sorted, output.review, output.quarantine)
         report = Audit(annals, places, inbox, settings.state.path, quick=args.quick).run()

@@ -8,9 +8,8 @@ import os
 from datetime import datetime
 from typing import Any
 
-from watcher import annals, composition, config, lock, seat
+from watcher import annals, claims, composition, config, lock, seat
 from watcher.errors import Exit, Retry
-from watcher.inbox import Inbox
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +42,8 @@ def _state(settings: config.Config) -> dict[str, Any]:
 
 def _waiting(settings: config.Config) -> int | None:
     try:
-        return sum(1 for _ in Inbox(settings.inbox.path, settings.inbox.ignore).sweep())
+        waiting = sum(1 for _ in composition.inbox(settings).sweep())
+        return waiting + claims.held(settings.inbox.path)
     except Retry:
         return None
 
