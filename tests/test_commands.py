@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,6 +96,24 @@ def test_a_second_one_is_told(site: Site) -> None:
     ended = call(site, "retry")
     assert (ended.returncode, "another retry or undo" in ended.stderr) == (6, True)
     held.release()
+
+
+def test_nobody_reads_of_it(site: Site) -> None:
+    """A reader that goes away does not end the work half-way."""
+    site.clerk.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(300)])
+    command = f'"{sys.executable}" -m watcher undo --since 1h | head -0'
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run(["bash", "-c", command], cwd=site.root, env=environ, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
+    assert len(os.listdir(site.inbox)) == 300
+
+
+def test_what_a_killed_one_left_is_told(site: Site) -> None:
+    """The next command says what it reconciled."""
+    site.file("a.png", HAND)
+    assert mednet("undo", "--id", "1", cwd=site.root, env={"MEDNET_FAILPOINT": "moved"}).returncode == -9
+    ended = call(site, "retry")
+    assert (ended.returncode, "decision 2, left by a killed command: filed" in ended.stderr) == (0, True)
 
 
 def test_an_inbox_that_is_gone_is_not_made(site: Site) -> None:

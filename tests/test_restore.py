@@ -144,9 +144,10 @@ class TestRetry:
 
     def test_a_link_in_quarantine(self, site: Site) -> None:
         """What is no regular file is moved, never followed."""
-        (site.quarantine / "link").symlink_to("/nowhere")
-        site.retry(site.quarantine / "link")
-        assert os.readlink(site.inbox / "link") == "/nowhere"
+        for name, to in (("link", "/nowhere"), ("to a directory", "/")):
+            (site.quarantine / name).symlink_to(to)
+            site.retry(site.quarantine / name)
+            assert os.readlink(site.inbox / name) == to
 
     def test_the_reason_of_a_file_that_came_since_stays(self, site: Site) -> None:
         """A reason file is removed with its own file only."""

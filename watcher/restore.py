@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from watcher.annals import LIES, Annals, Entry
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
-from watcher.ledger import Ledger
+from watcher.ledger import Ending, Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
 
 OWNER = "operator"
@@ -58,8 +58,8 @@ class Result:
 
 
 @contextlib.contextmanager
-def at_work(ledger: Path, inbox: Path) -> Iterator[Clerk]:
-    """A clerk of the owner ``operator``, alone at it, after what a killed one left was reconciled.
+def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _: None) -> Iterator[Clerk]:
+    """A clerk of the owner ``operator``, alone at it, after what a killed one left was reconciled, and told.
 
     Raises:
         Fatal: exit code 6, another one is at work; 5, the ledger can not be used.
@@ -68,7 +68,8 @@ def at_work(ledger: Path, inbox: Path) -> Iterator[Clerk]:
     book: Ledger | None = None
     try:
         book = Ledger(ledger, owner=OWNER)
-        recover.recover(book)
+        for ending in recover.recover(book):
+            tell(ending)
         yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)
     finally:
         if book is not None:
@@ -122,10 +123,14 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path) -> list[Wish]:
         path = str(quarantine / name)
         if os.path.realpath(folder) != os.path.realpath(quarantine):
             raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
-        if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or os.path.isdir(path)):
+        if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or _is_directory(path)):
             raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
         wishes[path] = known.get(path) or Wish(path, name, None)
     return list(wishes.values())
+
+
+def _is_directory(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def filed(

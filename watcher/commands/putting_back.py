@@ -11,6 +11,7 @@ from pathlib import Path
 
 from watcher import composition, config, log, restore
 from watcher.errors import Exit
+from watcher.ledger import Ending
 from watcher.restore import Result, Wish
 
 
@@ -24,7 +25,8 @@ def run(
     as_json: bool,
 ) -> int:
     """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone."""
-    work = contextlib.nullcontext() if dry else restore.at_work(composition.ledger_path(settings), settings.inbox.path)
+    path = composition.ledger_path(settings)
+    work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, _tell_reconciled)
     counts: Counter[str] = Counter()
     with work as clerk:
         chosen = wishes()
@@ -32,10 +34,16 @@ def run(
             clerk.filing.expect(restore.ready(to, settings.inbox.path))
         for result in restore.put_back(chosen, why, to, clerk):
             counts[result.state] += 1
-            print(_json_line(result) if as_json else _text_line(result))
+            with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
+                print(_json_line(result) if as_json else _text_line(result))
     done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
     print(f"mednet-watcher: {done}, {counts['left']} left alone", file=sys.stderr)
     return Exit.FAILED if counts["left"] else Exit.OK
+
+
+def _tell_reconciled(ending: Ending) -> None:
+    told = f"decision {ending.decision}, left by a killed command: {ending.state}"
+    print(f"mednet-watcher: {told}, {log.printable(ending.note or '')}", file=sys.stderr)
 
 
 def _json_line(result: Result) -> str:
