@@ -16,16 +16,17 @@ from typing import Any
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from watcher import restore, unique
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Fatal
 from watcher.filing import Filing
+from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
-from watcher.recover import recover, recover_dead
+from watcher.recover import recover_all
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
 RENAMES = [errno.EEXIST, errno.EXDEV]
@@ -88,6 +89,7 @@ class Conservation(RuleBasedStateMachine):
         self.places = Places(self.root / "sorted", self.other / "review", self.root / "quarantine")
         for directory in (self.inbox, self.places.sorted / "A", self.places.review, self.places.quarantine):
             directory.mkdir(parents=True)
+        self.filed = (self.places.sorted, self.places.review, self.places.quarantine)
         self.dropped: Counter[bytes] = Counter()
         self.number = 0
         self.faults = Faults()
@@ -127,9 +129,8 @@ class Conservation(RuleBasedStateMachine):
     )
     def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None, mounts: bool) -> None:
         """The whole inbox is decided upon and filed, and at some step something fails, or everything dies."""
-        orders = [
-            self._order(path, outcome) for path, outcome in zip(sorted(self.inbox.iterdir()), outcomes, strict=False)
-        ]
+        names = sorted(Inbox(self.inbox).sweep())
+        orders = [self._order(self.inbox / name, outcome) for name, outcome in zip(names, outcomes, strict=False)]
         if not orders:
             return
         self.faults.plan(at, after, error, mounts)
@@ -143,6 +144,7 @@ class Conservation(RuleBasedStateMachine):
                 there = (self.inbox / result.order.name).exists()
                 assert isinstance(result, Filed) != there, "filed files leave the inbox, returned ones stay"
 
+    @precondition(lambda self: any(path.is_file() for place in self.filed for path in place.rglob("*")))
     @rule(
         count=st.integers(1, 3),
         at=st.one_of(st.integers(0, 9), st.integers(-1, 30)),
@@ -151,7 +153,7 @@ class Conservation(RuleBasedStateMachine):
         mounts=st.booleans(),
     )
     def undo(self, count: int, at: int, after: bool, error: int | None, mounts: bool) -> None:
-        """A person puts a few files back. If the command dies the daemon goes on, and knows nothing of it."""
+        """A person puts a few files back. If the command dies, a start of the daemon comes next."""
         path = self.other / "state" / "ledger.sqlite3"
         try:
             with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
@@ -161,7 +163,8 @@ class Conservation(RuleBasedStateMachine):
                     there = os.path.lexists(result.wish.path)
                     assert (result.state == "restored") != there, "files put back leave, others stay"
         except (Crash, Fatal):
-            pass
+            # A daemon that goes on meanwhile and dies, too, is beyond what recovery can tell so far: see the README.
+            self._restart()
         self.faults.clear()
 
     @rule(at=st.integers(0, 6))
@@ -187,14 +190,14 @@ class Conservation(RuleBasedStateMachine):
             self.ledger.close()
         self.ledger = Ledger(self.other / "state" / "ledger.sqlite3")
         self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64)
-        endings = recover(self.ledger) + recover_dead(self.ledger, restore.OWNER, self.other / "state")
-        assert all(ending.state != "missing" for ending in endings)
+        endings = recover_all(self.ledger, self.other / "state")
+        assert all(ending.state != "missing" for ending in endings), [ending.note for ending in endings]
         self.faults.clear()
 
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         found: Counter[bytes] = Counter()
-        for place in (self.inbox, self.places.sorted, self.places.review, self.places.quarantine):
+        for place in (self.inbox, *self.filed):
             for path in place.rglob("*"):
                 if path.is_file() and not path.name.endswith(".reason.json") and "mednet-partial" not in path.name:
                     found[path.read_bytes()] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.lock import Lock
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
-from watcher.recover import recover, recover_dead
+from watcher.recover import recover, recover_all
 from watcher.restore import Result
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
@@ -290,9 +291,9 @@ class TestKilledAtIt:
         assert site.book.owners() == ["operator"]
         held = Lock(site.path.with_name("operator.lock"))
         held.acquire()
-        assert recover_dead(site.book, "operator", site.path.parent) == []
+        assert recover_all(site.book, site.path.parent) == []
         held.release()
-        assert [e.state for e in recover_dead(site.book, "operator", site.path.parent)] == ["returned"]
+        assert [e.state for e in recover_all(site.book, site.path.parent)] == ["returned"]
         assert half.exists()
 
     def test_the_next_command_reconciles_first(self, site: Site, half: Path) -> None:
@@ -346,6 +347,28 @@ class TestKilledAtIt:
         (site.root / "review" / "a.png").unlink()
         assert [e.state for e in recover(site.book, "operator")] == ["returned"]
         assert half.exists()
+
+    @pytest.mark.parametrize("taken_on", [False, True])
+    def test_of_two_equal_files_none_is_lost(self, site: Site, taken_on: bool) -> None:
+        """Of two files equal in name, bytes and time one was copied before the kill: the other stays where it is."""
+        for _ in range(2):
+            order = site.order("a.png", HAND, b"a radiograph")
+            os.utime(site.inbox / "a.png", ns=(10**18, 10**18))
+            site.clerk.carry_out([replace(order, identity=site.identify(site.inbox / "a.png"))])
+        book = Ledger(site.path, owner="operator")
+        back = Decision(Outcome.RESTORED, None, 0.0, "undo")
+        sha = hashlib.sha256(b"a radiograph").hexdigest()
+        paths = sorted(site.hand.iterdir())
+        orders = [Order("a.png", site.identify(path), sha, back, Timing(0.0), str(path)) for path in paths]
+        with book.deciding():
+            book.decided(orders, [str(site.inbox)] * 2, None)
+        book.close()
+        (site.inbox / "a.png").write_bytes(b"a radiograph")
+        os.utime(site.inbox / "a.png", ns=(10**18, 10**18))
+        if taken_on:
+            self.take_on(site)
+        assert [e.state for e in recover(site.book, "operator")] == ["filed", "returned"]
+        assert len(os.listdir(site.hand)) == 1
 
     def test_put_back_twice_under_one_name(self, site: Site, half: Path) -> None:
         """An earlier file of that name in the inbox, long gone, does not hide a copy that just came."""

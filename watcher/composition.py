@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, claims, config, daemon, filing, log, seat, takeover
+from watcher import assets, checkpoint, claims, config, daemon, filing, log, recover, seat
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
@@ -153,7 +153,7 @@ def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Wa
 
 
 def _recover(ledger: Ledger, settings: config.Config, at: Seat, logger: log.Logger) -> None:
-    log.recovered(logger, takeover.end_all(ledger, settings.state.path))
+    log.recovered(logger, recover.recover_all(ledger, settings.state.path))
     if at.claims is None:  # nobody shares the inbox any more: what workers had claimed is everybody's again
         released = sum(claims.release(at.inbox, worker) for worker in claims.workers(at.inbox))
         if released:

@@ -22,6 +22,7 @@ from watchdog.observers.inotify_c import (
 
 from watcher.errors import Retry
 from watcher.records import Identity
+from watcher.unique import PARTIAL
 
 
 class Inbox:
@@ -35,8 +36,8 @@ class Inbox:
         """Directories that the last whole sweep passed over: files in them are not looked at."""
 
     def wants(self, name: str) -> bool:
-        """False for names that producers use for files in flight, and for junk."""
-        return not self._ignored.match(name) and name != self._sentinel
+        """False for names that producers use for files in flight (as `undo` does), and for junk."""
+        return not self._ignored.match(name) and name != self._sentinel and not name.endswith(PARTIAL)
 
     def sweep(self) -> Iterator[str]:
         """Every name that is there now, in no order, read as it is asked for.

@@ -167,16 +167,17 @@ class Ledger:
         [(put, taken)] = self._read(_PUT_AND_TAKEN, raw, raw)
         return bool(put > taken)
 
-    def later(self, decision: Unended) -> list[tuple[str, str | None]]:
+    def later(self, decision: Unended) -> list[tuple[int, str, str | None]]:
         """What was decided on the same file since, wherever it was found: from where, and to where if it was filed.
 
-        The same file is one with its inode, or with its bytes, and with its size and time.
+        The same file is one with its inode, or with its bytes, and with its size and time. Not among them:
+        what is known to have been put there by another decision, a file equal to this one.
         """
         i = decision.identity
         if i is None:
             return []
         rows = self._read(_LATER, decision.decision, i.size, i.mtime_ns, _signed(i.inode), decision.digest)
-        return [(os.fsdecode(source), to and os.fsdecode(to)) for source, to in rows]
+        return [(number, os.fsdecode(source), to and os.fsdecode(to)) for number, source, to in rows]
 
     def now(self) -> datetime:
         """What time it is for this ledger, UTC."""
@@ -209,8 +210,13 @@ from ending join decision on decision.id = ending.decision where state = 'filed'
 """
 
 _LATER = """
-select source, destination from decision left join ending on ending.decision = decision.id
-where id > ? and size = ? and mtime_ns = ? and (inode = ? or digest = ?) order by id
+select taker.id, source, destination from decision taker left join ending on ending.decision = taker.id
+where id > ? and size = ? and mtime_ns = ? and (inode = ? or digest = ?)
+  and coalesce((select max(put.id) from ending join decision put on put.id = ending.decision
+                where ending.destination = taker.source and state = 'filed' and put.id < taker.id), 0)
+   <= coalesce((select max(other.id) from decision other join ending on ending.decision = other.id
+                where other.source = taker.source and state = 'filed' and other.id < taker.id), 0)
+order by taker.id
 """
 
 _TWIN = """

@@ -23,42 +23,54 @@ CLOCK_STEP_S = 2.0
 """How coarse a file system's times may be (FAT's are)."""
 
 
-def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
+def recover(ledger: Ledger, owner: str | None = None, *, final: bool = True) -> list[Ending]:
     """Give every unended decision of a dead owner (None: the ledger's own) its ending, in ledger and on disk.
 
-    Whoever calls this holds the owner's lock.
+    Whoever calls this holds the owner's lock. If it is not ``final``, what is found nowhere stays
+    open: another dead owner's decisions may explain it.
     """
-    endings = []
+    endings: list[Ending] = []
+    claimed: set[str | int] = set()  # of two equal files each needs a place of its own
     for decision in ledger.unended(owner):
-        endings.append(_ending(decision, ledger))
+        endings.append(_ending(decision, ledger, claimed))
         if decision.outcome is Outcome.RESTORED:
             filing.clear_partials(Path(decision.directory))
+    endings = [ending for ending in endings if final or ending.state != "missing"]
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
     return endings
 
 
-def recover_dead(ledger: Ledger, owner: str, state: Path) -> list[Ending]:
-    """The same for another owner, unless it lives: then these decisions are its own to end."""
-    held = Lock(path_of(state, owner))
+def recover_all(ledger: Ledger, state: Path, *, own: bool = True) -> list[Ending]:
+    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself.
+
+    Twice: what one finds nowhere may be explained by another's.
+    """
+    with contextlib.ExitStack() as stack:
+        owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(path_of(state, o), stack))]
+        turns = [(owner, final) for final in (False, True) for owner in owners]
+        return [ending for owner, final in turns for ending in recover(ledger, owner, final=final)]
+
+
+def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Hold the lock of an owner who died. False if it lives."""
+    held = Lock(path)
     try:
         held.acquire()
     except Fatal as error:
         if error.code is not Exit.ALREADY_RUNNING:
             raise
-        return []
-    try:
-        return recover(ledger, owner)
-    finally:
-        held.release()
+        return False
+    stack.callback(held.release)
+    return True
 
 
-def _ending(decision: Unended, ledger: Ledger) -> Ending:
+def _ending(decision: Unended, ledger: Ledger, claimed: set[str | int]) -> Ending:
     source = Path(decision.source)
-    target = _landed(decision, source, ledger)
+    target = _landed(decision, source, ledger, claimed)
     waiting = _is(source, decision)
-    if target is None and (since := _moved_on(decision, source, waiting, ledger)):
+    if target is None and (since := _moved_on(decision, source, waiting, ledger, claimed)):
         return since
     if target is None and waiting:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
@@ -68,6 +80,7 @@ def _ending(decision: Unended, ledger: Ledger) -> Ending:
         )
     if target is None:
         return Ending(decision.decision, "missing", None, "neither where it was nor at its destination")
+    claimed.add(str(target))
     if waiting:
         # Linked or copied to its place, and not yet unlinked here.
         try:
@@ -80,13 +93,13 @@ def _ending(decision: Unended, ledger: Ledger) -> Ending:
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _moved_on(decision: Unended, source: Path, waiting: bool, ledger: Ledger) -> Ending | None:
+def _moved_on(decision: Unended, source: Path, waiting: bool, ledger: Ledger, claimed: set[str | int]) -> Ending | None:
     """The ending of a file that landed, and that somebody else (the daemon, say) has decided upon since.
 
     A copy that moved on while its source stayed is one file too many, as long as the bytes are where it went.
     """
-    for landed, now in ledger.later(decision):
-        if os.path.dirname(landed) != decision.directory or landed == decision.source:
+    for number, landed, now in ledger.later(decision):
+        if number in claimed or os.path.dirname(landed) != decision.directory or landed == decision.source:
             continue
         if waiting and not _is_entry(source, now):
             if now is None or not os.path.lexists(now):
@@ -98,6 +111,7 @@ def _moved_on(decision: Unended, source: Path, waiting: bool, ledger: Ledger) ->
             except OSError as error:
                 return Ending(decision.decision, "returned", None, f"could not be removed: {error.strerror}")
             unique.sync_directory(source.parent)
+        claimed.add(number)
         _explain(decision, None, ledger)
         return Ending(decision.decision, "filed", landed, "it has moved on since")
     return None
@@ -122,7 +136,7 @@ def _explain(decision: Unended, target: Path | None, ledger: Ledger) -> None:
         filing.unexplain(Path(decision.source))
 
 
-def _landed(decision: Unended, source: Path, ledger: Ledger) -> Path | None:
+def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str | int]) -> Path | None:
     """Where the move left the file, or None. An equal file that was filed before is not it."""
     free = 0
     for candidate in unique.candidates(decision.name, decision.digest):
@@ -131,8 +145,8 @@ def _landed(decision: Unended, source: Path, ledger: Ledger) -> Path | None:
             free += 1  # whatever took that name when the file moved may be gone by now
             if free == 3:
                 return None
-        elif _is_entry(source, str(path)):
-            continue  # it was to be put where it is
+        elif str(path) in claimed or _is_entry(source, str(path)):
+            continue  # another's, or it was to be put where it is
         elif _is(path, decision) or (_is_copy(path, decision) and not ledger.holds(str(path))):
             return path
         elif _is_reserved(path, decision) and not ledger.holds(str(path)):

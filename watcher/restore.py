@@ -23,8 +23,8 @@ from watcher.annals import LIES, Annals, Entry
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
-from watcher.ledger import Ending, Ledger
-from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.ledger import Ledger
+from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
 
 OWNER = "operator"
 

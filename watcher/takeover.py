@@ -1,4 +1,4 @@
-"""What dead owners left: their unended decisions, and in shared mode their claims."""
+"""Shared mode: what dead workers left, their unended decisions and their claims."""
 
 from __future__ import annotations
 
@@ -12,14 +12,6 @@ from watcher.lock import Lock, path_of
 from watcher.records import Ending
 
 
-def end_all(ledger: Ledger, state: Path) -> list[Ending]:
-    """End what this owner and all dead ones left without an ending."""
-    endings = []
-    for owner in ledger.owners():
-        endings += recover.recover(ledger) if owner == ledger.owner else recover.recover_dead(ledger, owner, state)
-    return endings
-
-
 @dataclass
 class Takeover:
     """Takes over what dead workers had claimed. Called by the thread that uses the ledger."""
@@ -29,15 +21,15 @@ class Takeover:
     state: Path
 
     def __call__(self) -> tuple[list[Ending], list[str]]:
-        """End what they had decided, then claim what they had claimed: endings and names."""
-        endings: list[Ending] = []
+        """End what the dead had decided, then claim what they had claimed: endings and names."""
+        endings = recover.recover_all(self.ledger, self.state, own=False)
         adopted: list[str] = []
         for worker in self.claims.others():
             lock = Lock(path_of(self.state, worker))
             if not lock.try_acquire():
                 continue  # it is at work
             try:
-                endings += recover.recover(self.ledger, worker)
+                endings += recover.recover(self.ledger, worker)  # it may have died since
                 adopted += self.claims.adopt(worker)
             finally:
                 lock.release()

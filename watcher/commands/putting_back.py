@@ -11,7 +11,7 @@ from pathlib import Path
 
 from watcher import composition, config, log, restore
 from watcher.errors import Exit
-from watcher.ledger import Ending
+from watcher.records import Ending
 from watcher.restore import Result, Wish
 
 
