@@ -14,6 +14,8 @@ from harness import Daemon, digest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from watcher import claims
+
 
 def picture(rng: np.random.Generator) -> bytes:
     """A small JPEG that no other is equal to; how bright it is makes its class, if dark it goes to review."""
@@ -85,8 +87,8 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
     rows: dict[bytes, str] = {}  # where files lie, by what the ledger says, move after move
     for destination, recorded, source in filed:
         assert destination not in rows, "two files under one path"
-        rows.pop(source, None)
-        rows[destination] = recorded
+        rows.pop(_seen(source), None)
+        rows[_seen(destination)] = recorded
     on_disk = {
         os.fsencode(path)
         for place in daemon.places  # in the inbox, what was put back
@@ -98,6 +100,12 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
         _reconcile(daemon, told)
     for destination, recorded in rows.items():
         assert digest(Path(os.fsdecode(destination)).read_bytes()) == recorded
+
+
+def _seen(path: bytes) -> bytes:
+    """Where a file is that was claimed: it came from the inbox, or goes there."""
+    directory, name = os.path.split(os.fsdecode(path))
+    return os.fsencode(claims.beyond(Path(directory)) / name)
 
 
 def _reconcile(daemon: Daemon, told: dict[str, float]) -> None:

@@ -27,6 +27,7 @@ from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
 from watcher.recover import recover_all
+from watcher.takeover import Takeover
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
 RENAMES = [errno.EEXIST, errno.EXDEV]
@@ -45,18 +46,20 @@ class Faults:
 
     def __init__(self) -> None:
         self.at, self.after, self.error = -1, False, None
-        self.step, self.mounts = 0, False
+        self.step, self.mounts, self.dead = 0, False, False
 
     def plan(self, at: int, after: bool, error: int | None, mounts: bool = False) -> None:
         """With ``mounts`` no rename leads from one directory to another, as if they were behind two mounts."""
         self.at, self.after, self.error, self.step, self.mounts = at, after, error, 0, mounts
 
     def clear(self) -> None:
-        self.at, self.mounts = -1, False
+        self.at, self.mounts, self.dead = -1, False, False
 
     def around(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def call(*words: Any, **more: Any) -> Any:
             here, self.step = self.step == self.at, self.step + 1
+            if self.dead:
+                raise Crash
             if self.error in RENAMES and here and act.__name__ != "rename_noreplace":
                 here, self.at = False, self.at + 1  # the next rename, then
             if self.mounts and act.__name__ == "rename_noreplace" and words[0].parent != words[1].parent:
@@ -65,13 +68,14 @@ class Faults:
                 self._strike(words)
             result = act(*words, **more)
             if here and self.after and self.error is None:
-                raise Crash
+                self._strike(words)
             return result
 
         return call
 
     def _strike(self, words: tuple[Any, ...]) -> None:
         if self.error is None:
+            self.dead = True
             raise Crash
         raise OSError(self.error, os.strerror(self.error), str(words[0]) if words else None)
 
@@ -157,7 +161,7 @@ class Conservation(RuleBasedStateMachine):
         mounts=st.booleans(),
     )
     def undo(self, count: int, at: int, after: bool, error: int | None, mounts: bool) -> None:
-        """A person puts a few files back. If the command dies, a start of the daemon comes next."""
+        """A person puts a few files back. If the command dies, the daemon goes on."""
         path = self.other / "state" / "ledger.sqlite3"
         try:
             with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
@@ -167,7 +171,16 @@ class Conservation(RuleBasedStateMachine):
                     there = os.path.lexists(result.wish.path)
                     assert (result.state == "restored") != there, "files put back leave, others stay"
         except (Crash, Fatal):
-            # A daemon that goes on meanwhile and dies, too, is beyond what recovery can tell so far: see the README.
+            pass
+        self.faults.clear()
+
+    @rule(at=st.integers(-1, 9), after=st.booleans(), error=st.sampled_from([None, None, *CODES]))
+    def take_over(self, at: int, after: bool, error: int | None) -> None:
+        """The daemon takes over what a dead command left, and dies at it perhaps."""
+        self.faults.plan(at, after, error)
+        try:
+            Takeover(self.ledger, self.inbox, self.other / "state")()
+        except (Crash, OSError):
             self._restart()
         self.faults.clear()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher import filing, restore
+from watcher import claims, filing, restore
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal
@@ -19,8 +21,9 @@ from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.lock import Lock
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
-from watcher.recover import recover, recover_all
+from watcher.recover import recover
 from watcher.restore import Result
+from watcher.takeover import Takeover
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
 BROKEN = Decision(Outcome.QUARANTINE, None, 0.0, "truncated", "no end")
@@ -262,39 +265,48 @@ class TestOneAtATime:
 
 
 class TestKilledAtIt:
-    """What a killed command left, while the daemon went on."""
+    """What a killed command left. It puts files into a place of its own first, that the daemon does not sort."""
 
     @pytest.fixture
     def half(self, site: Site) -> Path:
         """A restored file, decided and not yet moved. Gives its path in the class directory."""
         number = site.file("a.png")
-        with Annals(site.path) as annals:
-            [entry] = annals.entries("d.id = ?", (number,))
         path = site.hand / "a.png"
-        decision = Decision(Outcome.RESTORED, None, 0.0, "undo")
-        order = Order("a.png", site.identify(path), entry.digest, decision, Timing(0.0), str(path), number)
-        book = Ledger(site.path, owner="operator")
-        with book.deciding():
-            book.decided([order], [str(site.inbox)], None, site.inbox)
-        book.close()
+        self.decide(site, self.order(site, path, number))
         return path
 
-    def take_on(self, site: Site) -> None:
-        path = site.inbox / "a.png"
+    def order(self, site: Site, path: Path, restores: int | None = None) -> Order:
+        decision = Decision(Outcome.RESTORED, None, 0.0, "undo")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        order = Order("a.png", site.identify(path), digest, Decision(Outcome.REVIEW, "Hand", 0.5), Timing(0.0))
-        [(_, result)] = site.clerk.carry_out([order])
-        assert isinstance(result, Filed)
+        return Order("a.png", site.identify(path), digest, decision, Timing(0.0), str(path), restores)
 
-    def test_only_a_dead_owner_is_reconciled(self, site: Site, half: Path) -> None:
-        """The daemon leaves alone what a living command is about to end, and ends it when that is dead."""
+    def decide(self, site: Site, *orders: Order, to: Path | None = None) -> None:
+        book = Ledger(site.path, owner="operator")
+        with book.deciding():
+            book.decided(orders, [str(to or restore.ready(site.inbox, site.inbox))] * len(orders), None)
+        book.close()
+
+    def copy(self, site: Site, half: Path) -> Path:
+        """What a kill between copy and unlink leaves."""
+        copy = claims.place(site.inbox, "operator") / half.name
+        shutil.copy2(half, copy)
+        return copy
+
+    def take_over(self, site: Site) -> tuple[list[str], list[str]]:
+        """What the daemon does after each scan: the states of the endings, and the names that are in the inbox now."""
+        endings, names = Takeover(site.book, site.inbox, site.path.parent)()
+        return [ending.state for ending in endings], names
+
+    def test_only_the_dead_are_reconciled(self, site: Site, half: Path) -> None:
+        """The daemon leaves alone what a living command is about to end, and takes it over when that is dead."""
         assert site.book.owners() == ["operator"]
+        half.rename(claims.place(site.inbox, "operator") / "a.png")
         held = Lock(site.path.with_name("operator.lock"))
         held.acquire()
-        assert recover_all(site.book, site.path.parent) == []
+        assert self.take_over(site) == ([], [])
         held.release()
-        assert [e.state for e in recover_all(site.book, site.path.parent)] == ["returned"]
-        assert half.exists()
+        assert self.take_over(site) == (["filed"], ["a.png"])
+        assert os.listdir(site.inbox) == ["a.png"]
 
     def test_the_next_command_reconciles_first(self, site: Site, half: Path) -> None:
         """The next command ends the old decision, then does its own work."""
@@ -302,117 +314,90 @@ class TestKilledAtIt:
         assert result.state == "restored"
         assert [state for _, _, state, _ in site.entries()] == ["filed", "returned", "filed"]
 
-    def test_the_daemon_took_the_file_on(self, site: Site, half: Path) -> None:
-        """Moved, then killed, and the daemon filed it again meanwhile: it did land, it is not missing."""
-        half.rename(site.inbox / "a.png")
-        self.take_on(site)
-        [ending] = recover(site.book, "operator")
-        assert (ending.state, ending.destination) == ("filed", str(site.inbox / "a.png"))
-        assert os.listdir(site.root / "review") == ["a.png"]
+    def test_the_next_command_ends_what_a_dead_daemon_left(self, site: Site) -> None:
+        """Moved to quarantine by a daemon that died before it could say so: retried like any other, nothing missing."""
+        order = site.order("a.png", BROKEN, b"half")
+        with site.book.deciding():
+            site.book.decided([order], [str(site.quarantine)], "m" * 64, site.inbox)
+        (site.inbox / "a.png").rename(site.quarantine / "a.png")
+        [result] = site.retry(site.quarantine / "a.png")
+        assert result.state == "restored"
+        assert site.entries() == [("quarantine", "truncated", "filed", None), ("restored", "retry", "filed", 1)]
 
-    @pytest.mark.parametrize("link", [True, False])
-    def test_the_daemon_took_the_copy_on(self, site: Site, half: Path, link: bool) -> None:
-        """Killed between copy (or link) and unlink, and the daemon filed the copy: the source goes, one is left."""
-        if link:
-            os.link(half, site.inbox / "a.png")
-        else:
-            found = half.stat()
-            (site.inbox / "a.png").write_bytes(half.read_bytes())
-            os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
-        self.take_on(site)
-        assert [e.state for e in recover(site.book, "operator")] == ["filed"]
-        assert not half.exists()
-        assert os.listdir(site.root / "review") == ["a.png"]
+    def test_what_the_daemon_is_moving_is_left_alone(self, site: Site) -> None:
+        """A file that has come to quarantine just now, and whose decision has not ended, is left: try again."""
+        order = site.order("a.png", BROKEN, b"half")
+        with site.book.deciding():
+            site.book.decided([order], [str(site.quarantine)], "m" * 64, site.inbox)
+        (site.inbox / "a.png").rename(site.quarantine / "a.png")
+        alive = Lock(site.path.with_name("daemon.lock"))
+        alive.acquire()
+        [result] = site.retry(site.quarantine / "a.png")
+        alive.release()
+        assert (result.state, result.why) == ("left", "the daemon is moving it just now: try again")
 
-    def test_the_daemon_filed_it_where_it_was(self, site: Site, half: Path) -> None:
-        """Moved, then killed, and the daemon filed it under the same path again: that one is never removed."""
-        half.rename(site.inbox / "a.png")
-        order = Order(
-            "a.png",
-            site.identify(site.inbox / "a.png"),
-            hashlib.sha256(b"a radiograph").hexdigest(),
-            HAND,
-            Timing(0.0),
-        )
-        site.clerk.carry_out([order])
-        assert [e.state for e in recover(site.book, "operator")] == ["filed"]
-        assert half.read_bytes() == b"a radiograph"
+    def test_killed_between_copy_and_unlink(self, site: Site, half: Path) -> None:
+        """The source goes, the copy comes into the inbox: one file."""
+        self.copy(site, half)
+        assert self.take_over(site) == (["filed"], ["a.png"])
+        assert (os.listdir(site.hand), os.listdir(site.inbox)) == ([], ["a.png"])
 
-    def test_a_copy_that_was_removed_since_leaves_the_source(self, site: Site, half: Path) -> None:
-        """If the bytes are no longer where the copy went, the source stays."""
-        found = half.stat()
-        (site.inbox / "a.png").write_bytes(half.read_bytes())
-        os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
-        self.take_on(site)
-        (site.root / "review" / "a.png").unlink()
-        assert [e.state for e in recover(site.book, "operator")] == ["returned"]
-        assert half.exists()
+    def test_killed_before_the_copy(self, site: Site, half: Path) -> None:
+        """The file stays where it was."""
+        assert self.take_over(site) == (["returned"], [])
+        assert (os.listdir(site.hand), half.read_bytes()) == (["a.png"], b"a radiograph")
 
-    @pytest.mark.parametrize("taken_on", [False, True])
-    def test_of_two_equal_files_none_is_lost(self, site: Site, taken_on: bool) -> None:
+    def test_of_two_equal_files_none_is_lost(self, site: Site) -> None:
         """Of two files equal in name, bytes and time one was copied before the kill: the other stays where it is."""
         for _ in range(2):
             order = site.order("a.png", HAND, b"a radiograph")
             os.utime(site.inbox / "a.png", ns=(10**18, 10**18))
             site.clerk.carry_out([replace(order, identity=site.identify(site.inbox / "a.png"))])
-        book = Ledger(site.path, owner="operator")
-        back = Decision(Outcome.RESTORED, None, 0.0, "undo")
-        sha = hashlib.sha256(b"a radiograph").hexdigest()
-        paths = sorted(site.hand.iterdir())
-        orders = [Order("a.png", site.identify(path), sha, back, Timing(0.0), str(path)) for path in paths]
-        with book.deciding():
-            book.decided(orders, [str(site.inbox)] * 2, None)
-        book.close()
-        (site.inbox / "a.png").write_bytes(b"a radiograph")
-        os.utime(site.inbox / "a.png", ns=(10**18, 10**18))
-        if taken_on:
-            self.take_on(site)
-        assert [e.state for e in recover(site.book, "operator")] == ["filed", "returned"]
+        first, second = sorted(site.hand.iterdir())
+        self.decide(site, self.order(site, first), self.order(site, second))
+        shutil.copy2(first, claims.place(site.inbox, "operator") / "a.png")
+        assert self.take_over(site) == (["filed", "returned"], ["a.png"])
         assert len(os.listdir(site.hand)) == 1
 
     def test_put_back_twice_under_one_name(self, site: Site, half: Path) -> None:
-        """An earlier file of that name in the inbox, long gone, does not hide a copy that just came."""
-        half.rename(site.inbox / "a.png")
-        recover(site.book, "operator")
-        self.take_on(site)  # to review
-        review = site.root / "review" / "a.png"
-        order = Order(
-            "a.png",
-            site.identify(review),
-            hashlib.sha256(b"a radiograph").hexdigest(),
-            Decision(Outcome.RESTORED, None, 0.0, "undo"),
-            Timing(0.0),
-            str(review),
-            3,
-        )
-        with site.book.deciding():
-            site.book.decided([order], [str(site.inbox)], None)
-        found = review.stat()
-        (site.inbox / "a.png").write_bytes(review.read_bytes())
-        os.utime(site.inbox / "a.png", ns=(found.st_atime_ns, found.st_mtime_ns))
-        assert [e.state for e in recover(site.book)] == ["filed"]
-        assert not review.exists()
+        """That a file of this name passed through before does not hide a copy that just came."""
+        [result] = site.undo(since=NOW - timedelta(days=9999))
+        again = replace(self.order(site, site.inbox / "a.png"), decision=HAND, source=None)
+        [(_, sorted_again)] = site.clerk.carry_out([again])
+        assert (result.state, type(sorted_again)) == ("restored", Filed)
+        self.decide(site, self.order(site, half))
+        self.copy(site, half)
+        assert self.take_over(site) == (["filed"], ["a.png"])
+        assert not half.exists()
 
     def test_a_file_to_be_put_where_it_is_stays(self, site: Site, half: Path) -> None:
         """A decision to move a file into its own directory, by whatever path, never removes it."""
         recover(site.book, "operator")
         (site.root / "alias").symlink_to(site.hand)
-        order = Order(
-            "a.png",
-            site.identify(half),
-            None,
-            Decision(Outcome.RESTORED, None, 0.0, "undo"),
-            Timing(0.0),
-            str(half),
-        )
         for directory in (site.hand, site.root / "alias"):
-            with site.book.deciding():
-                site.book.decided([order], [str(directory)], None)
-            assert [e.state for e in recover(site.book)] == ["returned"]
+            self.decide(site, self.order(site, half), to=directory)
+            assert self.take_over(site)[0] == ["returned"]
             assert half.exists()
 
     def test_unfinished_copies_are_cleared(self, site: Site, half: Path) -> None:
-        """The hidden file of a copy that was cut short goes."""
-        (site.inbox / ".0123.mednet-partial").write_bytes(b"half")
+        """The hidden file of a copy that was cut short goes, and never comes into the inbox."""
+        partial = claims.place(site.inbox, "operator") / ".0123.mednet-partial"
+        partial.write_bytes(b"half")
+        assert claims.release(site.inbox, "operator") == []
+        assert self.take_over(site) == (["returned"], [])
+        assert not partial.exists()
+
+    def test_an_inbox_that_takes_nothing_more(self, site: Site, half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put back, and the inbox fails right then: that is told, nothing is lost, and the daemon brings it later."""
         recover(site.book, "operator")
-        assert os.listdir(site.inbox) == []
+        with monkeypatch.context() as patch, pytest.raises(Fatal, match="can not be put into the inbox") as caught:
+            patch.setattr(claims, "publish", _refuse)
+            site.undo(since=NOW - timedelta(days=9999))
+        assert caught.value.code is Exit.DIRECTORY
+        assert [state for _, _, state, _ in site.entries()] == ["filed", "returned", "filed"]
+        assert (claims.place(site.inbox, "operator") / "a.png").read_bytes() == b"a radiograph"
+        assert self.take_over(site) == ([], ["a.png"])
+
+
+def _refuse(*_: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

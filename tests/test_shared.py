@@ -212,7 +212,7 @@ class TestClaims:
         (tmp_path / "x.png").write_bytes(b"first")
         mine.take("x.png")
         (tmp_path / "x.png").write_bytes(b"second")
-        assert release(tmp_path, "worker-1") == 1
+        assert release(tmp_path, "worker-1") == ["x-1.png"]
         assert ((tmp_path / "x.png").read_bytes(), (tmp_path / "x-1.png").read_bytes()) == (b"second", b"first")
 
     def test_a_new_mount_gets_its_directory(self, tmp_path: Path) -> None:

@@ -1,8 +1,12 @@
-"""Shared mode: several workers sort one inbox, and each file is claimed by one rename.
+"""Files of the inbox that are somebody's for a while: out of the others' sight, and taken over when he dies.
 
-A claimed file lies in ``.mednet-claims/<worker>`` in the inbox: still in a place
-that an operator would look in, on the same file system, and out of the others'
-sight. The lease is the worker's lock, which the kernel frees when it dies.
+They lie in ``.mednet-claims/<owner>`` in the inbox: still in a place that an
+operator would look in, and on the same file system. One rename leads in, one
+leads out. The lease is the owner's lock, which the kernel frees when it dies.
+
+In shared mode several workers sort one inbox, and each claims what it sorts.
+Commands that put files back move them here first, as the owner ``operator``: in
+the inbox proper nobody sees a file before the ledger has how it came.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from watcher.errors import Exit, Fatal, Retry
 DIRECTORY = ".mednet-claims"
 """Where claimed files lie, in the inbox."""
 
+OPERATOR = "operator"
+"""Who puts files back."""
+
 MOST_WORKERS = 64
 
 
@@ -36,7 +43,7 @@ class Claims:
 
     def __init__(self, inbox: Path, worker: str) -> None:
         self._inbox, self.worker = inbox, worker
-        self.path = inbox / DIRECTORY / worker
+        self.path = place(inbox, worker)
 
     def take(self, name: str) -> Claim:
         """Claim a file of the inbox.
@@ -65,20 +72,13 @@ class Claims:
         except OSError as error:
             raise Retry(f"{self.path} can not be made: {error.strerror}") from error
 
-    def others(self) -> list[str]:
-        """Workers who have claimed files just now, without this one."""
-        try:
-            return [name for name in workers(self._inbox) if name != self.worker and _holds_files(self._inbox, name)]
-        except OSError:
-            return []
-
     def adopt(self, worker: str) -> list[str]:
-        """Take over what a dead worker had claimed. Whoever calls holds its lock.
+        """Take over what a dead owner had claimed: the names. Whoever calls holds its lock.
 
         A name that is claimed here already is left for the next time.
         """
         adopted = []
-        for path in _files(self._inbox / DIRECTORY / worker):
+        for path in _files(place(self._inbox, worker)):
             with contextlib.suppress(OSError):
                 unique.rename_noreplace(path, self.path / path.name)
                 failpoints.reach("adopted")
@@ -87,11 +87,30 @@ class Claims:
 
     def give_back(self) -> int:
         """Put everything back into the inbox, at the end of this worker. How many files it was."""
-        return release(self._inbox, self.worker)
+        return len(release(self._inbox, self.worker))
 
 
-def workers(inbox: Path) -> list[str]:
-    """Everybody who has a directory for claims in this inbox, at work or dead."""
+def place(inbox: Path, owner: str) -> Path:
+    """Where the files of an owner lie."""
+    return inbox / DIRECTORY / owner
+
+
+def passes_through(directory: Path) -> bool:
+    """Whether this is such a place. Nothing stays there, so that what lies there came just now."""
+    return directory.parent.name == DIRECTORY
+
+
+def beyond(directory: Path) -> Path:
+    """Where what lies there goes on to: the inbox it belongs to. Other directories are their own."""
+    return directory.parents[1] if passes_through(directory) else directory
+
+
+def owners(inbox: Path) -> list[str]:
+    """Everybody who has a place for files of this inbox, at work or dead.
+
+    Raises:
+        OSError: the inbox can not be read.
+    """
     try:
         with os.scandir(inbox / DIRECTORY) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
@@ -102,25 +121,37 @@ def workers(inbox: Path) -> list[str]:
 def held(inbox: Path) -> int:
     """How many files are claimed just now, by anybody."""
     try:
-        return sum(1 for worker in workers(inbox) for _ in _files(inbox / DIRECTORY / worker))
+        return sum(1 for owner in owners(inbox) for _ in _files(place(inbox, owner)))
     except OSError:
         return 0
 
 
-def release(inbox: Path, worker: str) -> int:
-    """Put what a worker has claimed back into the inbox, under the name it has or a free one. How many files."""
-    count = 0
-    for path in _files(inbox / DIRECTORY / worker):
-        for candidate in unique.candidates(path.name, None):
-            try:
-                unique.rename_noreplace(path, inbox / candidate)
-            except FileExistsError:
-                continue
-            except OSError:
-                break  # the inbox is gone, say: it stays claimed, and is taken over by the next start
-            count += 1
-            break
-    return count
+def release(inbox: Path, owner: str) -> list[str]:
+    """Put what an owner has claimed back into the inbox: the names that it has there. Its place goes.
+
+    What can not be put back (the inbox is gone, say) stays claimed, and is taken over later.
+    """
+    released = []
+    for path in _files(place(inbox, owner)):
+        with contextlib.suppress(OSError):
+            released.append(publish(path, inbox, path.name).name)
+    with contextlib.suppress(OSError):  # there is none, something stayed, or others claim files, too
+        place(inbox, owner).rmdir()
+        (inbox / DIRECTORY).rmdir()
+    return released
+
+
+def publish(path: Path, inbox: Path, name: str) -> Path:
+    """Put one claimed file into the inbox, under its name or the next free one, and say where it lies.
+
+    Raises:
+        OSError: as the kernel says; it is still claimed.
+    """
+    for candidate in unique.candidates(name, None):
+        with contextlib.suppress(FileExistsError):
+            unique.rename_noreplace(path, inbox / candidate)
+            return inbox / candidate
+    raise AssertionError("candidates() does not end")
 
 
 def belong(inbox: Path, state: Path) -> None:
@@ -158,14 +189,12 @@ def _stamp(path: Path, model: Path | None = None) -> str:
     return path.read_text()
 
 
-def _holds_files(inbox: Path, worker: str) -> bool:
-    return next(_files(inbox / DIRECTORY / worker), None) is not None
-
-
 def _files(directory: Path) -> Iterator[Path]:
+    """What lies there, without unfinished copies."""
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                yield Path(entry.path)
+                if not entry.name.endswith(unique.PARTIAL):
+                    yield Path(entry.path)
     except OSError:
         return

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, claims, config, daemon, filing, log, recover, seat
+from watcher import assets, checkpoint, config, daemon, filing, log, recover, seat
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
@@ -70,22 +70,21 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
             mover.expect(directory)
         ledger = Ledger(ledger_path(settings), owner=at.owner)
-        _recover(ledger, settings, at, logger)
+        log.recovered(logger, recover.recover_all(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
         watch = _watch(settings, wake, logger)
     except Fatal:
         decoders.close()
         raise
     scan_interval_s = settings.inbox.scan_interval_s
-    arrivals, front, taking = Arrivals(source, watch, _settle(settings), logger, scan_interval_s), None, None
+    arrivals, front = Arrivals(source, watch, _settle(settings), logger, scan_interval_s), None
     if at.claims is not None:
         front = Front(arrivals, at.claims)
         arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
-        taking = Takeover(ledger, at.claims, settings.state.path)
     return Route(
         arrivals=arrivals,
         front=front,
-        takeover=taking,
+        takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
         before=ledger.counts(),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
@@ -150,14 +149,6 @@ def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Wa
         logger.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
         return None
     return watch
-
-
-def _recover(ledger: Ledger, settings: config.Config, at: Seat, logger: log.Logger) -> None:
-    log.recovered(logger, recover.recover_all(ledger, settings.state.path))
-    if at.claims is None:  # nobody shares the inbox any more: what workers had claimed is everybody's again
-        released = sum(claims.release(at.inbox, worker) for worker in claims.workers(at.inbox))
-        if released:
-            logger.warning("inbox.given_back", files=released)
 
 
 def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> Callable[[], None]:

@@ -24,6 +24,7 @@ NAMES = (
     "published",  # other file system: the copy has its name, the source is still there
     "moved",  # a batch has moved, the directories not yet synced
     "synced",  # the directories are synced, the ledger does not know yet
+    "restored",  # put back by a person's command, not yet to be seen in the inbox
     "filed",  # in the ledger, not yet in the log
     "recovering",  # the disk is reconciled, the ledger not yet
 )

@@ -159,7 +159,7 @@ class Ledger:
 
     def unended(self, owner: str | None = None) -> list[Unended]:
         """Decisions of an owner (None: of this ledger's) without an ending: what :mod:`watcher.recover` looks into."""
-        return [_unended(row) for row in self._read(_UNENDED, owner or self.owner)]
+        return [_unended(row) for row in self._read(f"{_UNENDED} where owner = ? order by id", owner or self.owner)]
 
     def holds(self, path: str) -> bool:
         """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
@@ -167,17 +167,9 @@ class Ledger:
         [(put, taken)] = self._read(_PUT_AND_TAKEN, raw, raw)
         return bool(put > taken)
 
-    def later(self, decision: Unended) -> list[tuple[int, str, str | None]]:
-        """What was decided on the same file since, wherever it was found: from where, and to where if it was filed.
-
-        The same file is one with its inode, or with its bytes, and with its size and time. Not among them:
-        what is known to have been put there by another decision, a file equal to this one.
-        """
-        i = decision.identity
-        if i is None:
-            return []
-        rows = self._read(_LATER, decision.decision, i.size, i.mtime_ns, _signed(i.inode), decision.digest)
-        return [(number, os.fsdecode(source), to and os.fsdecode(to)) for number, source, to in rows]
+    def leaving(self, path: str) -> list[Unended]:
+        """Decisions without an ending, of anybody, to take what was at this very path."""
+        return [_unended(row) for row in self._read(f"{_UNENDED} where source = ? order by id", os.fsencode(path))]
 
     def now(self) -> datetime:
         """What time it is for this ledger, UTC."""
@@ -201,22 +193,12 @@ class Ledger:
 _UNENDED = """
 select id, outcome, name, source, directory, digest, reason, detail, decided_at,
        device, inode, size, mtime_ns
-from unended join decision on decision.id = unended.decision where owner = ? order by id
+from unended join decision on decision.id = unended.decision
 """
 
 _PUT_AND_TAKEN = """
 select coalesce(max(id) filter (where destination = ?), 0), coalesce(max(id) filter (where source = ?), 0)
 from ending join decision on decision.id = ending.decision where state = 'filed'
-"""
-
-_LATER = """
-select taker.id, source, destination from decision taker left join ending on ending.decision = taker.id
-where id > ? and size = ? and mtime_ns = ? and (inode = ? or digest = ?)
-  and coalesce((select max(put.id) from ending join decision put on put.id = ending.decision
-                where ending.destination = taker.source and state = 'filed' and put.id < taker.id), 0)
-   <= coalesce((select max(other.id) from decision other join ending on ending.decision = other.id
-                where other.source = taker.source and state = 'filed' and other.id < taker.id), 0)
-order by taker.id
 """
 
 _TWIN = """

@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from watcher import clerk, failpoints, filing, unique
+from watcher import claims, clerk, failpoints, filing, unique
 from watcher.errors import Exit, Fatal
 from watcher.ledger import Ledger, Unended
 from watcher.lock import Lock, path_of
@@ -23,19 +23,18 @@ CLOCK_STEP_S = 2.0
 """How coarse a file system's times may be (FAT's are)."""
 
 
-def recover(ledger: Ledger, owner: str | None = None, *, final: bool = True) -> list[Ending]:
+def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
     """Give every unended decision of a dead owner (None: the ledger's own) its ending, in ledger and on disk.
 
-    Whoever calls this holds the owner's lock. If it is not ``final``, what is found nowhere stays
-    open: another dead owner's decisions may explain it.
+    Whoever calls this holds the owner's lock. Nobody else has touched those files since: where
+    files go nobody takes them on before their decision has ended (see :mod:`watcher.restore`).
     """
     endings: list[Ending] = []
-    claimed: set[str | int] = set()  # of two equal files each needs a place of its own
+    claimed: set[str] = set()  # of two equal files each needs a place of its own
     for decision in ledger.unended(owner):
         endings.append(_ending(decision, ledger, claimed))
         if decision.outcome is Outcome.RESTORED:
             filing.clear_partials(Path(decision.directory))
-    endings = [ending for ending in endings if final or ending.state != "missing"]
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
@@ -43,14 +42,10 @@ def recover(ledger: Ledger, owner: str | None = None, *, final: bool = True) -> 
 
 
 def recover_all(ledger: Ledger, state: Path, *, own: bool = True) -> list[Ending]:
-    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself.
-
-    Twice: what one finds nowhere may be explained by another's.
-    """
+    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself."""
     with contextlib.ExitStack() as stack:
         owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(path_of(state, o), stack))]
-        turns = [(owner, final) for final in (False, True) for owner in owners]
-        return [ending for owner, final in turns for ending in recover(ledger, owner, final=final)]
+        return [ending for owner in owners for ending in recover(ledger, owner)]
 
 
 def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
@@ -66,12 +61,10 @@ def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def _ending(decision: Unended, ledger: Ledger, claimed: set[str | int]) -> Ending:
+def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:
     source = Path(decision.source)
     target = _landed(decision, source, ledger, claimed)
     waiting = _is(source, decision)
-    if target is None and (since := _moved_on(decision, source, waiting, ledger, claimed)):
-        return since
     if target is None and waiting:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
     if target is None and os.path.lexists(source):
@@ -93,50 +86,26 @@ def _ending(decision: Unended, ledger: Ledger, claimed: set[str | int]) -> Endin
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _moved_on(decision: Unended, source: Path, waiting: bool, ledger: Ledger, claimed: set[str | int]) -> Ending | None:
-    """The ending of a file that landed, and that somebody else (the daemon, say) has decided upon since.
-
-    A copy that moved on while its source stayed is one file too many, as long as the bytes are where it went.
-    """
-    for number, landed, now in ledger.later(decision):
-        if number in claimed or os.path.dirname(landed) != decision.directory or landed == decision.source:
-            continue
-        if waiting and not _is_entry(source, now):
-            if now is None or not os.path.lexists(now):
-                continue
-            if not _is(Path(now), decision) and not _is_copy(Path(now), decision):
-                continue
-            try:
-                os.unlink(source)
-            except OSError as error:
-                return Ending(decision.decision, "returned", None, f"could not be removed: {error.strerror}")
-            unique.sync_directory(source.parent)
-        claimed.add(number)
-        _explain(decision, None, ledger)
-        return Ending(decision.decision, "filed", landed, "it has moved on since")
-    return None
-
-
-def _is_entry(source: Path, path: str | None) -> bool:
+def _is_entry(source: Path, path: Path) -> bool:
     """Whether two paths are one directory entry, by whatever way: a link or a second mount leads there, too."""
-    if path is None or source.name != os.path.basename(path):
+    if source.name != path.name:
         return False
     try:
-        return os.path.samestat(os.stat(source.parent), os.stat(os.path.dirname(path)))
+        return os.path.samestat(os.stat(source.parent), os.stat(path.parent))
     except OSError:
         return False
 
 
-def _explain(decision: Unended, target: Path | None, ledger: Ledger) -> None:
+def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
     """The reason beside a file in quarantine: there when it has come, gone when it has left."""
-    if decision.outcome is Outcome.QUARANTINE and target is not None:
+    if decision.outcome is Outcome.QUARANTINE:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
         filing.explain(target, told)
     elif decision.outcome is Outcome.RESTORED:
         filing.unexplain(Path(decision.source))
 
 
-def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str | int]) -> Path | None:
+def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str]) -> Path | None:
     """Where the move left the file, or None. An equal file that was filed before is not it."""
     free = 0
     for candidate in unique.candidates(decision.name, decision.digest):
@@ -145,15 +114,22 @@ def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str | 
             free += 1  # whatever took that name when the file moved may be gone by now
             if free == 3:
                 return None
-        elif str(path) in claimed or _is_entry(source, str(path)):
+        elif str(path) in claimed or _is_entry(source, path):
             continue  # another's, or it was to be put where it is
-        elif _is(path, decision) or (_is_copy(path, decision) and not ledger.holds(str(path))):
+        elif _is(path, decision) or (_is_copy(path, decision) and not _held(path, ledger)):
             return path
-        elif _is_reserved(path, decision) and not ledger.holds(str(path)):
+        elif _is_reserved(path, decision) and not _held(path, ledger):
             with contextlib.suppress(OSError):
                 path.unlink()
             free += 1
     raise AssertionError("candidates() does not end")
+
+
+def _held(path: Path, ledger: Ledger) -> bool:
+    """Whether an earlier decision has put a file there, that lies there still: nobody has taken it, or just now."""
+    if claims.passes_through(path.parent) or not ledger.holds(str(path)):
+        return False
+    return all(_is(path, leaving) for leaving in ledger.leaving(str(path)))
 
 
 def _is(path: Path, decision: Unended) -> bool:

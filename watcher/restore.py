@@ -1,8 +1,11 @@
 """Puts files back: what was quarantined, or filed by mistake. The owner of these moves is ``operator``.
 
 They take the same bracket as the daemon's own (see :mod:`watcher.clerk`), beside
-a daemon that runs or without one. Whoever is killed at it is reconciled by the
-next such command, or by the next start of the daemon.
+a daemon that runs or without one. What goes back to the inbox is claimed first
+(see :mod:`watcher.claims`) and appears there only when its decision has ended:
+else the daemon could sort on what a killed command has copied and not yet removed.
+
+Whoever is killed at it is reconciled by the daemon, or by the next such command.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from watcher import filing, lock, recover, unique
+from watcher import claims, failpoints, filing, lock, recover, unique
 from watcher.annals import LIES, Annals, Entry
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
@@ -26,7 +29,7 @@ from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
 
-OWNER = "operator"
+OWNER = claims.OPERATOR
 
 CHUNK = 64
 """Files put back in one transaction, so that a daemon is not held up."""
@@ -59,22 +62,19 @@ class Result:
 
 @contextlib.contextmanager
 def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _: None) -> Iterator[Clerk]:
-    """A clerk of the owner ``operator``, alone at it, after what a killed one left was reconciled, and told.
+    """A clerk of the owner ``operator``, alone at it, after what the dead left was reconciled, and told.
 
     Raises:
         Fatal: exit code 6, another one is at work; 5, the ledger can not be used.
     """
-    held = _hold(ledger.with_name(f"{OWNER}.lock"))
-    book: Ledger | None = None
-    try:
-        book = Ledger(ledger, owner=OWNER)
-        for ending in recover.recover(book):
+    with contextlib.ExitStack() as stack:
+        stack.callback(_hold(ledger.with_name(f"{OWNER}.lock")).release)
+        book = stack.enter_context(contextlib.closing(Ledger(ledger, owner=OWNER)))
+        for ending in recover.recover_all(book, ledger.parent):
             tell(ending)
+        claims.release(inbox, OWNER)  # what a killed one had put back
         yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)
-    finally:
-        if book is not None:
-            book.close()
-        held.release()
+        claims.release(inbox, OWNER)  # not after an error: first it must be reconciled
 
 
 def _hold(path: Path) -> lock.Lock:
@@ -117,6 +117,7 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path) -> list[Wish]:
         Fatal: exit code 2; one lies elsewhere, or is no file of its own.
     """
     known = {wish.path: wish for wish in quarantined(annals)}
+    moving = {(entry.size, entry.mtime_ns): entry for entry in annals.unended() if entry.outcome == "quarantine"}
     wishes = {}
     for file in files:
         folder, name = os.path.split(os.path.abspath(file))
@@ -125,8 +126,17 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path) -> list[Wish]:
             raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
         if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or _is_directory(path)):
             raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
-        wishes[path] = known.get(path) or Wish(path, name, None)
+        wishes[path] = known.get(path) or Wish(path, name, moving.get(_size_and_time(path)))
     return list(wishes.values())
+
+
+def _size_and_time(path: str) -> tuple[int | None, int | None]:
+    """What a file keeps when it is moved, also to another file system."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
 
 
 def _is_directory(path: str) -> bool:
@@ -166,7 +176,7 @@ def since(text: str, now: datetime) -> datetime:
 
 
 def ready(to: Path, inbox: Path) -> Path:
-    """The directory that files are put back into. The inbox must be there, another one is made.
+    """Where files land on their way to this directory. The inbox must be there, another directory is made.
 
     Raises:
         Fatal: exit code 5; files can not land there.
@@ -178,9 +188,12 @@ def ready(to: Path, inbox: Path) -> Path:
             )
         if not os.access(inbox, os.W_OK | os.X_OK):
             raise Fatal(f"the inbox {inbox} can not be written", "Run this as the daemon's user.", Exit.DIRECTORY)
-    else:
-        filing.prepare(to)
-    return to
+    filing.prepare(_landing(to, inbox))
+    return _landing(to, inbox)
+
+
+def _landing(to: Path, inbox: Path) -> Path:
+    return claims.place(inbox, OWNER) if to == inbox else to
 
 
 def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
@@ -196,7 +209,7 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     while chunk := list(itertools.islice(todo, CHUNK)):
         looked = [(wish, _order(wish, why, to)) for wish in chunk]
         orders = [order for _, order in looked if isinstance(order, Order)]
-        done = iter(clerk.carry_out(orders, to) if clerk is not None and orders else ())
+        done = iter(clerk.carry_out(orders, _landing(to, clerk.filing.inbox)) if clerk is not None and orders else ())
         for wish, order in looked:
             if isinstance(order, str):
                 yield Result(wish, "left", why=order)
@@ -205,11 +218,27 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
             else:
                 number, result = next(done)
                 if isinstance(result, Filed):
-                    yield Result(wish, "restored", number, result.destination)
+                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)))
                 elif not number:
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield Result(wish, "left", number, why=result.why)
+
+
+def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
+    """Let a file that was put back appear in the inbox, now that its decision has ended, and say where it lies."""
+    path = Path(filed.destination)
+    if to != inbox:
+        return path
+    failpoints.reach("restored")
+    try:
+        return claims.publish(path, inbox, filed.order.name)
+    except OSError as error:
+        raise Fatal(
+            f"{path} can not be put into the inbox: {error.strerror}",
+            "Nothing is lost. Mend that: the daemon, or the next retry or undo, puts it there.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def _wish(entry: Entry) -> Wish:
@@ -219,6 +248,8 @@ def _wish(entry: Entry) -> Wish:
 
 def _order(wish: Wish, why: Why, to: Path) -> Order | str:
     """The order to put a file back, or why it is left alone."""
+    if wish.entry is not None and wish.entry.state is None:
+        return "the daemon is moving it just now: try again"
     try:
         found = os.lstat(wish.path)
         if to.is_dir() and os.path.samestat(os.stat(os.path.dirname(wish.path)), os.stat(to)):

@@ -95,6 +95,7 @@ class Route:
         """One turn of the route. Gives the time at which the next is due, or None: only when woken."""
         self.arrivals.look(now)
         self._claim(now)
+        self._take_over(now)
         self._send_to_decoders(now)
         self._take_decoded(now)
         self._classify(now)
@@ -108,6 +109,11 @@ class Route:
         return self.arrivals.inbox
 
     @property
+    def _common(self) -> Arrivals:
+        """What arrives in the inbox that producers write to."""
+        return self.front.arrivals if self.front is not None else self.arrivals
+
+    @property
     def settle(self) -> Settle:
         """The files that wait, and those under way."""
         return self.arrivals.settle
@@ -116,7 +122,7 @@ class Route:
     def figures(self) -> Figures:
         """What this owner has done so far, in this life and before. Always: seen = filed + withdrawn + pending."""
         filed = {outcome: self.before.get(outcome, 0) + self.filed[outcome] for outcome in OUTCOMES}
-        reachable = not (self.front.arrivals if self.front else self.arrivals).unreachable
+        reachable = not self._common.unreachable
         seen = sum(self.before.get(outcome, 0) for outcome in OUTCOMES) + self.settle.admitted
         return Figures(seen, filed, self.settle.withdrawn, len(self.settle), reachable)
 
@@ -129,17 +135,14 @@ class Route:
         return self.decoders.connections if self._thinking is None else []
 
     def _claim(self, now: float) -> None:
-        """Shared mode: take files of the common inbox, and what dead workers had taken."""
-        if self.front is None:
-            return
-        self.front.arrivals.look(now)
-        for name, seen_s in self.front.claim(now, self._room):
-            self.settle.arrived(name, now, seen_s)
-        self._take_over(now)
+        """Shared mode: take files of the common inbox."""
+        if self.front is not None:
+            self.front.arrivals.look(now)
+            for name, seen_s in self.front.claim(now, self._room):
+                self.settle.arrived(name, now, seen_s)
 
     def _take_over(self, now: float) -> None:
-        """After each scan of the inbox: what dead workers had claimed. In the thread that uses the ledger."""
-        assert self.front is not None
+        """After each scan of the inbox: what the dead had claimed. In the thread that uses the ledger."""
         if self._taking_over is not None and self._taking_over.done():
             endings, adopted = self._taking_over.result()
             self._taking_over = None
@@ -150,8 +153,8 @@ class Route:
                 self.log.warning("inbox.taken_over", files=len(adopted))
         if self.takeover is None or self._taking_over is not None:
             return
-        if self.front.arrivals.sweeps > self._taken_over_at:
-            self._taken_over_at = self.front.arrivals.sweeps
+        if self._common.sweeps > self._taken_over_at:
+            self._taken_over_at = self._common.sweeps
             self._taking_over = self._mover.submit(self.takeover)
             self._taking_over.add_done_callback(lambda _: self.wake())
 

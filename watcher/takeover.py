@@ -1,11 +1,11 @@
-"""Shared mode: what dead workers left, their unended decisions and their claims."""
+"""What the dead left: workers of a shared inbox, and commands that put files back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from watcher import recover
+from watcher import claims, recover
 from watcher.claims import Claims
 from watcher.ledger import Ledger
 from watcher.lock import Lock, path_of
@@ -14,23 +14,33 @@ from watcher.records import Ending
 
 @dataclass
 class Takeover:
-    """Takes over what dead workers had claimed. Called by the thread that uses the ledger."""
+    """Ends what the dead had decided and takes over what they had claimed, for ``mine`` or for the inbox.
+
+    Called by the thread that uses the ledger.
+    """
 
     ledger: Ledger
-    claims: Claims
+    inbox: Path
     state: Path
+    mine: Claims | None = None
 
     def __call__(self) -> tuple[list[Ending], list[str]]:
-        """End what the dead had decided, then claim what they had claimed: endings and names."""
+        """The endings, and the names of the files, which lie where the route works."""
         endings = recover.recover_all(self.ledger, self.state, own=False)
-        adopted: list[str] = []
-        for worker in self.claims.others():
-            lock = Lock(path_of(self.state, worker))
+        names: list[str] = []
+        for owner in self._others():
+            lock = Lock(path_of(self.state, owner))
             if not lock.try_acquire():
                 continue  # it is at work
             try:
-                endings += recover.recover(self.ledger, worker)  # it may have died since
-                adopted += self.claims.adopt(worker)
+                endings += recover.recover(self.ledger, owner)  # it may have died since
+                names += self.mine.adopt(owner) if self.mine is not None else claims.release(self.inbox, owner)
             finally:
                 lock.release()
-        return endings, adopted
+        return endings, names
+
+    def _others(self) -> list[str]:
+        try:
+            return [owner for owner in claims.owners(self.inbox) if owner != self.ledger.owner]
+        except OSError:
+            return []  # the inbox is gone: the next scan tells

@@ -9,10 +9,11 @@ import re
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from watcher import composition, config, log, unique
+from watcher import claims, composition, config, log, unique
 from watcher.annals import Annals, Entry
 from watcher.errors import Exit, Fatal
 
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f"mednet-watcher: nothing is known of {log.printable(word)}", file=sys.stderr)
                 unknown = True
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
+                entry = _as_seen(entry)
                 state, by = _now(annals, entry)
                 print(_json_line(entry, state, by) if args.json else _text(entry, state, by))
     return Exit.FAILED if unknown else Exit.OK
@@ -72,6 +74,14 @@ def _digest(path: str) -> str | None:
         return unique.digest(Path(path)) if stat.S_ISREG(os.lstat(path).st_mode) else None
     except OSError:
         return None
+
+
+def _as_seen(entry: Entry) -> Entry:
+    """What was put back into the inbox lies there, under its name or the next free one; the ledger has how it came."""
+    directory = claims.beyond(Path(entry.directory))
+    if str(directory) == entry.directory:
+        return entry
+    return replace(entry, directory=str(directory), destination=entry.destination and str(directory / entry.name))
 
 
 def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
