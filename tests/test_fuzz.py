@@ -79,7 +79,7 @@ def test_bytes_too_many_before_the_end_are_damage(picture: Image.Image) -> None:
     """What libjpeg only warns of, and Pillow hides, refuses the file: its picture may not be what was sent."""
     data = encode(picture, "grey JPEG")
     with pytest.raises(Reject) as caught:
-        grey64(data[:-2] + bytes(100) + data[-2:])
+        grey64(data[:-2] + b"Z" * 100 + data[-2:])
     assert (caught.value.reason, "extraneous" in caught.value.detail) == ("damaged", True)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from watcher import jpeg, png
 from watcher.errors import Reject
 
 SIDE = 64
@@ -78,13 +79,14 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
         # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_too_many_pixels(image, limits)
-            _refuse_missing_end(data, image.format)
-            if image.format == "JPEG" and (pixels := _strictly(data, image.mode)) is not None:
+            if image.format == "PNG":
+                png.check_chunks(data)
+            elif (pixels := _whole(data, image.mode)) is not None:
                 return _shrink(pixels)
             image.load()
             return _shrink(image)
     except UnidentifiedImageError as error:
-        if data.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")):
+        if data.startswith((jpeg.MAGIC, png.MAGIC)):
             raise Reject("unreadable", "it begins like a JPEG or PNG, but its header is damaged") from error
         raise Reject("unsupported_format", f"neither {' nor '.join(FORMATS)} by its content") from error
     except MemoryError as error:
@@ -131,27 +133,12 @@ def _refuse_too_many_pixels(image: Image.Image, limits: Limits) -> None:
         raise Reject("too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}")
 
 
-def _refuse_missing_end(data: bytes, kind: str | None) -> None:
-    """A file cut short may still decode; its end marker tells that it is whole."""
-    if kind == "JPEG" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise Reject("truncated", "the JPEG has no end marker")
-    if kind == "PNG":
-        _check_chunks(data)
-
-
-def _check_chunks(data: bytes) -> None:
-    """See that every chunk of a PNG has its checksum, up to IEND. Pillow does not ask this of pixels."""
-    at, name = 8, b""
-    while name != b"IEND":
-        if at + 12 > len(data):
-            raise Reject("truncated", "the PNG has no IEND chunk")
-        size, name = struct.unpack_from(">I4s", data, at)
-        end = at + 8 + size
-        if end + 4 > len(data):
-            raise Reject("truncated", f"the PNG ends within its chunk {name!r}")
-        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise Reject("damaged", f"the checksum of the PNG's chunk {name!r} is wrong")
-        at = end + 4
+def _whole(data: bytes, mode: str) -> Image.Image | None:
+    """A JPEG's pixels, once its markers tell that nothing is missing, or None where Pillow is to read them."""
+    found = jpeg.segments(data)
+    jpeg.refuse_missing_end(data, found)
+    jpeg.refuse_holes(data, found)
+    return _strictly(data, mode)
 
 
 def _strictly(data: bytes, mode: str) -> Image.Image | None:

@@ -1,0 +1,94 @@
+"""What the markers of a JPEG tell of it, before anything is decoded.
+
+"T.81" is the standard: ITU-T Recommendation T.81 (1992). The walk comes to the
+same markers as libjpeg does, in damaged files too.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from watcher.errors import Reject
+
+MAGIC = b"\xff\xd8\xff"
+
+HOLE = 32
+"""As many zero bytes in a row are no picture, see :func:`refuse_holes`."""
+
+_SOF, _DHT, _EOI, _SOS = (0xC0, 0xC1), 0xC4, 0xD9, 0xDA  # T.81, table B.1; these frames are the sequential ones
+_AC, _END_OF_BLOCK = 0x10, 0x00
+
+# The next marker. Stuffed zeros and restart markers are part of the compressed data (T.81, B.1.1.5).
+_next = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]").search
+_length = struct.Struct(">H").unpack_from
+
+Segment = tuple[int, int, int]
+"""A marker, where it begins, and where its segment ends."""
+
+
+def segments(data: bytes) -> list[Segment]:
+    """All segments up to the end marker, or up to where the file ends without one."""
+    found: list[Segment] = []
+    at = 2
+    while hit := _next(data, at):
+        start = hit.start()
+        marker = data[start + 1]
+        if marker == _EOI or start + 4 > len(data):
+            found.append((marker, start, start + 2))
+            break
+        # A length of less than its own two bytes: libjpeg goes on behind them.
+        at = start + 2 + max(_length(data, start + 2)[0], 2)
+        found.append((marker, start, at))
+    return found
+
+
+def refuse_missing_end(data: bytes, found: list[Segment]) -> None:
+    """A file cut short may still decode; its end marker tells that it is whole.
+
+    A further picture behind the end, as some cameras append, must have an end as well.
+    """
+    if not found or found[-1][0] != _EOI or data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise Reject("truncated", "the JPEG has no end marker")
+
+
+def refuse_holes(data: bytes, found: list[Segment]) -> None:
+    """Refuse zeros where pixels should be, as a crashed writer or a sparse upload leaves them.
+
+    A Huffman code spends about as many bits as the picture has to tell, so
+    that 256 zero bits in a row do not come about by chance. They do where the
+    code wastes bits: in blank areas, each block of which is the same few bits.
+    Those bits are zeros only if the all-zero code of each AC table in use means
+    "end of block": such scans are left to libjpeg, which misses or finds too
+    many blocks. Any other all-zero code in their place says that block after
+    block is filled to its last coefficient with one and the same value.
+
+    Progressive files are not judged: there a few zeros stand for whole scans.
+    """
+    if bytes(HOLE) not in data or not any(marker in _SOF for marker, _, _ in found):
+        return
+    for number, (marker, start, end) in enumerate(found[:-1]):
+        if marker == _SOS:
+            at = data.find(bytes(HOLE), end, found[number + 1][1])
+            if at >= 0 and not _blank_is_zeros(data, start, found[:number]):
+                raise Reject("damaged", f"zeros instead of pixels from byte {at} on: the JPEG has a hole")
+
+
+def _blank_is_zeros(data: bytes, scan: int, before: list[Segment]) -> bool:
+    """Whether zeros are how this scan writes a blank area: "end of block" has the all-zero code everywhere."""
+    meanings: dict[int, int] = {}
+    for marker, start, end in before:
+        if marker == _DHT:
+            meanings.update(_all_zero_codes(data[start + 4 : end]))
+    components = data[scan + 4]
+    tables = data[scan + 6 : scan + 5 + 2 * components : 2]  # T.81, B.2.3
+    return all(meanings.get(_AC | table & 0x0F, _END_OF_BLOCK) == _END_OF_BLOCK for table in tables)
+
+
+def _all_zero_codes(body: bytes) -> dict[int, int]:
+    """For each Huffman table of a segment what its all-zero code stands for: the first value (T.81, B.2.4.2, C.2)."""
+    meanings, at = {}, 0
+    while at + 17 < len(body):
+        meanings[body[at]] = body[at + 17]
+        at += 17 + sum(body[at + 1 : at + 17])
+    return meanings

@@ -1,0 +1,25 @@
+"""Is a PNG whole? Its chunks tell, before anything is decoded."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from watcher.errors import Reject
+
+MAGIC = b"\x89PNG\r\n\x1a\n"
+
+
+def check_chunks(data: bytes) -> None:
+    """See that every chunk of a PNG has its checksum, up to IEND. Pillow does not ask this of pixels."""
+    at, name = 8, b""
+    while name != b"IEND":
+        if at + 12 > len(data):
+            raise Reject("truncated", "the PNG has no IEND chunk")
+        size, name = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + size
+        if end + 4 > len(data):
+            raise Reject("truncated", f"the PNG ends within its chunk {name!r}")
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise Reject("damaged", f"the checksum of the PNG's chunk {name!r} is wrong")
+        at = end + 4
