@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -152,6 +153,14 @@ class TestRejects:
     def test_no_pixels(self) -> None:
         """An image of zero width is no image."""
         assert rejected(bare_png(0, 64)) in ("unreadable", "unsupported_format")
+
+    def test_a_png_of_nothing_but_chunks(self) -> None:
+        """Sixty megabytes of empty chunks are refused in a moment, not after minutes of parsing."""
+        chunk = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt"))
+        data = bare_png(64, 64)
+        started = time.perf_counter()
+        assert rejected(data[:33] + chunk * 5_000_000 + data[33:]) == "too_complex"
+        assert time.perf_counter() - started < 2
 
     def test_damaged_middle(self, png: Encoded) -> None:
         """A PNG whose pixel data are damaged is told so, by its checksum: it is no picture of something else."""

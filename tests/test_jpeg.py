@@ -1,20 +1,21 @@
-"""What a JPEG's markers tell: holes in it."""
+"""What a JPEG's markers tell: holes in it, and how much work it is."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import simplejpeg
-from bits import frame, packed, scan, segment, separate_scans, table
+from bits import frame, packed, progressive, scan, segment, separate_scans, table
 from harness import Sampler
 from PIL import Image
 
 from watcher import jpeg
-from watcher.decode import grey64
+from watcher.decode import Limits, grey64
 from watcher.errors import Reject
 
 BLOCK = 512  # of a disk, the least that a crash leaves unwritten
@@ -83,7 +84,7 @@ class TestHoles:
         whole = encode(pictures[0])
         data = holed(whole, len(whole) - 1000)
         with pytest.raises(Reject, match=r"hole") as caught:
-            jpeg.refuse_holes(data, jpeg.segments(data))
+            grey64(data)
         told = int(caught.value.detail.split("byte ")[1].split()[0])
         assert caught.value.reason == "damaged"
         assert len(whole) - 1002 <= told <= len(whole) - 1000
@@ -133,3 +134,57 @@ class TestLegitimateZeros:
         """Progressive files write a blank scan as a few zeros, and are left alone."""
         for levels in blanks(600):
             assert grey64(encode(levels, progressive=True)).shape == (64, 64)
+
+
+class TestLongWork:
+    def test_a_bomb_of_scans_is_refused_at_once(self) -> None:
+        """A file of 200 KB that takes a decoder longer than it has is refused before it is decoded, by its cause."""
+        bomb = progressive(8000, 8000, 883)
+        assert len(bomb) < 250_000
+        started = time.perf_counter()
+        assert refused(bomb) == ("too_complex", "a JPEG of 883 scans; of 64000000 pixels 32 are the most")
+        assert time.perf_counter() - started < 1
+
+    @pytest.mark.parametrize(("side", "most"), [(80, 500), (400, 64)])
+    def test_up_to_the_limit_scans_decode(self, side: int, most: int) -> None:
+        """Small pictures may have more scans than large ones; the limit grows with ``max_pixels``."""
+        limits = Limits(max_pixels=2 * 400 * 400)
+        assert (grey64(progressive(side, side, most), limits) == 128).all()
+        assert refused(progressive(side, side, most + 1), limits)[0] == "too_complex"
+
+    def test_scans_hidden_behind_odd_bytes_count(self) -> None:
+        """Fill bytes, lengths too small and bytes of no segment hide no scan."""
+        bomb = progressive(80, 80, 501)
+        for odd in (b"\xff" * 5, b"\xff\xfe\0\0", b"\xff\xfe\0\1", b"\0\0", b"\xff\0", b"\xff\xd0", b"\xff\xff\xff\0"):
+            assert refused(bomb.replace(b"\xff\xda", odd + b"\xff\xda"))[0] == "too_complex"
+
+    def test_scans_count_in_any_kind_of_jpeg(self) -> None:
+        """A baseline JPEG that sends the same components over and over is refused as well."""
+        data = separate_scans(64)
+        start = data.index(b"\xff\xda")
+        assert refused(data[:start] + data[start:-2] * 200 + data[-2:])[0] == "too_complex"
+
+    def test_scans_of_a_thumbnail_do_not_count(self) -> None:
+        """What lies within a segment, or behind the end, is no scan."""
+        whole = encode(gradient := np.tile(np.arange(64, dtype=np.uint8), (64, 1)), comment=b"\xff\xda" * 600)
+        assert (grey64(whole + b"\xff\xda" * 600 + b"\xff\xd9") == grey64(encode(gradient))).all()
+
+    def test_pillow_writes_far_fewer(self) -> None:
+        """What an encoder writes passes, at the most pixels allowed too."""
+        levels = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+        for mode in ("L", "RGB", "CMYK"):
+            data = encode(levels, mode, progressive=True)
+            assert 5 < sum(marker == 0xDA for marker, _, _ in jpeg.segments(data)) <= jpeg.MOST_PASSES
+
+    @pytest.mark.parametrize("segments", [b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xdb\0\2", b"\xff\xc4\0\2"])
+    def test_a_file_of_nothing_but_segments(self, segments: bytes) -> None:
+        """Sixty megabytes of empty segments are refused in a moment, not after minutes of parsing."""
+        started = time.perf_counter()
+        assert refused(b"\xff\xd8" + segments * 15_000_000)[0] == "too_complex"
+        assert time.perf_counter() - started < 2
+
+
+def refused(data: bytes, limits: Limits = Limits()) -> tuple[str, str]:
+    with pytest.raises(Reject) as caught:
+        grey64(data, limits)
+    return caught.value.reason, caught.value.detail

@@ -24,6 +24,7 @@ ADVICE = {
     "damaged": "The file was changed or cut on its way. Ask the sender for it again.",
     "unsupported_format": "Convert it to JPEG or PNG, or keep it out of the inbox.",
     "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
+    "too_complex": "It would hold up the decoders. If it is genuine, save it anew, as a baseline JPEG or a plain PNG.",
     "no_permission": "Let the daemon's user read what arrives in the inbox.",
     "not_a_file": "Only regular files are sorted.",
     "duplicate": "Its bytes were filed before. Delete it, or put it where it belongs by hand.",

@@ -68,21 +68,24 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
     would clip them to white.
 
     Raises:
-        Reject: ``empty``, ``too_large``, ``unsupported_format``, ``truncated``,
-            ``damaged`` or ``unreadable``.
+        Reject: ``empty``, ``too_large``, ``too_complex``, ``unsupported_format``,
+            ``truncated``, ``damaged`` or ``unreadable``.
     """
     if not data:
         raise Reject("empty", "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
+    if data.startswith(png.MAGIC):
+        png.check_chunks(data)
+    segments = jpeg.segments(data) if data.startswith(jpeg.MAGIC) else []
     try:
         # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_too_many_pixels(image, limits)
-            if image.format == "PNG":
-                png.check_chunks(data)
-            elif (pixels := _whole(data, image.mode)) is not None:
-                return _shrink(pixels)
+            if segments:
+                jpeg.refuse(data, segments, image.width * image.height, limits.max_pixels)
+                if (pixels := _strictly(data, image.mode)) is not None:
+                    return _shrink(pixels)
             image.load()
             return _shrink(image)
     except UnidentifiedImageError as error:
@@ -131,14 +134,6 @@ def _refuse_too_many_pixels(image: Image.Image, limits: Limits) -> None:
     width, height = image.size
     if width * height > limits.max_pixels:
         raise Reject("too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}")
-
-
-def _whole(data: bytes, mode: str) -> Image.Image | None:
-    """A JPEG's pixels, once its markers tell that nothing is missing, or None where Pillow is to read them."""
-    found = jpeg.segments(data)
-    jpeg.refuse_missing_end(data, found)
-    jpeg.refuse_holes(data, found)
-    return _strictly(data, mode)
 
 
 def _strictly(data: bytes, mode: str) -> Image.Image | None:

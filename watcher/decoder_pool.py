@@ -40,7 +40,7 @@ START_S = 60.0
 """How long a process may take to start."""
 
 REASONS = {
-    *("empty", "truncated", "damaged", "unreadable", "unsupported_format", "too_large"),
+    *("empty", "truncated", "damaged", "unreadable", "unsupported_format", "too_large", "too_complex"),
     *("no_permission", "not_a_file", "not_found"),
 }
 """What a decoder may say of a file: reasons label metrics, so they are few and known."""

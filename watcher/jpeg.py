@@ -14,7 +14,16 @@ from watcher.errors import Reject
 MAGIC = b"\xff\xd8\xff"
 
 HOLE = 32
-"""As many zero bytes in a row are no picture, see :func:`refuse_holes`."""
+"""As many zero bytes in a row are no picture, see :func:`_refuse_holes`."""
+
+MOST_SCANS = 500
+"""In any picture. libjpeg writes 6 (grey) to 18 (CMYK). libjpeg-turbo's fuzzers stop at 500: ``TJPARAM_SCANLIMIT``."""
+
+MOST_PASSES = 32
+"""In a picture of the most pixels allowed. Each scan goes over every block, though a few bytes may stand for it."""
+
+MOST_SEGMENTS = 20_000
+"""A profile of 64 MB, cut into segments of the longest kind, has a thousand."""
 
 _SOF, _DHT, _EOI, _SOS = (0xC0, 0xC1), 0xC4, 0xD9, 0xDA  # T.81, table B.1; these frames are the sequential ones
 _AC, _END_OF_BLOCK = 0x10, 0x00
@@ -28,7 +37,11 @@ Segment = tuple[int, int, int]
 
 
 def segments(data: bytes) -> list[Segment]:
-    """All segments up to the end marker, or up to where the file ends without one."""
+    """All segments up to the end marker, or up to where the file ends without one.
+
+    Raises:
+        Reject: ``too_complex``; they are too many.
+    """
     found: list[Segment] = []
     at = 2
     while hit := _next(data, at):
@@ -40,10 +53,23 @@ def segments(data: bytes) -> list[Segment]:
         # A length of less than its own two bytes: libjpeg goes on behind them.
         at = start + 2 + max(_length(data, start + 2)[0], 2)
         found.append((marker, start, at))
+        if len(found) > MOST_SEGMENTS:
+            raise Reject("too_complex", f"a JPEG of more than {MOST_SEGMENTS} segments")
     return found
 
 
-def refuse_missing_end(data: bytes, found: list[Segment]) -> None:
+def refuse(data: bytes, found: list[Segment], pixels: int, max_pixels: int) -> None:
+    """Refuse what no decoder needs to see.
+
+    Raises:
+        Reject: ``truncated``, ``too_complex`` or ``damaged``.
+    """
+    _refuse_missing_end(data, found)
+    _refuse_long_work(found, pixels, max_pixels)
+    _refuse_holes(data, found)
+
+
+def _refuse_missing_end(data: bytes, found: list[Segment]) -> None:
     """A file cut short may still decode; its end marker tells that it is whole.
 
     A further picture behind the end, as some cameras append, must have an end as well.
@@ -52,7 +78,15 @@ def refuse_missing_end(data: bytes, found: list[Segment]) -> None:
         raise Reject("truncated", "the JPEG has no end marker")
 
 
-def refuse_holes(data: bytes, found: list[Segment]) -> None:
+def _refuse_long_work(found: list[Segment], pixels: int, max_pixels: int) -> None:
+    """Refuse files, progressive ones mostly, whose many scans would take a decoder minutes."""
+    scans = sum(marker == _SOS for marker, _, _ in found)
+    if scans > MOST_SCANS or scans * pixels > MOST_PASSES * max_pixels:
+        most = min(MOST_SCANS, MOST_PASSES * max_pixels // pixels)
+        raise Reject("too_complex", f"a JPEG of {scans} scans; of {pixels} pixels {most} are the most")
+
+
+def _refuse_holes(data: bytes, found: list[Segment]) -> None:
     """Refuse zeros where pixels should be, as a crashed writer or a sparse upload leaves them.
 
     A Huffman code spends about as many bits as the picture has to tell, so
