@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import time
+import unittest.mock
 import warnings
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -167,6 +170,80 @@ class TestRejects:
         data = bytearray(png())
         data[len(data) // 2] ^= 0xFF
         assert rejected(bytes(data)) == "damaged"
+
+
+class TestOneReading:
+    """JPEGs such as nearly all are do not pass through Pillow: nothing else may differ by that."""
+
+    @pytest.mark.parametrize("size", [(64, 64), (1, 1), (7, 9), (63, 65), (130, 40)])
+    @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+    def test_pixels_are_those_of_pillow(self, mode: str, size: tuple[int, int]) -> None:
+        """Of every subsampling, size, quality and kind of coding, the pixels are what Pillow alone makes of them."""
+        picture = Image.fromarray(gradient(*size)).convert(mode)
+        turns = itertools.product((10, 75, 100), (0, 1, 2, "4:1:1"), (False, True), (False, True), (0, 3))
+        for quality, subsampling, progressive, optimize, restart in turns:
+            options = {"progressive": progressive, "optimize": optimize, "restart_marker_blocks": restart}
+            data = encode(picture, "JPEG", quality=quality, subsampling=subsampling, **options)
+            np.testing.assert_array_equal(decode.grey64(data), by_pillow(data))
+
+    @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+    def test_pixels_of_another_encoder_are_those_of_pillow(self, subsampling: str) -> None:
+        """Also of subsamplings that Pillow does not write."""
+        colour = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+        data = simplejpeg.encode_jpeg(colour, 90, "RGB", subsampling)
+        np.testing.assert_array_equal(decode.grey64(data), by_pillow(data))
+
+    def test_pillow_does_not_read_a_common_jpeg(self, jpeg: Encoded, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Grey and colour JPEGs are read once; what has more in its header is left to Pillow."""
+        common = [jpeg(0), jpeg(0, 70, 50, "RGB", progressive=True, comment=b"x", dpi=(72, 72))]
+        others = [
+            jpeg(0, exif=b"Exif\0\0"),
+            jpeg(0, icc_profile=b"x" * 99),
+            jpeg(0, mode="CMYK"),
+            b"\xff\xd8\xff" + jpeg()[2:],
+        ]
+        monkeypatch.setattr(Image, "open", unittest.mock.Mock(side_effect=AssertionError))
+        for data in common:
+            decode.grey64(data)
+        for data in others:
+            with pytest.raises(AssertionError):
+                decode.grey64(data)
+
+    @given(data=st.data())
+    def test_damaged_headers_are_refused_as_by_pillow(self, jpeg: Encoded, data: st.DataObject) -> None:
+        """Whatever is wrong with a header: what Pillow refuses to open is refused, what it opens is the same."""
+        mode, dpi = data.draw(st.sampled_from([("L", None), ("RGB", (72, 72)), ("CMYK", None)]))
+        hurt = bytearray(jpeg(3, 12, 10, mode, **({"dpi": dpi} if dpi else {})))
+        places = st.integers(2, hurt.index(b"\xff\xda") + 13)
+        values = st.sampled_from([0, 1, 2, 3, 8, 12, 254, 255]) | st.integers(0, 255)
+        for place, value in data.draw(st.lists(st.tuples(places, values), min_size=1, max_size=3)):
+            hurt[place] = value
+        with unittest.mock.patch("watcher.jpeg.header", return_value=None):
+            slow = outcome(bytes(hurt))
+        assert outcome(bytes(hurt)) == slow
+
+    def test_several_pictures_in_one_jpeg(self, jpeg: Encoded) -> None:
+        """Of a JPEG with several pictures (MPO) it is the first, judged as any other."""
+        first, second = (Image.open(io.BytesIO(jpeg(seed))) for seed in (1, 2))
+        data = encode(first, "MPO", save_all=True, append_images=[second])
+        assert Image.open(io.BytesIO(data)).format == "MPO"
+        np.testing.assert_array_equal(decode.grey64(data), by_pillow(data))
+        end = data.index(b"\xff\xd9")
+        assert rejected(data[: end - 20]) == rejected(data[:-1]) == "truncated"
+        assert rejected(data[:end] + b"Z" * 100 + data[end:]) == "damaged"
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    """What the same file is when Pillow alone decodes it."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("L").resize((64, 64), Image.Resampling.BILINEAR))
+
+
+def outcome(data: bytes) -> bytes | str:
+    try:
+        return decode.grey64(data, decode.Limits(max_pixels=1_000_000)).tobytes()
+    except Reject as error:
+        return error.reason
 
 
 class TestTruncated:

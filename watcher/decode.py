@@ -75,19 +75,12 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
         raise Reject("empty", "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
-    if data.startswith(png.MAGIC):
-        png.check_chunks(data)
-    segments = jpeg.segments(data) if data.startswith(jpeg.MAGIC) else []
     try:
-        # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_too_many_pixels(image, limits)
-            if segments:
-                jpeg.refuse(data, segments, image.width * image.height, limits.max_pixels)
-                if (pixels := _strictly(data, image.mode)) is not None:
-                    return _shrink(pixels)
-            image.load()
-            return _shrink(image)
+        if data.startswith(jpeg.MAGIC):
+            return _jpeg(data, limits)
+        if data.startswith(png.MAGIC):
+            png.check_chunks(data)
+        return _by_pillow(data, limits)
     except UnidentifiedImageError as error:
         if data.startswith((jpeg.MAGIC, png.MAGIC)):
             raise Reject("unreadable", "it begins like a JPEG or PNG, but its header is damaged") from error
@@ -130,14 +123,38 @@ def is_blank(image: Grey) -> bool:
     return pixels.count(pixels[0]) == len(pixels)
 
 
-def _refuse_too_many_pixels(image: Image.Image, limits: Limits) -> None:
-    width, height = image.size
+def _jpeg(data: bytes, limits: Limits) -> Grey:
+    """A JPEG such as nearly all are is read once, not by Pillow first: that takes as long as decoding it."""
+    segments = jpeg.segments(data)
+    header = jpeg.header(data, segments)
+    if header is None:
+        return _by_pillow(data, limits, segments)
+    _refuse_early(data, limits, header.size, segments)
+    pixels = _strictly(data, header.mode)
+    return _by_pillow(data, limits) if pixels is None else _shrink_pixels(pixels)
+
+
+def _by_pillow(data: bytes, limits: Limits, segments: list[jpeg.Segment] | None = None) -> Grey:
+    """With the segments of a JPEG, it is judged before it is decoded."""
+    # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _refuse_early(data, limits, image.size, segments)
+        if segments is not None and (pixels := _strictly(data, image.mode)) is not None:
+            return _shrink_pixels(pixels)
+        image.load()
+        return _shrink(image)
+
+
+def _refuse_early(data: bytes, limits: Limits, size: tuple[int, int], segments: list[jpeg.Segment] | None) -> None:
+    width, height = size
     if width * height > limits.max_pixels:
         raise Reject("too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}")
+    if segments is not None:
+        jpeg.refuse(data, segments, width * height, limits.max_pixels)
 
 
-def _strictly(data: bytes, mode: str) -> Image.Image | None:
-    """A JPEG's pixels, or None where Pillow is to read them.
+def _strictly(data: bytes, mode: str) -> Grey | None:
+    """A JPEG's pixels, shape (height, width, 1 or 3), or None where Pillow is to read them.
 
     Pillow hides what libjpeg only warns of; here it counts. The pixels are the same.
 
@@ -148,14 +165,17 @@ def _strictly(data: bytes, mode: str) -> Image.Image | None:
     if colours is None:
         return None
     try:
-        pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+        pixels: Grey = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:
         if str(error).startswith(_DAMAGE):
             raise Reject("damaged", str(error)) from error
         return None  # a warning of no consequence, or a kind of JPEG that only Pillow may know
-    if mode == "CMYK":
-        return None  # whole; Pillow knows the several ways to write it
-    return Image.fromarray(pixels[..., 0] if mode == "L" else pixels)
+    return None if mode == "CMYK" else pixels  # whole; Pillow knows the several ways to write CMYK
+
+
+def _shrink_pixels(pixels: Grey) -> Grey:
+    grey = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    return grey if grey.shape == (SIDE, SIDE) else _shrink(Image.fromarray(grey))
 
 
 def _shrink(image: Image.Image) -> Grey:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import NamedTuple
 
 from watcher.errors import Reject
 
@@ -25,15 +26,27 @@ MOST_PASSES = 32
 MOST_SEGMENTS = 20_000
 """A profile of 64 MB, cut into segments of the longest kind, has a thousand."""
 
-_SOF, _DHT, _EOI, _SOS = (0xC0, 0xC1), 0xC4, 0xD9, 0xDA  # T.81, table B.1; these frames are the sequential ones
+# T.81, table B.1. Frames by Huffman codes are sequential (baseline or extended) or progressive.
+_SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS = (0xC0, 0xC1), 0xC2, 0xC4, 0xD9, 0xDA
+_TABLES = {0xDB, _DHT, 0xDD, 0xFE}  # quantisation, Huffman, restart interval; and comments
+_APPLICATION = {0xE0: (b"JFIF\0", 18), 0xEE: (b"Adobe", 16)}  # what they begin with, and their least size
+_MODES = {1: "L", 3: "RGB"}
 _AC, _END_OF_BLOCK = 0x10, 0x00
 
 # The next marker. Stuffed zeros and restart markers are part of the compressed data (T.81, B.1.1.5).
 _next = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]").search
+_frame = struct.Struct(">BHHB").unpack_from
 _length = struct.Struct(">H").unpack_from
 
 Segment = tuple[int, int, int]
 """A marker, where it begins, and where its segment ends."""
+
+
+class Header(NamedTuple):
+    """Width and height, and the mode as Pillow names it."""
+
+    size: tuple[int, int]
+    mode: str
 
 
 def segments(data: bytes) -> list[Segment]:
@@ -56,6 +69,34 @@ def segments(data: bytes) -> list[Segment]:
         if len(found) > MOST_SEGMENTS:
             raise Reject("too_complex", f"a JPEG of more than {MOST_SEGMENTS} segments")
     return found
+
+
+def header(data: bytes, found: list[Segment]) -> Header | None:
+    """The header of a JPEG such as nearly all are; None where there is anything else in it, for Pillow to judge.
+
+    Plain is: no byte between the segments, none of them empty; tables,
+    comments, JFIF's and Adobe's marks, and one frame of 8 bits, grey or colour.
+    """
+    at, frame = 2, None
+    for marker, start, end in found:
+        if start != at or end - start < 5:
+            return None
+        at = end
+        if marker in _TABLES:
+            continue
+        if marker in _APPLICATION:
+            mark, least = _APPLICATION[marker]
+            if end - start < least or not data.startswith(mark, start + 4):
+                return None
+        elif frame is None and (marker in _SEQUENTIAL or marker == _PROGRESSIVE) and end - start >= 10:
+            frame = _frame(data, start + 4)
+        elif frame and marker == _SOS:
+            bits, height, width, components = frame
+            plain = bits == 8 and components in _MODES and width and height
+            return Header((width, height), _MODES[components]) if plain else None
+        else:
+            return None
+    return None
 
 
 def refuse(data: bytes, found: list[Segment], pixels: int, max_pixels: int) -> None:
@@ -99,7 +140,7 @@ def _refuse_holes(data: bytes, found: list[Segment]) -> None:
 
     Progressive files are not judged: there a few zeros stand for whole scans.
     """
-    if bytes(HOLE) not in data or not any(marker in _SOF for marker, _, _ in found):
+    if bytes(HOLE) not in data or not any(marker in _SEQUENTIAL for marker, _, _ in found):
         return
     for number, (marker, start, end) in enumerate(found[:-1]):
         if marker == _SOS:
