@@ -108,12 +108,14 @@ class Conservation(RuleBasedStateMachine):
         self._restart()
 
     def teardown(self) -> None:
-        self._restart()
-        self.nothing_is_lost_or_doubled()
-        self.ledger.close()
-        self.patch.undo()
-        shutil.rmtree(self.root)
-        shutil.rmtree(self.other, ignore_errors=True)
+        try:
+            self._restart()
+            self.nothing_is_lost_or_doubled()
+        finally:
+            self.ledger.close()
+            self.patch.undo()
+            shutil.rmtree(self.root)
+            shutil.rmtree(self.other, ignore_errors=True)
 
     @rule(name=st.sampled_from(NAMES), same=st.booleans())
     def drop(self, name: str, same: bool) -> None:
