@@ -8,17 +8,21 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, config, log, unique
+from watcher import checkpoint, composition, config, inbox, log, pulse, unique
 from watcher.commands import run
 from watcher.errors import Fatal
 
 
 def network(images: np.ndarray) -> np.ndarray:
     """One of six classes by the mean grey level, and a dark image is unsure: every outcome occurs."""
+    while os.path.exists(os.environ.get("STUB_HANG_NETWORK", "")):
+        time.sleep(0.01)
+    time.sleep(float(os.environ.get("STUB_INFER_S", "0")))
     levels = images.reshape(len(images), -1).mean(axis=1)
     logits = np.zeros((len(images), 6), np.float32)
     logits[np.arange(len(images)), (levels / 256 * 6).astype(int)] = np.where(levels < 40, 0.1, 20)
@@ -26,7 +30,16 @@ def network(images: np.ndarray) -> np.ndarray:
 
 
 def load(settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger):  # type: ignore[no-untyped-def]
+    while os.path.exists(os.environ.get("STUB_HANG_LOAD", "")):
+        time.sleep(0.01)
     return network, lambda: "stub"
+
+
+def look(directory: inbox.Inbox, name: str, found=inbox.Inbox.look):  # type: ignore[no-untyped-def]
+    """A file system that does not answer."""
+    while os.path.exists(os.environ.get("STUB_HANG_LOOK", "")):
+        time.sleep(0.01)
+    return found(directory, name)
 
 
 def without_renameat2(*_: object) -> int:
@@ -47,6 +60,9 @@ if __name__ == "__main__":
         unique._libc.renameat2 = without_renameat2
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
+    inbox.Inbox.look = look  # type: ignore[method-assign]
+    if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
+        composition.limits = lambda settings: pulse.Limits(*[limit] * 7)
     try:
         sys.exit(run.serve(Path(sys.argv[1]), load))
     except Fatal as error:

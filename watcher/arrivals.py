@@ -27,6 +27,8 @@ class Arrivals:
     def __post_init__(self) -> None:
         self.unreachable = False
         self.sweeps = 0
+        self.looked = 0
+        """Names that sweeps gave, and sweeps that ended, so far."""
         self._sweep: Iterator[str] | None = None
         self._next_sweep_s = float("-inf")
         self._told_directories = 0
@@ -50,11 +52,13 @@ class Arrivals:
         try:
             for _ in range(min(SWEEP_CHUNK, self.settle.room)):
                 name = next(self._sweep, None)
+                self.looked += 1
                 if name is None:
                     return self._swept(now)
                 self.settle.seen(name, now)
         except Retry as error:
             self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
+            self.looked += 1
             if not self.unreachable:
                 self.log.error("inbox.unreachable", detail=str(error), note="waiting for it to come back")
             self.unreachable = True
@@ -80,6 +84,11 @@ class Arrivals:
             self.watch.start()
         except Retry as error:
             self.log.error("inbox.not_watched", detail=str(error), note="the scan alone serves")
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether a sweep is under way, and not held up by want of room."""
+        return self._sweep is not None and self.settle.room > 0
 
     def due_s(self) -> float | None:
         """When :meth:`look` next has something to do by itself, or None: not before settle has room."""

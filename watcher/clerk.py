@@ -56,6 +56,8 @@ class Clerk:
     places: Places
     model: str | None
     rules: Rules = field(default=Rules())
+    carried: int = 0
+    """Files moved or returned, and batches recorded, so far."""
 
     def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
@@ -71,7 +73,9 @@ class Clerk:
                 directories = [to or self.places.of(order.decision) for order in orders]
                 ids = self.ledger.decided(orders, [str(d) for d in directories], self.model, self.filing.inbox)
         except Retry as error:
+            self.carried += 1
             return [(0, Returned(order, str(error), later=True)) for order in orders]
+        self.carried += 1
         failpoints.reach("decided")
         results = [self._move(order, directory) for order, directory in zip(orders, directories, strict=True)]
         failpoints.reach("moved")
@@ -81,6 +85,7 @@ class Clerk:
             raise Fatal(str(error), "Check the disk. The next start reconciles ledger and disk.") from error
         failpoints.reach("synced")
         self.ledger.ended(_ending(*each) for each in zip(ids, results, strict=True))
+        self.carried += 1
         failpoints.reach("filed")
         return list(zip(ids, results, strict=True))
 
@@ -98,6 +103,7 @@ class Clerk:
         return judged
 
     def _move(self, order: Order, directory: Path) -> Filed | Returned:
+        self.carried += 1
         started = time.perf_counter()
         try:
             path = self.filing.move(order.source or order.name, order.identity, order.digest, directory, order.name)

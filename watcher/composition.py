@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, config, daemon, filing, log, recover, seat
+from watcher import assets, checkpoint, config, daemon, decoder_pool, filing, log, pulse, recover, seat
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
@@ -95,6 +95,16 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         device=device,
         wake=wake,
         in_flight=4 * settings.batch.size,
+        limits=limits(settings),
+    )
+
+
+def limits(settings: config.Config) -> pulse.Limits:
+    """How long stations may take over a file that costs as much as the settings allow."""
+    mib = settings.decode.max_bytes / 2**20
+    return pulse.Limits(
+        decode=decoder_pool.START_S + settings.decode.timeout_s + 20,  # a new process, and all of its time
+        filing=60 + mib,  # copied at 1 MiB/s, and the ledger may wait for others for half a minute
     )
 
 

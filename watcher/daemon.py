@@ -13,6 +13,7 @@ from types import FrameType
 from watcher.errors import Exit, Fatal
 from watcher.log import Logger
 from watcher.route import Route
+from watcher.service import Service
 
 
 class Wake:
@@ -58,26 +59,35 @@ class Stop:
         self.signal = number
 
 
-def run(route: Route, wake: Wake, stop: Stop, log: Logger, clock: Callable[[], float] = time.monotonic) -> Exit:
+def run(
+    route: Route,
+    wake: Wake,
+    stop: Stop,
+    log: Logger,
+    service: Service,
+    clock: Callable[[], float] = time.monotonic,
+) -> Exit:
     """Turn the route until told to stop. Whatever happens, what it holds stays in the inbox."""
     try:
         while stop.signal is None:
             due = route.step(clock())
-            timeout = None if due is None else max(0.0, due - clock())
-            if timeout != 0:
+            wanted = service.turn(route, clock())
+            timeout = max(0.0, (wanted if due is None else min(due, wanted)) - clock())
+            if timeout > 0:
                 wait([wake.fileno(), *route.connections], timeout)
             wake.clear()
-        return _end(route, log, Exit.OK, clock, signal=signal.Signals(stop.signal).name)
+        return _end(route, log, service, Exit.OK, clock, signal=signal.Signals(stop.signal).name)
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
-        return _end(route, log, error.code, clock)
+        return _end(route, log, service, error.code, clock)
     except Exception:
         # The edge: nothing was expected to get here. systemd restarts, recover reconciles.
         log.critical("daemon.crashed", exc_info=True)
-        return _end(route, log, Exit.FAILED, clock)
+        return _end(route, log, service, Exit.FAILED, clock)
 
 
-def _end(route: Route, log: Logger, code: Exit, clock: Callable[[], float], **why: str) -> Exit:
+def _end(route: Route, log: Logger, service: Service, code: Exit, clock: Callable[[], float], **why: str) -> Exit:
+    service.notify.stopping()
     log.info("daemon.stopping", **why)
     try:
         route.close(clock())

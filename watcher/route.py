@@ -19,13 +19,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from watcher import decide, failpoints, log
+from watcher import decide, failpoints, log, pulse
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
 from watcher.front import Front
 from watcher.inbox import Inbox
+from watcher.pulse import Work
 from watcher.records import Decision, Decoded, Ending, Filed, Order, Outcome, Rejected, Returned, Timing
 from watcher.settle import Ready, Settle
 from watcher.takeover import Takeover
@@ -80,9 +81,11 @@ class Route:
     observe: Callable[[Figures], None] = lambda figures: None
     before: Mapping[str, int] = field(default_factory=dict)
     filed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    limits: pulse.Limits = field(default_factory=pulse.Limits)
 
     def __post_init__(self) -> None:
         self._held: dict[str, Ready] = {}
+        self._answers = self._begun = self._thought = 0
         self._orders: list[Order] = []
         self._taken_over_at = 0
         self._taking_over: Future[tuple[list[Ending], list[str]]] | None = None
@@ -125,6 +128,24 @@ class Route:
         reachable = not self._common.unreachable
         seen = sum(self.before.get(outcome, 0) for outcome in OUTCOMES) + self.settle.admitted
         return Figures(seen, filed, self.settle.withdrawn, len(self.settle), reachable)
+
+    def works(self, now: float) -> list[Work]:
+        """What each station owes, and what it has finished so far: tells one that is stuck from one that is idle."""
+        most, due, full = self.limits, self.settle.due_s(), self.batcher.due_s()
+        arrivals = [self.arrivals, *([self.front.arrivals] if self.front else [])]
+        sweeping = sum(each.sweeping for each in arrivals)
+        overdue = due is not None and due <= now and self._room > 0
+        waits = full is not None and full <= now and self._thinking is None
+        taking = self._taking_over is not None  # in the thread that moves files: they wait for it
+        return [
+            Work("inbox", sweeping, sum(each.looked for each in arrivals), most.inbox),
+            Work("settle", int(overdue), self.settle.looked, most.settle),
+            Work("decode", len(self.decoders), self._answers, most.decode),
+            Work("batch", int(waits), self._begun, most.batch),
+            Work("classify", int(self._thinking is not None), self._thought, most.classify),
+            Work("filing", int(self._moving is not None and not taking), self.clerk.carried, most.filing),
+            Work("takeover", int(taking), self._taken_over_at, most.takeover),
+        ]
 
     @property
     def connections(self) -> list[socket.socket]:
@@ -171,6 +192,7 @@ class Route:
 
     def _take_decoded(self, now: float) -> None:
         for result in self.decoders.collect():
+            self._answers += 1
             if isinstance(result, Decoded):
                 self.batcher.add((result, self._held[result.name]), now)
                 failpoints.reach("decoded")
@@ -195,8 +217,10 @@ class Route:
         if self._thinking is not None and self._thinking.done():
             self._orders.extend(self._thinking.result())
             self._thinking = None
+            self._thought += 1
         if self._thinking is None and (batch := self.batcher.take(now)):
             self._thinking = self._thinker.submit(self._think, batch, now)
+            self._begun += 1
             self._thinking.add_done_callback(lambda _: self.wake())
 
     def _think(self, batch: list[tuple[Decoded, Ready]], now: float) -> list[Order]:

@@ -62,6 +62,8 @@ class Settle:
         """Files taken in so far."""
         self.withdrawn = 0
         """Files that left by another hand than ours. Always: admitted = filed + withdrawn + len(self)."""
+        self.looked = 0
+        """How often a file that was due has been looked at."""
 
     def __len__(self) -> int:
         return len(self._files)
@@ -117,6 +119,7 @@ class Settle:
         """
         while limit > 0 and self._queue and self._queue[0][0] <= now:
             due_s, name = heapq.heappop(self._queue)
+            self.looked += 1
             file = self._files.get(name)
             if file is None or file.held or file.due_s != due_s:
                 continue  # answered for, or due at another time by now

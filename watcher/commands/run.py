@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, daemon, log
+from watcher import composition, config, daemon, log, notify
 from watcher.errors import Fatal
+from watcher.service import Service
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,7 +24,10 @@ def serve(path: Path, load: composition.Loader) -> int:
     """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
     started = time.monotonic()
     settings = config.load(path, os.environ)
+    faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
     logger = log.configure(settings.log.format, settings.log.level, log.Output(sys.stdout))
+    service = Service(notify.from_environment(os.environ), logger)
+    service.notify.status("starting")
     seat = composition.take_seat(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
     wake, stop = daemon.Wake(), daemon.Stop()
@@ -41,7 +46,8 @@ def serve(path: Path, load: composition.Loader) -> int:
     }
     seat.lock.describe({**facts, "started_at": datetime.now(UTC).isoformat(timespec="seconds")})
     logger.info("daemon.ready", **facts, start_ms=round((time.monotonic() - started) * 1000))
-    code = daemon.run(route, wake, stop, logger)
+    service.notify.ready()
+    code = daemon.run(route, wake, stop, logger, service)
     stop_metrics()
     seat.leave()
     return code
