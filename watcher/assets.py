@@ -9,5 +9,19 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def weights(name: str = "mednet-improved.safetensors") -> Path:
     """The path of a shipped file of ``weights/``."""
-    installed = _PACKAGE / "_weights" / name
-    return installed if installed.exists() else _PACKAGE.parent / "weights" / name
+    return _shipped(f"weights/{name}")
+
+
+def config() -> Path:
+    """The config.yaml with every key and its default."""
+    return _shipped("config.yaml")
+
+
+def systemd(name: str) -> Path:
+    """The path of a shipped file of ``systemd/``."""
+    return _shipped(f"systemd/{name}")
+
+
+def _shipped(name: str) -> Path:
+    installed = _PACKAGE / f"_{name}"
+    return installed if installed.exists() else _PACKAGE.parent / name

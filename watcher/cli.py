@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _demo)
+    daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _install_service, _demo)
     for add in (*daily, _evaluate, _train, _compress, _sketch, _bench):
         add(_adder(commands))
     return top
@@ -166,6 +166,16 @@ def _explain(add: _Add) -> None:
     command.add_argument("--id", type=int, action="append", default=[], metavar="N", help="a decision's number, as #N")
     _json(command, "one JSON object a line, for every decision")
     _config(command)
+
+
+def _install_service(add: _Add) -> None:
+    command = add("install-service", "put the files of the systemd service in place")
+    command.add_argument(
+        "--prefix", type=Path, default=Path("/"), metavar="DIR", help="below this directory (default: /)"
+    )
+    command.add_argument("--gpu", action="store_true", help="with the drop-in for an NVIDIA GPU")
+    command.add_argument("--metrics", action="store_true", help="with the drop-in that opens the loopback interface")
+    command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
 
 
 def _demo(add: _Add) -> None:

@@ -1,0 +1,173 @@
+"""The systemd service: its files by systemd's own tools, and the whole of it under a real systemd."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from container import Container, missing
+from harness import Sampler, mednet
+
+from watcher import config
+
+UNIT = "etc/systemd/system/mednet-watcher.service"
+ENVIRONMENT = "PYTHONPATH=/opt/mednet-watcher/site:/opt/mednet-watcher/repo\n"
+needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not there")
+
+
+def install(prefix: Path, *words: str) -> Path:
+    ended = mednet("install-service", "--prefix", str(prefix), *words)
+    assert ended.returncode == 0, ended.stderr
+    return prefix / UNIT
+
+
+def analyze(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("words", "most"), [((), 0.5), (("--gpu",), 1.0), (("--metrics",), 1.5), (("--gpu", "--metrics"), 1.5)]
+)
+def test_what_systemd_says_of_the_unit(tmp_path: Path, words: tuple[str, ...], most: float) -> None:
+    """`verify` prints nothing at all, and the exposure stays below its bound, with each drop-in."""
+    unit = install(tmp_path, *words)
+    verified = analyze("verify", str(unit))
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    told = analyze("security", "--offline=yes", str(unit)).stdout
+    [exposure] = re.findall(r"Overall exposure level for mednet-watcher\.service: ([0-9.]+)", told)
+    assert float(exposure) <= most
+
+
+@needs_systemd
+def test_the_file_in_the_repository_is_a_unit_as_it_is() -> None:
+    """Nothing in it is to be filled in."""
+    verified = analyze("verify", str(Path(__file__).parents[1] / "systemd" / "mednet-watcher.service"))
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """It names every file, and makes none."""
+    ended = mednet("install-service", "--prefix", str(tmp_path / "root"), "--dry-run", "--gpu")
+    assert ended.returncode == 0
+    assert all(name in ended.stdout for name in (UNIT, "sysusers.d", "tmpfiles.d", "config.yaml", "gpu.conf"))
+    assert not (tmp_path / "root").exists()
+
+
+def test_what_is_the_operators_stays(tmp_path: Path) -> None:
+    """Installed again, a changed config and environment are kept, and a changed unit is put right."""
+    unit = install(tmp_path)
+    yours = [tmp_path / "etc/mednet-watcher" / name for name in ("config.yaml", "environment")]
+    for path in (*yours, unit):
+        path.write_text("# changed\n")
+    install(tmp_path)
+    assert [path.read_text() for path in yours] == ["# changed\n"] * 2
+    assert "[Service]" in unit.read_text()
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
+    """It is valid, differs from the shipped one by its paths alone, and each lies where the unit lets it write."""
+    unit = install(tmp_path).read_text()
+    found = config.load(tmp_path / "etc/mednet-watcher/config.yaml", {})
+    shipped = config.load(Path(__file__).parents[1] / "config.yaml", {})
+    images = [found.inbox.path, found.output.sorted, found.output.review, found.output.quarantine]
+    [writable] = re.findall("^ReadWritePaths=(.*)$", unit, re.MULTILINE)
+    assert all(path.is_relative_to(writable) for path in images)
+    assert "StateDirectory=mednet-watcher" in unit
+    assert str(found.state.path) == "/var/lib/mednet-watcher"
+    same = {"output": {"file_mode"}, "inbox": set(type(found.inbox).model_fields) - {"path"}}
+    for section, value in found:
+        if section != "state":
+            assert value.model_dump(include=same.get(section)) == getattr(shipped, section).model_dump(
+                include=same.get(section)
+            )
+
+
+def test_the_program_is_found(tmp_path: Path) -> None:
+    """Where the program is not in the unit's PATH, a drop-in names its directory; one in /root is warned of."""
+    unit = install(tmp_path)
+    drop_in = unit.with_name(f"{unit.name}.d") / "program.conf"
+    assert f"PATH={Path(sys.executable).parent}:/opt/mednet-watcher/bin:" in drop_in.read_text()
+
+
+def test_a_prefix_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    """Exit code 5 and what to do, no traceback."""
+    (tmp_path / "etc").touch()
+    ended = mednet("install-service", "--prefix", str(tmp_path))
+    assert (ended.returncode, "Traceback" in ended.stderr, "--prefix" in ended.stderr) == (5, False, True)
+
+
+@pytest.fixture
+def booted(tmp_path: Path) -> Iterator[Container]:
+    """A container with the service installed, its watchdog made impatient, and not yet started."""
+    why = missing()
+    if why is not None:
+        pytest.skip(why)
+    with Container(tmp_path) as container:
+        container.run("env", ENVIRONMENT.strip(), "/opt/mednet-watcher/bin/mednet-watcher", "install-service")
+        container.write("/etc/mednet-watcher/environment", ENVIRONMENT)
+        container.write(f"/{UNIT}.d/test.conf", "[Service]\nWatchdogSec=3\nTimeoutAbortSec=2\nRestartSec=1\n")
+        for command in ("systemd-sysusers", "systemd-tmpfiles --create mednet-watcher.conf", "systemctl daemon-reload"):
+            container.run(*command.split())
+        yield container
+
+
+def drop(container: Container, sampler: Sampler, label: str, name: str) -> None:
+    container.write(f"/srv/radiology/inbox/{name}", sampler.jpeg(label))
+
+
+def until_sorted(container: Container, count: int) -> list[str]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = container.run("sh", "-c", "cd /srv/radiology/sorted && find . -type f").stdout.split()
+        if len(found) >= count:
+            return sorted(found)
+        time.sleep(0.2)
+    raise AssertionError(container.run("journalctl", "--no-pager", "-o", "cat", "-n", "30").stdout)
+
+
+@pytest.mark.slow
+def test_under_a_real_systemd(booted: Container) -> None:
+    """As installed and confined, the service sorts images of every class; stuck, it is restarted; nothing is lost.
+
+    systemd itself is process 1 of a container. Printed is the session, for `make service`.
+    """
+    sampler = Sampler()
+    booted.run("systemctl", "start", "mednet-watcher")  # comes back when READY=1 has been sent
+    for number, label in enumerate(sampler.classes):
+        drop(booted, sampler, label, f"{number}.jpeg")
+    assert until_sorted(booted, 6) == sorted(f"./{label}/{n}.jpeg" for n, label in enumerate(sampler.classes))
+    print(booted.run("systemctl", "status", "mednet-watcher", "--no-pager", "-n", "0").stdout)
+    _confined(booted)
+    pid = booted.main_pid()
+    booted.run("kill", "-STOP", pid)
+    drop(booted, sampler, "Hand", "during.jpeg")
+    until_sorted(booted, 7)
+    assert booted.main_pid() != pid
+    assert booted.run("systemctl", "show", "-P", "NRestarts", "mednet-watcher").stdout.strip() == "1"
+    booted.run("systemctl", "stop", "mednet-watcher")
+    assert booted.run("systemctl", "is-failed", "mednet-watcher", check=False).stdout.strip() == "inactive"
+    journal = booted.run("journalctl", "--no-pager", "-u", "mednet-watcher").stdout
+    print(journal)
+    assert "Watchdog timeout" in journal
+    assert '"event": "daemon.stopped"' in journal
+
+
+def _confined(booted: Container) -> None:
+    """Another user, no capabilities, no new privileges, system calls filtered, the system read-only."""
+    status = booted.run("cat", f"/proc/{booted.main_pid()}/status").stdout
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert facts["Uid"].split("\t")[0] != "0"
+    assert (facts["CapBnd"], facts["NoNewPrivs"], facts["Seccomp"]) == ("0" * 16, "1", "2")
+    mounts = booted.run("cat", f"/proc/{booted.main_pid()}/mounts").stdout.splitlines()
+    options = {line.split()[1]: line.split()[3].split(",") for line in mounts}
+    assert "ro" in options["/"]
+    assert "rw" in options["/srv/radiology"]
+    print("".join(f"{key}:\t{facts[key]}\n" for key in ("Uid", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")))
