@@ -1,7 +1,7 @@
 """Hostile files through the real daemon: ``make hostile`` drops ten thousand among good ones, and looks for each.
 
 Whatever it is, the daemon neither crashes nor loses it nor lets it hold up the good ones, and says what became of it.
-The network is a stand-in.
+Files that hang a decoder come one by one all along. The network is a stand-in.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from accounts import metrics, picture
+from bits import progressive
 from harness import Daemon
 from mutate import damaged
 from PIL import Image
@@ -34,8 +35,12 @@ Maker = Callable[[Path], None]
 
 SETTINGS = (
     "inbox: {settle_s: 0.1, patience_s: 0.5, scan_interval_s: 0.5}\n"
-    "decode: {max_bytes: 4000000, max_pixels: 4000000, timeout_s: 5}\nmetrics: {port: 0}\n"
+    "decode: {max_bytes: 4000000, max_pixels: 4000000, timeout_s: 2}\nmetrics: {port: 0}\n"
 )
+
+HANG_EVERY_S = 10.0
+"""Each hangs two decoders, one after the other, and twice holds up what is behind it until another decoder takes over:
+half a second, and the time to start one. Files that hang any faster than they are moved out of the way delay all."""
 
 NAMES = [
     b"new\nline.jpeg",
@@ -91,6 +96,7 @@ def _jpeg_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+SCANS = progressive(2000, 2000, 883)
 BOMB = zlib.compress(bytes(30_000_000), 9)
 SPECIAL: dict[str, Maker] = {
     "empty": lambda path: path.touch(),
@@ -101,6 +107,7 @@ SPECIAL: dict[str, Maker] = {
     "PNG of most pixels allowed": lambda path: _write(path, png(2000, 2000, zlib.compress(bytes(4_002_000)))),
     "JPEG that says it is huge": lambda path: _write(path, _jpeg_of(65500, 65500)),
     "JPEG that says it is larger": lambda path: _write(path, _jpeg_of(1900, 1900)),
+    "JPEG of 883 scans": lambda path: _write(path, SCANS),
     "dangling link": lambda path: os.symlink("/nowhere", path),
     "link to itself": lambda path: os.symlink(path.name, path),
     "link to a device": lambda path: os.symlink("/dev/zero", path),
@@ -126,40 +133,48 @@ class Report:
     outcomes: Counter[str]
     reasons: Counter[str]
     slowest_good_s: float
+    behind_hanging_s: float
     seconds: float
 
 
 class Siege:
     """A daemon in ``root`` under hostile files."""
 
-    def __init__(self, root: Path, seed: int) -> None:
+    def __init__(self, root: Path, seed: int, hang_every_s: float = HANG_EVERY_S) -> None:
         self.daemon = Daemon(root, SETTINGS, stub=True)
+        here = Path(__file__).parent
+        self.daemon.environ["PYTHONPATH"] = os.pathsep.join([str(here.parent), str(here / "hanging")])
         self.outside = root / "outside"
         self.outside.mkdir()
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.files = 0
         self.special: Counter[str] = Counter()
         self.names: set[str] = set()
+        self.good: list[str] = []
+        self.hung, self.next_hang_s, self.hang_every_s = 0, 0.0, hang_every_s
 
-    def run(self, hostile: int) -> Report:
+    def run(self, hostile: int, hangs: int) -> Report:
         """Drop them all, wait until the inbox is empty, look for each. Fails by assertion."""
         started = time.monotonic()
-        good: list[str] = []
         with self.daemon as daemon:
             pid = daemon.process.pid if daemon.process else None
             for number, make in enumerate(self._hostile(hostile)):
                 if number % 20 == 0:
-                    good.append(self._drop_good(number))
+                    self._drop_good(f"{number}")
                 make()
+                self._hang(hangs)
             (daemon.inbox / "directory.jpeg").mkdir()
             self._swaps()
-            daemon.until(lambda: os.listdir(daemon.inbox) == ["directory.jpeg"], timeout_s=600)
+            daemon.until(
+                lambda: self._hang(hangs) and os.listdir(daemon.inbox) == ["directory.jpeg"],
+                timeout_s=600,
+            )
             daemon.until(lambda: metrics(daemon)["mednet_files_pending"] == 0)
             told = metrics(daemon)
             assert daemon.process is not None
             assert daemon.process.pid == pid
             assert daemon.stop() == 0
-        return self._account(good, told, time.monotonic() - started)
+        return self._account(told, time.monotonic() - started)
 
     def _hostile(self, count: int) -> Iterator[Callable[[], None]]:
         """Half of them damaged images, half special files, odd names all over."""
@@ -187,10 +202,18 @@ class Siege:
         self.files += 1
         self.names.add(name)
 
-    def _drop_good(self, number: int) -> str:
-        name = f"good{number}.jpeg"
-        self._drop(name, lambda path: _write(path, picture(self.rng)))
-        return name
+    def _drop_good(self, number: str) -> None:
+        self.good.append(f"good{number}.jpeg")
+        self._drop(self.good[-1], lambda path: _write(path, picture(self.rng)))
+
+    def _hang(self, hangs: int) -> bool:
+        """Now and then a file that hangs its decoder, and a good one behind it. True when all were dropped."""
+        if self.hung < hangs and time.monotonic() >= self.next_hang_s:
+            self._drop(f"hang{self.hung}.jpeg", lambda path: _write(path, b"hang"))
+            self._drop_good(f"behind{self.hung}")
+            self.hung += 1
+            self.next_hang_s = time.monotonic() + self.hang_every_s
+        return self.hung == hangs
 
     def _swaps(self) -> None:
         """Names that stand for something else a moment later."""
@@ -206,7 +229,7 @@ class Siege:
             self._drop(path.name, lambda path: _write(path, picture(self.rng)))
             path.unlink(missing_ok=True)
 
-    def _account(self, good: list[str], told: dict[str, float], seconds: float) -> Report:
+    def _account(self, told: dict[str, float], seconds: float) -> Report:
         """Ledger, log, disk and metrics agree on every file."""
         daemon = self.daemon
         lines = daemon.outcomes()  # every line of the log is JSON of its own, or this fails
@@ -226,14 +249,16 @@ class Siege:
             reason = path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(".reason.json")]) + ".reason.json")
             assert json.loads(reason.read_text())["what_to_do"]
         sorted_names = {line["name"] for line in lines if line["event"] != "image.quarantined"}
-        assert set(good) <= sorted_names
-        slowest = max(line["total_ms"] for line in lines if line["name"].startswith("good")) / 1000
+        assert set(self.good) <= sorted_names
+        took_s = {line["name"]: line["total_ms"] / 1000 for line in lines}
+        slowest = max(took_s[name] for name in self.good)
+        behind = max((took_s[name] for name in self.good if "behind" in name), default=0.0)
         secret = Path("/etc/passwd").read_bytes()
         copies = [path for path in on_disk if stat.S_ISREG(path.lstat().st_mode) and path.read_bytes() == secret]
         assert copies == [], "a link was followed"
         outcomes = Counter(line["event"] for line in lines)
         reasons = Counter(line["reason"] for line in lines if line["event"] == "image.quarantined")
-        return Report(self.files - len(good), len(good), outcomes, reasons, slowest, seconds)
+        return Report(self.files - len(self.good), len(self.good), outcomes, reasons, slowest, behind, seconds)
 
     def _destinations(self) -> list[bytes]:
         with sqlite3.connect(self.daemon.root / "state" / "ledger.sqlite3") as ledger:
@@ -245,16 +270,18 @@ def main() -> None:
     """Run and print the tally."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--files", type=int, default=10_000)
+    words.add_argument("--hangs", type=int, default=10, help="files that hang a decoder")
     words.add_argument("--seed", type=int, default=int(time.time()))
     args = words.parse_args()
     root = Path(tempfile.mkdtemp(prefix="mednet-hostile-"))
     sys.stderr.write(f"hostile: seed {args.seed}, in {root}\n")
-    report = Siege(root, args.seed).run(args.files)
+    report = Siege(root, args.seed).run(args.files, args.hangs)
     sys.stdout.write(
         f"{report.hostile} hostile files, {report.good} good ones among them, {report.seconds:.0f} s: "
         "0 crashes of the daemon, every file accounted for\n"
         f"{dict(report.outcomes.most_common())}\nquarantine: {dict(report.reasons.most_common())}\n"
-        f"slowest good file: {report.slowest_good_s:.1f} s\n"
+        f"slowest good file: {report.slowest_good_s:.1f} s, "
+        f"of {args.hangs} right behind one that hangs a decoder: {report.behind_hanging_s:.1f} s\n"
     )
     shutil.rmtree(root)
 
