@@ -174,7 +174,8 @@ class Route:
                 self.log.warning("inbox.taken_over", files=len(adopted))
         if self.takeover is None or self._taking_over is not None:
             return
-        if self._common.sweeps > self._taken_over_at:
+        idle = self._moving is None or self._moving.done()  # not queued behind a move that hangs
+        if idle and self._common.sweeps > self._taken_over_at:
             self._taken_over_at = self._common.sweeps
             self._taking_over = self._mover.submit(self.takeover)
             self._taking_over.add_done_callback(lambda _: self.wake())

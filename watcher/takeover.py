@@ -26,8 +26,10 @@ class Takeover:
 
     def __call__(self) -> tuple[list[Ending], list[str]]:
         """The endings, and the names of the files, which lie where the route works."""
-        endings = recover.recover_all(self.ledger, self.state, own=False)
+        endings: list[Ending] = []
         names: list[str] = []
+        if self.mine is not None:  # alone there are no workers: what commands leave has a place in the inbox
+            endings += recover.recover_all(self.ledger, self.state, own=False)
         for owner in self._others():
             lock = Lock(path_of(self.state, owner))
             if not lock.try_acquire():
