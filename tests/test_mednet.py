@@ -79,7 +79,7 @@ class TestArchitecture:
     def test_unknown_key_is_refused(self) -> None:
         """An architecture with a key that this version does not know is no architecture."""
         with pytest.raises(TypeError):
-            mednet.MedNetConfig.from_dict({**SMALL.to_dict(), "dropout": 0.5})
+            mednet.MedNetConfig.from_dict({**SMALL.to_dict(), "attention": 8})
 
 
 class TestFold:

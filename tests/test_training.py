@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from watcher import checkpoint, classify, decode, mednet
 from watcher.errors import Exit, Fatal
-from watcher.training import compress, dataset, evaluate, train
+from watcher.training import compress, dataset, evaluate, recipes, train
 from watcher.training.dataset import Examples
 
 SMALL = mednet.MedNetConfig(side=16, classes=3, filters=(2, 3), kernels=(5, 3), hidden=(12, 8))
-RECIPE = train.Recipe("small", SMALL, learning_rate=0.05, batch_size=8, t2v_ratio=1e9, t2v_epochs=3, max_epochs=4)
+RECIPE = recipes.Recipe("small", SMALL, learning_rate=0.05, batch_size=8, t2v_ratio=1e9, t2v_epochs=3, max_epochs=4)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def examples(seed: int = 0, count: int = 42) -> Examples:
     return Examples(("a", "b", "c"), tuple(f"{i}.png" for i in range(count)), images, labels.astype(np.int64))
 
 
-def run(out: Path, recipe: train.Recipe = RECIPE, seed: int = 1) -> train.Run:
+def run(out: Path, recipe: recipes.Recipe = RECIPE, seed: int = 1) -> train.Run:
     return train.Run(recipe, examples(0), examples(9, 15), out, seed)
 
 
@@ -53,7 +53,7 @@ def same(one: mednet.MedNet, other: mednet.MedNet) -> bool:
 class TestRecipes:
     def test_baseline(self) -> None:
         """NVIDIA's MedNet: 5/10 filters of 7 x 7, no batch norm, ELU, rate 0.01, batches of 300, stop 1.2/3."""
-        assert train.RECIPES["baseline"] == train.Recipe(
+        assert recipes.RECIPES["baseline"] == recipes.Recipe(
             name="baseline",
             network=mednet.MedNetConfig(
                 classes=6,
@@ -73,7 +73,7 @@ class TestRecipes:
 
     def test_improved(self) -> None:
         """The improved MedNet: 10/20 filters of 5 x 5, batch norm, ReLU, rate 0.05, batches of 64, stop 1.5/4."""
-        assert train.RECIPES["improved"] == train.Recipe(
+        assert recipes.RECIPES["improved"] == recipes.Recipe(
             name="improved",
             network=mednet.MedNetConfig(
                 classes=6,
@@ -93,7 +93,7 @@ class TestRecipes:
 
     def test_there_is_no_other(self) -> None:
         """Each recipe goes by its own name, and these are all."""
-        assert {name: recipe.name for name, recipe in train.RECIPES.items()} == {
+        assert {name: recipe.name for name, recipe in recipes.RECIPES.items()} == {
             "baseline": "baseline",
             "improved": "improved",
         }
@@ -164,7 +164,7 @@ class TestRun:
         assert fresh.history == []
 
     @pytest.mark.parametrize(("recipe", "seed"), [(replace(RECIPE, learning_rate=0.1), 1), (RECIPE, 2)])
-    def test_another_run_is_not_resumed(self, tmp_path: Path, recipe: train.Recipe, seed: int) -> None:
+    def test_another_run_is_not_resumed(self, tmp_path: Path, recipe: recipes.Recipe, seed: int) -> None:
         """A run of another recipe or seed is refused, not silently gone on with."""
         run(tmp_path).epoch()
         with pytest.raises(Fatal) as caught:

@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _install_service, _demo)
-    for add in (*daily, _evaluate, _train, _compress, _sketch, _bench):
+    for add in (*daily, _evaluate, _train, _compress, _ablate, _sketch, _bench):
         add(_adder(commands))
     return top
 
@@ -215,6 +215,16 @@ def _compress(add: _Add) -> None:
     command.add_argument("--train-part", default="train", metavar="NAME")
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to choose and to set thresholds on")
     command.add_argument("--out", type=Path, required=True, metavar="FILE")
+
+
+def _ablate(add: _Add) -> None:
+    command = add("ablate", "train the variants of a study, resuming what was begun")
+    command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
+    _data(command, split_required=True)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for what is under way, and new rows")
+    command.add_argument("--runs", type=Path, metavar="JSONL", help="rows known (default: runs.jsonl by the study)")
+    command.add_argument("--threads", type=int, default=1, help="CPU threads; better, start it once a core")
+    command.add_argument("--collect", action="store_true", help="only copy finished rows from --out to --runs")
 
 
 def _sketch(add: _Add) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class MedNetConfig:
-    """A MedNet: convolutions without padding or pooling, then three linear layers."""
+    """A MedNet: convolutions without padding, then three linear layers."""
 
     classes: int = 6
     side: int = 64
@@ -27,11 +27,17 @@ class MedNetConfig:
     activation: Literal["elu", "relu"] = "relu"
     rank: int | None = None
     """Rank of the first linear layer when factored in two, else None."""
+    pool: int = 1
+    """Side of the maximum pooling after each convolution; 1 is none."""
+    dropout: float = 0.0
+    """Share of values dropped before the second and third linear layer, in training."""
 
     @property
     def features(self) -> int:
         """Values that leave the convolutions for one image."""
-        side = self.side - sum(kernel - 1 for kernel in self.kernels)
+        side = self.side
+        for kernel in self.kernels:
+            side = (side - kernel + 1) // self.pool
         return self.filters[-1] * side * side
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class MedNet(nn.Module):
             if config.rank is None
             else nn.Sequential(nn.Linear(config.features, config.rank, bias=False), nn.Linear(config.rank, wide))
         )
+        self.drop = nn.Dropout(config.dropout)
         self.fc2 = nn.Linear(wide, narrow)
         self.fc3 = nn.Linear(narrow, config.classes)
 
@@ -80,9 +87,9 @@ class MedNet(nn.Module):
         """Logits (n, classes) and penultimate features (n, hidden[1])."""
         maps = self.convs(images)  # (n, 20, 56, 56)
         flat = maps.contiguous().flatten(1)  # (n, 62720)
-        wide = self.act(self.fc1(flat))  # (n, 400)
+        wide = self.drop(self.act(self.fc1(flat)))  # (n, 400)
         narrow = self.act(self.fc2(wide))  # (n, 80)
-        return Scores(self.fc3(narrow), narrow)  # (n, 6), (n, 80)
+        return Scores(self.fc3(self.drop(narrow)), narrow)  # (n, 6), (n, 80)
 
 
 def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
@@ -93,6 +100,8 @@ def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(filters))
         layers.append(act)
+        if config.pool > 1:
+            layers.append(nn.MaxPool2d(config.pool))
         channels = filters
     return layers
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from watcher.errors import Exit
-from watcher.training import dataset, train
+from watcher.training import dataset, recipes, train
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"reading {args.data} ...")
     data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
     dataset.refuse_broken(data, valid)
-    job = train.Run(train.RECIPES[args.recipe], data, valid, out, args.seed)
+    job = train.Run(recipes.RECIPES[args.recipe], data, valid, out, args.seed)
     job.resume()
     console.print(
         f"{args.recipe}, seed {args.seed}: {len(data.labels)} training and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Report:
 
     ``confusion`` is (classes, classes): rows are true, columns predicted. Files
     that could not be decoded count in ``total`` and as errors, but have no
-    column. ``confidences`` and ``right`` are (n,) over the decoded images.
+    column. ``confidences`` and ``right`` are (n,) over the decoded images, as is
+    what ``loss`` is the mean of: the cross-entropy, no class weighted.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +40,7 @@ class Report:
     confusion: npt.NDArray[np.int64]
     confidences: npt.NDArray[np.float64]
     right: npt.NDArray[np.bool_]
+    loss: float = math.nan
 
     @property
     def correct(self) -> int:
@@ -68,7 +71,34 @@ def report(data: Examples, probabilities: npt.NDArray[np.float64]) -> Report:
     ]
     broken = [Error(path, names[label], None, 0.0) for path, label, _ in data.broken]
     total = len(data.labels) + len(data.broken)
-    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels)
+    true = probabilities[np.arange(len(data.labels)), data.labels]
+    loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()) if len(true) else math.nan
+    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether confidence means something: of each bin its images, summed confidence, and how many are right."""
+
+    bins: tuple[tuple[int, float, int], ...]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean over images of |share right - mean confidence| of their bin.
+
+        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+        """
+        total = sum(count for count, _, _ in self.bins)
+        return sum(abs(right - confidence) for _, confidence, right in self.bins) / max(total, 1)
+
+
+def calibration(judged: Report, bins: int = 15) -> Calibration:
+    """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
+    which = np.clip(np.ceil(judged.confidences * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    confidence = np.bincount(which, judged.confidences, bins)
+    right = np.bincount(which, judged.right, bins)
+    return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(counts, confidence, right, strict=True)))
 
 
 def fit_min_confidence(judged: Report, give_up: float) -> float:

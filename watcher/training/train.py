@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.optim import swa_utils
 
 from watcher import checkpoint, decode, mednet
 from watcher.errors import Exit, Fatal
+from watcher.training import augment
 from watcher.training.dataset import Examples
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Plain stochastic gradient descent. Stops early once the validation loss has
-    been above ``t2v_ratio`` times the training loss in ``t2v_epochs`` epochs
-    (not necessarily in a row), as NVIDIA's MedNet notebook does.
-    """
-
-    name: str
-    network: mednet.MedNetConfig
-    learning_rate: float
-    batch_size: int
-    t2v_ratio: float
-    t2v_epochs: int
-    max_epochs: int = 20
-
-
-RECIPES = {
-    "baseline": Recipe("baseline", mednet.BASELINE, 0.01, 300, 1.2, 3),
-    "improved": Recipe("improved", mednet.IMPROVED, 0.05, 64, 1.5, 4),
-}
+from watcher.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -64,11 +44,35 @@ def class_weights(labels: npt.NDArray[np.int64], classes: int) -> Tensor:
 
 
 def batches(data: Examples, size: int, order: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Standardised images (b, 1, 64, 64) and labels (b,), in the given order."""
+    """Standardised images (b, 1, 64, 64) and labels (b,), in the given order, as they are."""
     order = np.arange(len(data.labels)) if order is None else order
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         yield torch.from_numpy(decode.standardise(data.images[chosen])), torch.from_numpy(data.labels[chosen])
+
+
+def drawn(data: Examples, resample: Mapping[str, float], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The order of one epoch: every image once, or classes so much oftener or rarer in as many images."""
+    if not resample:
+        return rng.permutation(len(data.labels))
+    shares = np.array([resample.get(name, 1.0) for name in data.classes])[data.labels]
+    return rng.choice(len(data.labels), size=len(data.labels), p=shares / shares.sum())
+
+
+def rate(recipe: Recipe, share_done: float) -> float:
+    """The learning rate once a share in [0, 1) of all steps is done."""
+    if recipe.schedule == "cosine":
+        return recipe.learning_rate * (1 + math.cos(math.pi * share_done)) / 2
+    if recipe.schedule == "steps":
+        return recipe.learning_rate * (0.1 if share_done >= 2 / 3 else 1.0)
+    return recipe.learning_rate
+
+
+def _averaged(net: mednet.MedNet, recipe: Recipe) -> swa_utils.AveragedModel | None:
+    if recipe.averaging == "none":
+        return None
+    mean = swa_utils.get_ema_multi_avg_fn(0.99) if recipe.averaging == "ema" else None  # type: ignore[no-untyped-call]
+    return swa_utils.AveragedModel(net, multi_avg_fn=mean, use_buffers=True)
 
 
 @torch.no_grad()
@@ -87,16 +91,36 @@ class Run:
     """One training run in a directory of its own.
 
     ``last.pt`` resumes it, ``best.safetensors`` is the epoch with the fewest
-    validation errors (the lower loss breaks a tie), ``losses.jsonl`` the story.
+    validation errors (the lower loss breaks a tie; not written without
+    ``keep_best``), ``losses.jsonl`` the story.
     """
 
-    def __init__(self, recipe: Recipe, train: Examples, valid: Examples, out: Path, seed: int) -> None:
+    def __init__(
+        self, recipe: Recipe, train: Examples, valid: Examples, out: Path, seed: int, *, keep_best: bool = True
+    ) -> None:
         self.recipe, self.train, self.valid, self.out, self.seed = recipe, train, valid, out, seed
+        self.keep_best = keep_best
         self.history: list[Epoch] = []
         torch.manual_seed(seed)
         self.net = mednet.MedNet(recipe.network)
-        self.optimizer = torch.optim.SGD(self.net.parameters(), lr=recipe.learning_rate)
-        self.loss = nn.CrossEntropyLoss(class_weights(train.labels, len(train.classes)))
+        self.optimizer = torch.optim.SGD(
+            self.net.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.averaged = _averaged(self.net, recipe)
+        factors = torch.tensor([recipe.class_factors.get(name, 1.0) for name in train.classes])
+        weights = class_weights(train.labels, len(train.classes)) * factors
+        self.loss = nn.CrossEntropyLoss(weights / weights.mean(), label_smoothing=recipe.label_smoothing)
+
+    @property
+    def result(self) -> mednet.MedNet:
+        """The network to be judged: with averaging the averaged one, as soon as there is one."""
+        if self.averaged is not None and int(self.averaged.n_averaged):
+            return cast(mednet.MedNet, self.averaged.module)
+        return self.net
 
     def resume(self) -> None:
         """Go on where ``last.pt`` ended, if it is there and of this very recipe and seed."""
@@ -104,12 +128,15 @@ class Run:
         if not last.exists():
             return
         state = torch.load(last, weights_only=True)
-        if state["recipe"] != json.loads(json.dumps(asdict(self.recipe))) or state["seed"] != self.seed:
+        if state["recipe"] != self.recipe.plain() or state["seed"] != self.seed:
             raise Fatal(
                 f"{self.out} holds a run of another recipe or seed", "Give --out another directory.", Exit.USAGE
             )
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        torch.set_rng_state(state["random"])
         self.history = [Epoch(**row) for row in state["history"]]
 
     def finished(self) -> str | None:
@@ -125,7 +152,7 @@ class Run:
         """Train one epoch, judge it on validation, and put all of it on disk."""
         started, number = time.monotonic(), len(self.history) + 1
         train_loss = self._descend(number, tick)
-        valid_loss, valid_errors = judge(self.net, self.valid, self.loss)
+        valid_loss, valid_errors = judge(self.result, self.valid, self.loss)
         overfit = self.history[-1].overfit_epochs if self.history else 0
         overfit += valid_loss > self.recipe.t2v_ratio * train_loss
         row = Epoch(number, train_loss, valid_loss, valid_errors, overfit, time.monotonic() - started)
@@ -137,27 +164,47 @@ class Run:
         return row
 
     def _descend(self, number: int, tick: Callable[[int], None]) -> float:
-        order = np.random.default_rng([self.seed, number]).permutation(len(self.train.labels))
+        rng = np.random.default_rng([self.seed, number])
+        order = drawn(self.train, self.recipe.resample, rng)
         self.net.train()
-        total = 0.0
-        for images, labels in batches(self.train, self.recipe.batch_size, order):
-            self.optimizer.zero_grad()
-            loss = self.loss(self.net(images).logits, labels)
-            loss.backward()
-            self.optimizer.step()
-            total += float(loss.detach()) * len(labels)
-            tick(len(labels))
+        total, done = 0.0, 0
+        for start in range(0, len(order), self.recipe.batch_size):
+            chosen = order[start : start + self.recipe.batch_size]
+            self._set_rate((number - 1 + done / len(order)) / self.recipe.max_epochs)
+            total += self._step(chosen, rng) * len(chosen)
+            done += len(chosen)
+            tick(len(chosen))
+        if self.averaged is not None and self.recipe.averaging == "swa" and 2 * number > self.recipe.max_epochs:
+            self.averaged.update_parameters(self.net)
         return total / len(order)
+
+    def _step(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> float:
+        """One step of gradient descent on some images; gives their mean loss before it."""
+        labels = self.train.labels[chosen]
+        images = augment.apply(self.train.images[chosen], labels, self.train.classes, self.recipe.augment, rng)
+        self.optimizer.zero_grad()
+        loss = self.loss(self.net(torch.from_numpy(decode.standardise(images))).logits, torch.from_numpy(labels))
+        loss.backward()
+        self.optimizer.step()
+        if self.averaged is not None and self.recipe.averaging == "ema":
+            self.averaged.update_parameters(self.net)
+        return float(loss.detach())
+
+    def _set_rate(self, share_done: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.recipe, share_done)
 
     def _write(self, *, best: bool) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
-        if best:
+        if best and self.keep_best:
             checkpoint.save(self.checkpoint(), self.out / "best.safetensors")
         state: dict[str, Any] = {
-            "recipe": json.loads(json.dumps(asdict(self.recipe))),
+            "recipe": self.recipe.plain(),
             "seed": self.seed,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "random": torch.get_rng_state(),
             "history": [asdict(row) for row in self.history],
         }
         torch.save(state, self.out / "last.pt.partial")
@@ -167,13 +214,13 @@ class Run:
 
     def checkpoint(self) -> checkpoint.Checkpoint:
         """The network as it stands, with what people should know of its training."""
-        recipe = asdict(self.recipe)
+        recipe = self.recipe.plain()
         del recipe["network"]
         return checkpoint.Checkpoint(
             name=f"mednet-{self.recipe.name}",
             architecture=self.recipe.network.to_dict(),
             classes=self.train.classes,
-            tensors={name: value.numpy() for name, value in self.net.state_dict().items()},
+            tensors={name: value.numpy() for name, value in self.result.state_dict().items()},
             training={
                 "recipe": recipe,
                 "seed": self.seed,

@@ -1,0 +1,67 @@
+"""``ablate``: the variants of a study, trained with several seeds, a row for each run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from watcher.errors import Exit
+from watcher.training import ablate, rows, study, train
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what has no row yet, and tell of each run as it ends.
+
+    Started several times with one ``--out``, the processes share the runs.
+    Killed at any time, the next start goes on from the last whole epoch.
+    """
+    plan = study.read(args.study)
+    known: Path = args.runs or args.study.parent / "runs.jsonl"
+    fresh: Path = args.out / "runs.jsonl"
+    if args.collect:
+        return _collect(known, fresh)
+    torch.set_num_threads(args.threads)
+    sample = study.sample(args.data, args.split, plan.budget)
+    tasks = study.tasks(plan, sample)
+    left = ablate.pending(tasks, known, fresh)
+    _say(f"{len(tasks)} runs, {len(tasks) - len(left)} of them done before")
+    if not left:
+        return Exit.OK
+    data = ablate.images(sample, args.out)
+    _say(
+        f"{len(data.train.labels)} images to train on, {len(data.watch.labels)} to watch, "
+        f"{len(data.judge.labels)} to judge on"
+    )
+    for task in left:
+        with ablate.claimed(task, args.out) as ours:
+            if ours and ablate.pending([task], known, fresh):
+                _perform(task, plan.budget, data, args.out)
+    others = len(ablate.pending(tasks, known, fresh))
+    _say(f"{others} runs are in other hands" if others else "all runs done")
+    return Exit.OK
+
+
+def _perform(task: study.Task, budget: study.Budget, data: ablate.Images, out: Path) -> None:
+    started = time.monotonic()
+    name = f"{task.variant.name}, seed {task.seed}"
+
+    def tell(row: train.Epoch) -> None:
+        _say(f"  {name}: epoch {row.epoch}, {row.valid_errors} errors watched, {row.seconds:.0f} s")
+
+    row = ablate.perform(task, budget, data, out, tell)
+    _say(f"{name}: {row['errors']} of {row['judged']} wrong, {time.monotonic() - started:.0f} s")
+
+
+def _collect(known: Path, fresh: Path) -> int:
+    before = rows.read(known)
+    found = rows.read(known, fresh)
+    rows.write(known, found)
+    _say(f"{len(found) - len(before)} new rows, {len(found)} in {known}")
+    return Exit.OK
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

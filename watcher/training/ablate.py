@@ -1,0 +1,153 @@
+"""The runs of a study, one after the other; several processes may share them.
+
+Below the output directory: ``runs.jsonl`` (finished runs), ``work/<digest>``
+(a run under way, with the checkpoint of its last epoch), ``images-*.npz``
+(decoded images).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from watcher import __version__, checkpoint, mednet
+from watcher.training import dataset, evaluate, rows, study, train
+from watcher.training.dataset import Examples
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a study trains on, watches and judges, decoded."""
+
+    train: Examples
+    watch: Examples
+    judge: Examples
+
+
+def images(sample: study.Sample, out: Path) -> Images:
+    """Decode the sample's images, or take them from ``out`` where an earlier start put them."""
+    kept = out / f"images-{sample.digest}.npz"
+    parts = (sample.train, sample.watch, sample.judge)
+    if not kept.exists():
+        decoded = [dataset.load(part) for part in parts]
+        dataset.refuse_broken(*decoded)
+        out.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_name(f".{os.getpid()}.{kept.name}")
+        np.savez(partial, *(part.images for part in decoded))
+        os.replace(partial, kept)
+    with np.load(kept) as stacks:
+        train_images, watched, judged = (
+            Examples(part.classes, part.paths, stacks[f"arr_{number}"], np.array(part.labels, np.int64))
+            for number, part in enumerate(parts)
+        )
+    return Images(train_images, watched, judged)
+
+
+def pending(tasks: list[study.Task], *known: Path) -> list[study.Task]:
+    """The tasks without a row in any of the files, in their order."""
+    done = {row["digest"] for row in rows.read(*known)}
+    return [task for task in tasks if task.digest not in done]
+
+
+@contextmanager
+def claimed(task: study.Task, out: Path) -> Iterator[bool]:
+    """Keep a task from other processes; False if one has it. A process that dies gives up its tasks."""
+    place = out / "work" / f"{task.digest}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def perform(
+    task: study.Task, budget: study.Budget, data: Images, out: Path, tell: Callable[[train.Epoch], None]
+) -> rows.Row:
+    """Train, from the last checkpoint if there is one, judge, and put the row on disk."""
+    work = out / "work" / task.digest
+    best = budget.keep == "best"
+    run = train.Run(task.recipe, data.train, data.watch, work, task.seed, keep_best=best)
+    run.resume()
+    while not run.finished():
+        tell(run.epoch())
+    net = _best(run) if best else run.result
+    started = time.monotonic()
+    judged = evaluate.report(data.judge, probabilities(net, data.judge))
+    row = _row(task, run, judged, time.monotonic() - started)
+    rows.add(out / "runs.jsonl", row)
+    if best:
+        name = f"{task.variant.name}-seed{task.seed}-{task.digest}.safetensors"
+        (out / "weights").mkdir(exist_ok=True)
+        os.replace(work / "best.safetensors", out / "weights" / name)
+    shutil.rmtree(work)
+    return row
+
+
+@torch.no_grad()
+def probabilities(net: mednet.MedNet, data: Examples) -> npt.NDArray[np.float64]:
+    """Softmax of the logits, (n, classes), in double precision."""
+    net.eval()
+    parts = [torch.softmax(net(images).logits.double(), dim=1).numpy() for images, _ in train.batches(data, 64)]
+    return np.concatenate(parts)
+
+
+def _best(run: train.Run) -> mednet.MedNet:
+    net = mednet.MedNet(run.recipe.network)
+    tensors = checkpoint.load(run.out / "best.safetensors").tensors
+    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
+    return net
+
+
+def _row(task: study.Task, run: train.Run, judged: evaluate.Report, judging_s: float) -> rows.Row:
+    calibration = evaluate.calibration(judged)
+    return {
+        "variant": task.variant.name,
+        "recipe": task.variant.recipe,
+        "change": task.variant.change,
+        "seed": task.seed,
+        "digest": task.digest,
+        "classes": list(judged.classes),
+        "train_images": len(run.train.labels),
+        "judged": judged.total,
+        "errors": len(judged.errors),
+        "errors_by_class": {name: sum(e.true == name for e in judged.errors) for name in judged.classes},
+        "accuracy": _short(judged.correct / judged.total),
+        "loss": _short(judged.loss),
+        "ece": _short(calibration.error),
+        "sure_errors": sum(e.confidence >= 0.99 for e in judged.errors),
+        "confusion": judged.confusion.tolist(),
+        "bins": [[_short(v) for v in column] for column in zip(*calibration.bins, strict=True)],
+        "wrong": [[e.path, e.predicted, round(e.confidence, 4)] for e in judged.errors],
+        "parameters": sum(p.numel() for p in run.net.parameters()),
+        "epochs": len(run.history),
+        "history": [{k: _short(v) for k, v in asdict(epoch).items()} for epoch in run.history],
+        "seconds": round(sum(epoch.seconds for epoch in run.history) + judging_s, 1),
+        "threads": torch.get_num_threads(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "mednet-watcher": __version__,
+            "form": study.FORM,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}") if isinstance(value, float) else value

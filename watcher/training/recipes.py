@@ -1,0 +1,89 @@
+"""How a network is trained: the recipes by name, and changed copies of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from watcher import mednet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, by stochastic gradient descent.
+
+    Stops early once the validation loss has been above ``t2v_ratio`` times the
+    training loss in ``t2v_epochs`` epochs (not necessarily in a row), as
+    NVIDIA's MedNet notebook does. Maps by class take a class's name, those of
+    ``augment`` also ``all``.
+    """
+
+    name: str
+    network: mednet.MedNetConfig
+    learning_rate: float
+    batch_size: int
+    t2v_ratio: float
+    t2v_epochs: int
+    max_epochs: int = 20
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    """Of the learning rate: half a cosine to zero; a tenth of it in the last third of the epochs."""
+    averaging: Literal["none", "ema", "swa"] = "none"
+    """Of the weights: over about the last hundred steps, or over the ends of the second half's epochs."""
+    label_smoothing: float = 0.0
+    class_factors: dict[str, float] = field(default_factory=dict)
+    """A class's weight in the loss, times this."""
+    resample: dict[str, float] = field(default_factory=dict)
+    """How often a class's images come, against the others; an epoch stays as long."""
+    augment: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Strength by kind and class, see :mod:`watcher.training.augment`."""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, equal to themselves after a trip through JSON."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    def unusual(self) -> dict[str, Any]:
+        """Plain values that differ from the defaults, without the name: what makes this training this one.
+
+        A setting that is added later, at its default, does not change it.
+        """
+        usual = Recipe("", mednet.MedNetConfig(), math.nan, 0, math.nan, 0).plain()
+        network = {k: v for k, v in self.plain()["network"].items() if v != usual["network"][k]}
+        own = {k: v for k, v in self.plain().items() if v != usual[k] and k not in ("name", "network")}
+        return {**own, "network": network}
+
+
+RECIPES = {
+    "baseline": Recipe("baseline", mednet.BASELINE, 0.01, 300, 1.2, 3),
+    "improved": Recipe("improved", mednet.IMPROVED, 0.05, 64, 1.5, 4),
+}
+
+_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "rank"}
+_TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A copy with some settings changed, those of the network among them.
+
+    Raises:
+        ValueError: a setting that there is not, or a value that is none for it.
+    """
+    unknown = sorted(set(changes) - _NETWORK - _TRAINING)
+    if unknown:
+        raise ValueError(
+            f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(_NETWORK | _TRAINING))}"
+        )
+    values = asdict(recipe)
+    values["network"].update({k: v for k, v in changes.items() if k in _NETWORK})
+    values.update({k: v for k, v in changes.items() if k in _TRAINING})
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -1,0 +1,196 @@
+"""A study: variants, each one change away from a recipe, and the budget that all of them have."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from watcher import decode
+from watcher.errors import Exit, Fatal
+from watcher.training import dataset, recipes
+from watcher.training.dataset import Listing
+
+FORM = 1
+"""Counted up when the same settings come to mean another training: rows of before are then no longer the same run."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Budget(_Strict):
+    """What every run may cost, and what it is judged on. None: all images, or the recipe's own epochs.
+
+    Training, watched and judged images are different ones. The watched ones
+    give the validation loss of each epoch; with ``watch_images`` 0 the judged
+    ones do, as in ``train``. ``keep`` says which epoch's network is judged.
+    """
+
+    train_part: str = "train"
+    judge_part: str = "train"
+    train_images: int | None = Field(None, gt=0)
+    watch_images: int = Field(0, ge=0)
+    judge_images: int | None = Field(None, gt=0)
+    sample_seed: int = 0
+    epochs: dict[str, int] | None = None
+    keep: Literal["last", "best"] = "last"
+
+
+class Variant(_Strict):
+    """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    recipe: str
+    change: dict[str, Any] = {}
+    against: str | None = None
+    says: str = ""
+
+
+class Study(_Strict):
+    """The whole file."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    budget: Budget
+    variants: tuple[Variant, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which files are trained on, watched and judged."""
+
+    train: Listing
+    watch: Listing
+    judge: Listing
+
+    @property
+    def digest(self) -> str:
+        """Of the files' names and labels; 16 hexadecimal digits."""
+        return _digest([[part.paths, part.labels] for part in (self.train, self.watch, self.judge)])
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: a variant with a seed. ``digest`` is of all that its result depends on."""
+
+    variant: Variant
+    recipe: recipes.Recipe
+    seed: int
+    digest: str
+
+
+def read(path: Path) -> Study:
+    """Read a study.
+
+    Raises:
+        Fatal: exit code 3; the file is missing or wrong, each mistake by its place in it.
+    """
+    try:
+        found = Study.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        wrong = _contradictions(found)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        wrong = [str(error)]
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+    if wrong:
+        raise Fatal(
+            f"the study {path} can not be used:\n  " + "\n  ".join(wrong), "docs/study/study.yaml is one.", Exit.CONFIG
+        )
+    return found
+
+
+def tasks(study: Study, sample: Sample) -> list[Task]:
+    """Every run, all variants with the first seed before any with the second: a part of them is a table already."""
+    planned = [(variant, planned_recipe(variant, study.budget)) for variant in study.variants]
+    return [
+        Task(variant, recipe, seed, _run_digest(recipe, seed, study.budget, sample))
+        for seed in study.seeds
+        for variant, recipe in planned
+    ]
+
+
+def planned_recipe(variant: Variant, budget: Budget) -> recipes.Recipe:
+    """The recipe with the variant's change. A budget of epochs also takes the early stop away, unless changed back."""
+    base = recipes.RECIPES[variant.recipe]
+    if budget.epochs is not None:
+        epochs = budget.epochs[variant.recipe]
+        base = replace(base, max_epochs=epochs, t2v_epochs=10**6)
+    return recipes.changed(base, variant.change)
+
+
+def sample(root: Path, split: Path, budget: Budget) -> Sample:
+    """Draw the images, each class in its share of the whole, the same ones each time.
+
+    Raises:
+        Fatal: exit code 5 as for :func:`dataset.listing`; exit code 3 if there are too few images.
+    """
+    files = dataset.listing(root, split, budget.train_part)
+    order = stratified(files.labels, budget.sample_seed)
+    train = len(order) if budget.train_images is None else budget.train_images
+    watched = train + budget.watch_images
+    if budget.judge_part == budget.train_part:
+        others = files
+        left = order[watched:]
+    else:
+        others = dataset.listing(root, split, budget.judge_part)
+        left = stratified(others.labels, budget.sample_seed)
+    judged = len(left) if budget.judge_images is None else budget.judge_images
+    if watched > len(order) or not 0 < judged <= len(left):
+        raise Fatal(
+            f"{split} has {len(order)} images to train on: too few for the budget", "Ask for fewer images.", Exit.CONFIG
+        )
+    judge = _chosen(others, left[:judged])
+    return Sample(
+        _chosen(files, order[:train]), _chosen(files, order[train:watched]) if budget.watch_images else judge, judge
+    )
+
+
+def stratified(labels: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
+    """An order of all images of which every beginning has each class in its share."""
+    rng = np.random.default_rng(seed)
+    each = np.array(labels, np.int64)
+    places = np.empty(len(each))
+    for label in np.unique(each):
+        members = rng.permutation(np.flatnonzero(each == label))
+        places[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return np.argsort(places, kind="stable")
+
+
+def _contradictions(study: Study) -> list[str]:
+    names = [variant.name for variant in study.variants]
+    wrong = [f"{name}: two variants have this name" for name in sorted(set(names)) if names.count(name) > 1]
+    for variant in study.variants:
+        if variant.recipe not in recipes.RECIPES:
+            wrong.append(f"{variant.name}: there is no recipe {variant.recipe}; there are {', '.join(recipes.RECIPES)}")
+            continue
+        if study.budget.epochs is not None and variant.recipe not in study.budget.epochs:
+            wrong.append(f"budget.epochs: nothing is said of the recipe {variant.recipe}")
+            continue
+        if variant.against is not None and variant.against not in names:
+            wrong.append(f"{variant.name}: there is no variant {variant.against} to compare it with")
+        try:
+            planned_recipe(variant, study.budget)
+        except ValueError as error:
+            wrong.append(f"{variant.name}: {error}")
+    return wrong
+
+
+def _chosen(files: Listing, which: npt.NDArray[np.int64]) -> Listing:
+    return Listing(
+        files.root, files.classes, tuple(files.paths[i] for i in which), tuple(files.labels[i] for i in which)
+    )
+
+
+def _run_digest(recipe: recipes.Recipe, seed: int, budget: Budget, sample: Sample) -> str:
+    return _digest([FORM, decode.PREPROCESSING, recipe.unusual(), seed, budget.keep, sample.digest])
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
