@@ -71,6 +71,17 @@ class TestArchitecture:
         assert (scores.logits.shape, scores.features.shape) == ((6, 4), (6, 8))
         torch.testing.assert_close(net.fc3(scores.features), scores.logits)
 
+    def test_pooling_and_dropout(self) -> None:
+        """Pooling follows each activation and shrinks what the linear layers see; dropout acts in training only."""
+        config = replace(SMALL, pool=2, dropout=0.5)
+        assert layers(config) == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2
+        assert config.features == 5 * 2 * 2
+        net = trained(config)
+        batch = images(config)
+        assert torch.equal(net(batch).logits, net(batch).logits)
+        net.train()
+        assert not torch.equal(net(batch).logits, net(batch).logits)
+
     @pytest.mark.parametrize("config", [mednet.BASELINE, replace(SMALL, rank=3), SMALL])
     def test_config_survives_json(self, config: mednet.MedNetConfig) -> None:
         """What a checkpoint stores of an architecture gives the same architecture again."""
@@ -83,10 +94,12 @@ class TestArchitecture:
 
 
 class TestFold:
-    @pytest.mark.parametrize("activation", ["relu", "elu"])
-    def test_agrees_with_the_trained_network(self, activation: str) -> None:
+    @pytest.mark.parametrize(
+        "config", [SMALL, replace(SMALL, activation="elu"), replace(SMALL, pool=2), replace(SMALL, dropout=0.5)]
+    )
+    def test_agrees_with_the_trained_network(self, config: mednet.MedNetConfig) -> None:
         """Without its batch normalisation the network computes the same within 1e-4."""
-        net = trained(replace(SMALL, activation=activation))
+        net = trained(config)
         folded = mednet.fold_batch_norm(net)
         assert not folded.config.batch_norm and not folded.training
         assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,22 +129,31 @@ class TestRun:
         assert rows[-1].valid_loss < rows[0].valid_loss
         assert [row.epoch for row in rows] == [1, 2, 3, 4]
 
-    @pytest.mark.parametrize("after", [1, 3])
-    def test_resumed_run_is_bit_identical(self, tmp_path: Path, after: int) -> None:
+    @pytest.mark.parametrize(
+        ("after", "recipe"),
+        [
+            (1, RECIPE),
+            (3, RECIPE),
+            (3, replace(RECIPE, averaging="swa", schedule="cosine", resample={"a": 3.0})),
+            (1, replace(RECIPE, averaging="ema", momentum=0.9, network=replace(SMALL, dropout=0.5))),
+            (2, replace(RECIPE, augment={"shift": {"all": 2.0}, "flip": {"a": 0.5}}, schedule="steps")),
+        ],
+    )
+    def test_resumed_run_is_bit_identical(self, tmp_path: Path, after: int, recipe: recipes.Recipe) -> None:
         """A run interrupted after any epoch ends with the very weights and losses of one that was not."""
-        straight = run(tmp_path / "straight")
+        straight = run(tmp_path / "straight", recipe)
         for _ in range(4):
             straight.epoch()
-        first = run(tmp_path / "resumed")
+        first = run(tmp_path / "resumed", recipe)
         for _ in range(after):
             first.epoch()
         torch.manual_seed(12345)
-        second = run(tmp_path / "resumed")
+        second = run(tmp_path / "resumed", recipe)
         second.resume()
         assert len(second.history) == after
         for _ in range(4 - after):
             second.epoch()
-        assert same(straight.net, second.net)
+        assert same(straight.net, second.net) and same(straight.result, second.result)
         losses = [[replace(row, seconds=0) for row in each.history] for each in (straight, second)]
         assert losses[0] == losses[1]
         best = [checkpoint.load(tmp_path / name / "best.safetensors") for name in ("straight", "resumed")]
@@ -210,6 +220,81 @@ class TestRun:
         lines = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == [1, 2]
         assert sum(seen) == 42
+
+
+class TestSettings:
+    """What a recipe can have beside the two that there are."""
+
+    @pytest.mark.parametrize(
+        ("schedule", "rates"),
+        [("constant", [1, 1, 1, 1]), ("cosine", [1, 0.5, 0.25, 0]), ("steps", [1, 1, 0.1, 0.1])],
+    )
+    def test_schedules(self, schedule: Any, rates: list[float]) -> None:
+        """Constant; half a cosine from the whole rate to none; a tenth of it in the last third."""
+        recipe = replace(RECIPE, learning_rate=2.0, schedule=schedule)
+        found = [train.rate(recipe, share) for share in (0, 1 / 2, 2 / 3, 1)]
+        assert found == pytest.approx([2 * rate for rate in rates])
+
+    def test_resampling_keeps_the_length_of_an_epoch(self) -> None:
+        """A class at 3 comes three times as often as one at 1, one at 0 never; as many images are drawn."""
+        data = examples(count=3000)
+        order = train.drawn(data, {"a": 3.0, "c": 0.0}, np.random.default_rng(0))
+        counts = np.bincount(data.labels[order], minlength=3)
+        assert counts.sum() == 3000 and counts[2] == 0
+        assert counts[0] / counts[1] == pytest.approx(3, rel=0.15)
+        assert sorted(train.drawn(data, {}, np.random.default_rng(0))) == list(range(3000))
+
+    def test_class_factors_weigh_errors(self, tmp_path: Path) -> None:
+        """A class's weight in the loss is multiplied; the weights still average 1."""
+        weights = run(tmp_path, replace(RECIPE, class_factors={"b": 2.0})).loss.weight
+        assert isinstance(weights, torch.Tensor)
+        assert weights.tolist() == pytest.approx([0.75, 1.5, 0.75])
+
+    def test_exponential_mean(self, tmp_path: Path) -> None:
+        """What is judged is 0.99 of the mean before and 0.01 of the weights, from the first step's weights on."""
+        going = run(tmp_path, replace(RECIPE, averaging="ema", batch_size=21))
+        seen: list[torch.Tensor] = []
+        going.optimizer.register_step_post_hook(lambda *_: seen.append(going.net.fc3.weight.detach().clone()))
+        going.epoch()
+        going.epoch()
+        mean = seen[0]
+        for weights in seen[1:]:
+            mean = 0.99 * mean + 0.01 * weights
+        torch.testing.assert_close(going.result.fc3.weight.detach(), mean)
+
+    def test_mean_of_the_last_epochs(self, tmp_path: Path) -> None:
+        """What is judged is the mean over the ends of the epochs of the second half, and before them the network."""
+        going = run(tmp_path, replace(RECIPE, averaging="swa"))
+        ends = []
+        for number in range(1, 5):
+            going.epoch()
+            ends.append(going.net.fc3.weight.detach().clone())
+            assert (going.result is going.net) == (number < 3)
+        torch.testing.assert_close(going.result.fc3.weight.detach(), (ends[2] + ends[3]) / 2)
+        kept = checkpoint.load(tmp_path / "best.safetensors")
+        assert kept.training["recipe"]["averaging"] == "swa"
+
+    def test_augmentation_is_for_training_only(self, tmp_path: Path) -> None:
+        """The images themselves stay, and what is judged is judged as it is."""
+        going = run(tmp_path, replace(RECIPE, augment={"inversion": {"all": 1.0}}))
+        before = going.train.images.copy()
+        row = going.epoch()
+        np.testing.assert_array_equal(going.train.images, before)
+        assert row.valid_loss == pytest.approx(train.judge(going.net, examples(9, 15), going.loss)[0])
+
+    def test_changed_recipe(self) -> None:
+        """Settings of the training and of the network are changed alike, lists as YAML has them; the rest stays."""
+        improved = recipes.RECIPES["improved"]
+        found = recipes.changed(improved, {"filters": [5, 10], "momentum": 0.9})
+        assert found == replace(improved, network=replace(improved.network, filters=(5, 10)), momentum=0.9)
+
+    @pytest.mark.parametrize(
+        "change", [{"lr": 1}, {"classes": 5}, {"name": "x"}, {"momentum": "much"}, {"schedule": "ad hoc"}, {"pool": []}]
+    )
+    def test_change_that_is_none(self, change: dict[str, Any]) -> None:
+        """A setting that there is not, or a value that is none for it, is refused."""
+        with pytest.raises(ValueError):
+            recipes.changed(recipes.RECIPES["improved"], change)
 
 
 class TestCompress:
@@ -343,6 +428,7 @@ class TestEvaluate:
         """Right of total, the confusion with true rows, and each error by file; a broken file is an error too."""
         assert (judged.correct, judged.total) == (3, 5)
         assert judged.confusion.tolist() == [[1, 1], [0, 2]]
+        assert judged.loss == pytest.approx(-np.log([0.9, 0.3, 0.8, 0.95]).mean())
         assert judged.errors == (evaluate.Error("1", "CXR", "Hand", 0.7), evaluate.Error("4", "Hand", None, 0.0))
 
     def test_json_is_a_contract(self, judged: evaluate.Report) -> None:
@@ -369,6 +455,31 @@ class TestEvaluate:
         pytest.importorskip("matplotlib")
         evaluate.picture(judged, tmp_path / "docs" / "confusion.png", "title")
         assert (tmp_path / "docs" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+class TestCalibration:
+    @staticmethod
+    def judged(confidences: list[float], right: list[bool]) -> evaluate.Report:
+        return evaluate.Report(
+            ("a",), len(right), (), np.zeros((1, 1), np.int64), np.array(confidences), np.array(right)
+        )
+
+    def test_perfect_and_boastful(self) -> None:
+        """Right as often as confident is no error; sure and wrong is an error of 1."""
+        assert evaluate.calibration(self.judged([0.75] * 4, [True, True, True, False])).error == 0
+        assert evaluate.calibration(self.judged([1.0] * 4, [False] * 4)).error == 1
+
+    def test_bins_are_weighed_by_their_images(self) -> None:
+        """Two bins: |0.5 - 0.7| on two images and |1 - 0.9| on two give 0.15."""
+        found = evaluate.calibration(self.judged([0.7, 0.7, 0.9, 0.9], [True, False, True, True]))
+        assert found.error == pytest.approx(0.15)
+        assert [count for count, _, _ in found.bins if count] == [2, 2]
+
+    def test_edges(self) -> None:
+        """Confidence 0 and 1 belong to the first and last bin, an inner edge to the bin below; no image, no error."""
+        found = evaluate.calibration(self.judged([0.0, 0.2, 1.0], [True] * 3), bins=5)
+        assert [count for count, _, _ in found.bins] == [2, 0, 0, 0, 1]
+        assert evaluate.calibration(self.judged([], [])).error == 0
 
 
 @given(

@@ -1,0 +1,343 @@
+"""Studies: what is run, on which images, that no run is lost or done twice, and that a kill costs an epoch at most."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from watcher import assets, sketch
+from watcher.errors import Exit, Fatal
+from watcher.training import ablate, recipes, rows, study, train
+
+SMALL = {"filters": [2, 3], "pool": 4, "hidden": [12, 8], "batch_size": 8, "learning_rate": 0.02}
+STUDY: dict[str, Any] = {
+    "seeds": [0, 1],
+    "budget": {"train_images": 48, "watch_images": 12, "judge_images": 24, "epochs": {"improved": 2}},
+    "variants": [
+        {"name": "small", "recipe": "improved", "change": SMALL},
+        {"name": "rich", "recipe": "improved", "against": "small",
+         "change": {**SMALL, "dropout": 0.5, "momentum": 0.9, "averaging": "ema", "augment": {"shift": {"all": 2}}}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster so, on a busy machine most of all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen synthetic images of each class, two of them in the part ``valid``, and split.csv."""
+    root = tmp_path_factory.mktemp("images")
+    artist, rng = sketch.Sketch.load(assets.weights("sketch.safetensors")), np.random.default_rng(0)
+    lines = ["path,class,split"]
+    for name in artist.classes:
+        (root / name).mkdir()
+        for number in range(16):
+            Image.fromarray(artist.sample(name, rng)).save(root / name / f"{number}.png")
+            lines.append(f"{name}/{number}.png,{name},{'valid' if number > 13 else 'train'}")
+    (root / "split.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "study" / "study.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(STUDY))
+    return path
+
+
+def drawn(data: Path, **budget: Any) -> study.Sample:
+    return study.sample(data, data / "split.csv", study.Budget(**{**STUDY["budget"], **budget}))
+
+
+def planned(plan: Path, data: Path) -> tuple[study.Study, list[study.Task]]:
+    found = study.read(plan)
+    return found, study.tasks(found, drawn(data))
+
+
+def timeless(row: rows.Row) -> rows.Row:
+    """A row without what tells of the clock."""
+    history = [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in row["history"]]
+    return {**{k: v for k, v in row.items() if k not in ("seconds", "finished")}, "history": history}
+
+
+class TestStudy:
+    def test_the_screen_covers_what_the_issue_names(self) -> None:
+        """The study in docs has every change that the proof of concept names, and those it never tried."""
+        screen = study.read(Path(__file__).parents[1] / "docs" / "study" / "study.yaml")
+        assert len(screen.seeds) >= 3
+        changes = [variant.change for variant in screen.variants]
+        expected: list[dict[str, Any]] = [
+            {"activation": "elu"}, {"activation": "relu"}, {"filters": [5, 10]}, {"filters": [10, 20]},
+            {"kernels": [7, 7]}, {"kernels": [5, 5]}, {"batch_norm": True}, {"batch_norm": False},
+            {"dropout": 0.2}, {"dropout": 0.5}, {"pool": 2}, {"learning_rate": 0.01}, {"learning_rate": 0.05},
+            {"batch_size": 300}, {"batch_size": 64}, {"momentum": 0.9}, {"schedule": "cosine"},
+            {"averaging": "ema"}, {"averaging": "swa"},
+        ]  # fmt: skip
+        assert [change for change in expected if change not in changes] == []
+        keys = {key for change in changes for key in change}
+        assert keys >= {"hidden", "class_factors", "resample", "weight_decay", "augment", "label_smoothing"}
+        assert any(len(change.get("filters", ())) == 3 for change in changes)
+        stops = [(change.get("t2v_ratio"), change.get("t2v_epochs")) for change in changes]
+        assert (1.2, 3) in stops and (1.5, 4) in stops
+        kinds = {kind for change in changes for kind in change.get("augment", ())}
+        assert kinds == {"shift", "flip", "rotation", "contrast", "inversion"}
+
+    def test_the_screen_looks_at_training_images_only(self) -> None:
+        """So many looks at the validation part would choose what suits it by chance."""
+        budget = study.read(Path(__file__).parents[1] / "docs" / "study" / "study.yaml").budget
+        assert budget.train_part == budget.judge_part == "train"
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"seeds": []}, "seeds"),
+            ({"sedes": [1]}, "sedes"),
+            ({"variants": [{"name": "a", "recipe": "none"}]}, "no recipe none"),
+            ({"variants": [{"name": "a", "recipe": "baseline"}]}, "nothing is said of the recipe baseline"),
+            ({"variants": [{"name": "a", "recipe": "improved", "change": {"lr": 1}}]}, "no setting lr"),
+            ({"variants": [{"name": "a", "recipe": "improved", "change": {"dropout": "much"}}]}, "dropout"),
+            ({"variants": [{"name": "a", "recipe": "improved"}] * 2}, "two variants"),
+            ({"variants": [{"name": "a", "recipe": "improved", "against": "b"}]}, "no variant b"),
+            ({"variants": [{"name": "../a", "recipe": "improved"}]}, "variants.0.name"),
+        ],
+    )
+    def test_mistakes_are_named(self, plan: Path, change: dict[str, Any], says: str) -> None:
+        """A study with a mistake ends the command with exit code 3 and the mistake's place."""
+        plan.write_text(yaml.safe_dump({**STUDY, **change}))
+        with pytest.raises(Fatal, match=says) as caught:
+            study.read(plan)
+        assert caught.value.code is Exit.CONFIG
+
+    @pytest.mark.parametrize("text", [None, "seeds: [", "\xff", "- 1"])
+    def test_no_study_at_all(self, plan: Path, text: str | None) -> None:
+        """A file that is absent, or no YAML, or another thing, is exit code 3 too."""
+        plan.unlink()
+        if text is not None:
+            plan.write_text(text, "latin-1")
+        with pytest.raises(Fatal) as caught:
+            study.read(plan)
+        assert caught.value.code is Exit.CONFIG
+
+    def test_seed_major(self, plan: Path, data: Path) -> None:
+        """All variants run with the first seed before any runs with the second."""
+        _, tasks = planned(plan, data)
+        assert [(task.seed, task.variant.name) for task in tasks] == [
+            (0, "small"), (0, "rich"), (1, "small"), (1, "rich"),
+        ]  # fmt: skip
+
+    def test_budget_takes_the_early_stop_away(self) -> None:
+        """With a budget of epochs every run has as many, unless the variant itself says otherwise."""
+        budget = study.Budget(epochs={"improved": 5})
+        variant = study.Variant(name="a", recipe="improved")
+        fixed = study.planned_recipe(variant, budget)
+        assert fixed.max_epochs == 5 and fixed.t2v_epochs > 5
+        own = variant.model_copy(update={"change": {"t2v_epochs": 3, "t2v_ratio": 1.2}})
+        assert study.planned_recipe(own, budget).t2v_epochs == 3
+        assert study.planned_recipe(variant, study.Budget()) == recipes.RECIPES["improved"]
+
+    def test_digest_is_of_what_the_result_depends_on(self, data: Path) -> None:
+        """Another setting, seed or image is another run; another name or explanation is not."""
+        parts = drawn(data)
+
+        def digest(seed: int = 0, sample: study.Sample = parts, says: str = "", **change: Any) -> str:
+            variant = study.Variant(name=f"v{len(says)}", recipe="improved", change=change, says=says)
+            plan = study.Study(seeds=(seed,), budget=study.Budget(), variants=(variant,))
+            return study.tasks(plan, sample)[0].digest
+
+        assert digest() == digest(says="words") == digest(dropout=0.0)
+        other = [
+            digest(seed=1),
+            digest(dropout=0.1),
+            digest(learning_rate=0.1),
+            digest(sample=drawn(data, sample_seed=2)),
+        ]
+        assert len({digest(), *other}) == 5
+
+    def test_a_new_setting_at_its_default_changes_no_digest(self) -> None:
+        """What makes a training this one is only what differs from the defaults."""
+        told = recipes.RECIPES["improved"].unusual()
+        assert told == {
+            "learning_rate": 0.05, "batch_size": 64, "t2v_ratio": 1.5, "t2v_epochs": 4, "network": {},
+        }  # fmt: skip
+
+
+class TestSample:
+    def test_no_image_has_two_uses(self, data: Path) -> None:
+        """Training, watched and judged images are different ones, as many as asked for, the same each time."""
+        parts = drawn(data)
+        sets = [set(part.paths) for part in (parts.train, parts.watch, parts.judge)]
+        assert [len(each) for each in sets] == [48, 12, 24]
+        assert len(set.union(*sets)) == 84
+        assert parts == drawn(data)
+        assert parts != drawn(data, sample_seed=1)
+
+    def test_every_beginning_has_each_class_in_its_share(self) -> None:
+        """However many images are taken, no class has more than two of them too many or too few."""
+        labels = (0,) * 300 + (1,) * 100 + (2,) * 30
+        order = study.stratified(labels, 0)
+        assert sorted(order) == list(range(430))
+        for count in range(1, 430):
+            found = np.bincount(np.array(labels)[order[:count]], minlength=3)
+            assert np.abs(found - np.array([300, 100, 30]) * count / 430).max() <= 2
+
+    def test_another_part_can_be_judged(self, data: Path) -> None:
+        """A full training watches and judges the whole of another part, as ``train`` does."""
+        parts = study.sample(data, data / "split.csv", study.Budget(judge_part="valid"))
+        assert (len(parts.train.paths), len(parts.judge.paths)) == (84, 12)
+        assert parts.watch == parts.judge
+
+    @pytest.mark.parametrize(
+        "budget", [{"train_images": 85}, {"judge_images": 25}, {"judge_images": None, "watch_images": 36}]
+    )
+    def test_too_few_images(self, data: Path, budget: dict[str, Any]) -> None:
+        """A budget that the data can not serve is refused, not served with fewer."""
+        with pytest.raises(Fatal) as caught:
+            drawn(data, **budget)
+        assert caught.value.code is Exit.CONFIG
+
+
+class TestRows:
+    def test_each_run_once(self, tmp_path: Path) -> None:
+        """Rows of several files are read together; a run that is in two of them comes once."""
+        one, other = tmp_path / "1", tmp_path / "2"
+        rows.add(one, {"digest": "a", "errors": 1})
+        rows.add(one, {"digest": "b", "errors": 2})
+        rows.add(other, {"digest": "a", "errors": 3})
+        assert [row["errors"] for row in rows.read(one, other, tmp_path / "absent")] == [1, 2]
+
+    def test_a_torn_last_line_is_not_there(self, tmp_path: Path) -> None:
+        """A crash while a row is written loses that row only, and the next one takes its place."""
+        path = tmp_path / "runs"
+        rows.add(path, {"digest": "a"})
+        whole = path.read_bytes()
+        for cut in range(len(whole)):
+            path.write_bytes(whole + whole[:cut])
+            assert len(rows.read(path)) == 1
+            rows.add(path, {"digest": "b"})
+            assert [row["digest"] for row in rows.read(path)] == ["a", "b"]
+
+    @pytest.mark.parametrize("line", ["{}", "[]", "word", '{"digest": '])
+    def test_a_spoilt_line_is_named(self, tmp_path: Path, line: str) -> None:
+        """Anything else that is no row ends the command and names the line."""
+        path = tmp_path / "runs"
+        path.write_text(f'{{"digest": "a"}}\n{line}\n{{"digest": "b"}}\n')
+        with pytest.raises(Fatal, match="runs:2"):
+            rows.read(path)
+
+
+class TestAblate:
+    def test_row_tells_what_came_out(self, plan: Path, data: Path, tmp_path: Path) -> None:
+        """A row has the variant, its errors by class, loss, calibration, time and versions, and agrees with itself."""
+        found, tasks = planned(plan, data)
+        row = ablate.perform(tasks[0], found.budget, ablate.images(drawn(data), tmp_path), tmp_path, lambda epoch: None)
+        assert rows.read(tmp_path / "runs.jsonl") == [json.loads(json.dumps(row))]
+        assert (row["variant"], row["seed"], row["digest"]) == ("small", 0, tasks[0].digest)
+        assert (row["epochs"], len(row["history"]), row["judged"], row["train_images"]) == (2, 2, 24, 48)
+        assert row["errors"] == sum(row["errors_by_class"].values()) == len(row["wrong"])
+        confusion = np.array(row["confusion"])
+        assert confusion.sum() - np.trace(confusion) == row["errors"]
+        assert row["accuracy"] == pytest.approx(1 - row["errors"] / 24, abs=1e-4)
+        assert sum(row["bins"][0]) == 24 and sum(row["bins"][2]) == 24 - row["errors"]
+        assert row["loss"] > 0 and 0 <= row["ece"] <= 1
+        assert row["versions"].keys() >= {"mednet-watcher", "torch", "numpy", "python"}
+        assert not (tmp_path / "work" / tasks[0].digest).exists()
+
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_interrupted_run_ends_as_one_that_was_not(
+        self, plan: Path, data: Path, tmp_path: Path, number: int
+    ) -> None:
+        """A run that dies after an epoch goes on from there, to the very row of one that went through."""
+        found, tasks = planned(plan, data)
+        images = ablate.images(drawn(data), tmp_path)
+
+        class Died(Exception):
+            pass
+
+        def die(epoch: train.Epoch) -> None:
+            raise Died
+
+        with pytest.raises(Died):
+            ablate.perform(tasks[number], found.budget, images, tmp_path / "a", die)
+        epochs: list[int] = []
+        row = ablate.perform(tasks[number], found.budget, images, tmp_path / "a", lambda e: epochs.append(e.epoch))
+        assert epochs == [2]
+        straight = ablate.perform(tasks[number], found.budget, images, tmp_path / "b", lambda e: None)
+        assert timeless(row) == timeless(straight)
+
+    def test_best_epoch_can_be_judged_and_kept(self, plan: Path, data: Path, tmp_path: Path) -> None:
+        """With ``keep: best`` the weights of the best epoch are judged, and stay."""
+        found, tasks = planned(plan, data)
+        budget = found.budget.model_copy(update={"keep": "best"})
+        task = replace(tasks[0], recipe=replace(tasks[0].recipe, max_epochs=3))
+        ablate.perform(task, budget, ablate.images(drawn(data), tmp_path), tmp_path, lambda e: None)
+        assert [path.name for path in (tmp_path / "weights").iterdir()] == [f"small-seed0-{task.digest}.safetensors"]
+
+    def test_images_are_decoded_once(self, data: Path, tmp_path: Path) -> None:
+        """The second start takes the decoded images from the output directory, the same ones."""
+        first = ablate.images(drawn(data), tmp_path)
+        [kept] = tmp_path.glob("images-*.npz")
+        stamp = kept.stat().st_mtime_ns
+        again = ablate.images(drawn(data), tmp_path)
+        assert kept.stat().st_mtime_ns == stamp
+        np.testing.assert_array_equal(first.judge.images, again.judge.images)
+        assert first.train.paths == again.train.paths
+
+    def test_a_run_has_one_owner(self, plan: Path, data: Path, tmp_path: Path) -> None:
+        """Two processes never do the same run at once; a run that was given up can be taken."""
+        _, tasks = planned(plan, data)
+        with ablate.claimed(tasks[0], tmp_path) as ours, ablate.claimed(tasks[0], tmp_path) as theirs:
+            assert (ours, theirs) == (True, False)
+        with ablate.claimed(tasks[0], tmp_path) as again:
+            assert again
+
+
+def command(plan: Path, data: Path, out: Path, *more: str) -> list[str]:
+    arguments = ["--study", str(plan), "--data", str(data), "--split", str(data / "split.csv"), "--out", str(out)]
+    return [sys.executable, "-m", "watcher", "ablate", *arguments, *more]
+
+
+@pytest.mark.slow
+def test_killed_study_goes_on(plan: Path, data: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a study loses no row: the next start does the rest, and then there is nothing to do."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    dying = subprocess.Popen(command(plan, data, out), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (found := rows.read(out / "runs.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(dying.pid, signal.SIGKILL)
+    dying.wait()
+    before = len(rows.read(out / "runs.jsonl"))
+    assert found and before < 4
+    told = subprocess.run(command(plan, data, out), check=True, capture_output=True, text=True).stdout
+    assert f"{before} of them done before" in told and "all runs done" in told
+    assert len((out / "runs.jsonl").read_text().splitlines()) == 4
+    subprocess.run(command(plan, data, other), check=True, capture_output=True)
+    killed, straight = (
+        {row["digest"]: timeless(row) for row in rows.read(each / "runs.jsonl")} for each in (out, other)
+    )
+    assert killed == straight
+    subprocess.run(command(plan, data, out, "--collect"), check=True, capture_output=True)
+    told = subprocess.run(command(plan, data, tmp_path / "new"), check=True, capture_output=True, text=True).stdout
+    assert told == "4 runs, 4 of them done before\n"
