@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _install_service, _demo)
-    for add in (*daily, _evaluate, _train, _compress, _ablate, _sketch, _bench):
+    for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _sketch, _bench):
         add(_adder(commands))
     return top
 
@@ -225,6 +225,19 @@ def _ablate(add: _Add) -> None:
     command.add_argument("--runs", type=Path, metavar="JSONL", help="rows known (default: runs.jsonl by the study)")
     command.add_argument("--threads", type=int, default=1, help="CPU threads; better, start it once a core")
     command.add_argument("--collect", action="store_true", help="only copy finished rows from --out to --runs")
+
+
+def _report(add: _Add) -> None:
+    command = add("report", "write the page on a study, with its figures, from the rows of its runs")
+    command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
+    command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
+    command.add_argument("--out", type=Path, metavar="DIR", help="default: where the study is")
+    command.add_argument(
+        "--data", type=Path, metavar="DIR", help="also show the images that --weights takes for others"
+    )
+    command.add_argument("--split", type=Path, metavar="CSV", help="which of --data: columns path, class, split")
+    command.add_argument("--part", default="valid", metavar="NAME", help="the rows of the split (default: valid)")
+    _weights(command)
 
 
 def _sketch(add: _Add) -> None:

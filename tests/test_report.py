@@ -1,0 +1,153 @@
+"""The report: every figure comes from the rows, and no image of a data set is where it would be committed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from watcher import cli
+from watcher.training import report, rows, study
+
+CLASSES = ["CXR", "Hand"]
+
+
+def row(variant: str, seed: int, errors: int, change: dict[str, Any] | None = None, **more: Any) -> rows.Row:
+    return {
+        "variant": variant, "recipe": "improved", "change": change or {}, "seed": seed,
+        "digest": f"{variant}-{seed}-{errors}", "classes": CLASSES, "train_images": 60, "judged": 1000,
+        "errors": errors, "errors_by_class": {"CXR": errors - 1, "Hand": 1}, "accuracy": 1 - errors / 1000,
+        "loss": 0.0125, "ece": 0.0021, "sure_errors": 2, "confusion": [[500 - errors + 1, errors - 1], [1, 499]],
+        "bins": [[0] * 14 + [1000], [0] * 14 + [990.0], [0] * 14 + [1000 - errors]], "wrong": [],
+        "parameters": 25_100_000, "epochs": 2,
+        "history": [{"epoch": n, "train_loss": 0.1 / n, "valid_loss": 0.2 / n} for n in (1, 2)],
+        "seconds": 90.0, "finished": f"2026-11-2{seed}T10:00:00+00:00",
+        "versions": {"torch": "2.13.0", "numpy": "2.4.0"}, **more,
+    }  # fmt: skip
+
+
+ELU = {"activation": "elu"}
+POOL = {"pool": 2}
+PLAN = {
+    "seeds": [0, 1, 2],
+    "budget": {"epochs": {"improved": 2}},
+    "variants": [
+        {"name": "improved", "recipe": "improved"},
+        {"name": "elu", "recipe": "improved", "change": ELU, "says": "ELU for ReLU"},
+        {"name": "pool", "recipe": "improved", "change": POOL, "against": "elu"},
+        {"name": "absent", "recipe": "improved", "change": {"pool": 4}},
+    ],
+}
+RUNS = [
+    *(row("improved", seed, 50 + seed) for seed in (2, 0, 1)),
+    *(row("elu", seed, 90 + seed, ELU) for seed in range(3)),
+    *(row("pool", seed, 20 + seed, POOL) for seed in range(2)),
+]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(PLAN))
+    rows.write(tmp_path / "runs.jsonl", RUNS)
+    return tmp_path
+
+
+def told(*words: str) -> str:
+    """What a command that goes well prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert cli.main(list(words)) == 0
+    return printed.getvalue()
+
+
+def lines(runs: list[rows.Row]) -> dict[str, report.Line]:
+    return {line.variant.name: line for line in report.lines(study.Study.model_validate(PLAN), runs)}
+
+
+class TestLines:
+    def test_each_against_its_control(self) -> None:
+        """A variant is compared with the one it names, else with its recipe's own; the control with none."""
+        table = lines(RUNS)
+        assert list(table) == ["improved", "elu", "pool"]
+        assert table["improved"].errors == [50, 51, 52] and table["improved"].verdict is None
+        elu, pool = table["elu"].verdict, table["pool"].verdict
+        assert elu and (elu.word, elu.difference) == ("hurt", 40)
+        assert pool and (pool.word, pool.difference) == ("helped", 20.5 - 91)
+
+    def test_rows_of_another_form_of_a_variant_do_not_count(self) -> None:
+        """Rows from before a variant was changed, or of a seed that is not planned, are left out."""
+        old = [row("elu", 0, 1, {"activation": "relu"}), row("elu", 7, 1, ELU)]
+        assert lines([*old, *RUNS])["elu"].errors == [90, 91, 92]
+
+    def test_without_its_control_a_variant_has_no_verdict(self) -> None:
+        """What there is to compare with may not be finished yet."""
+        assert lines(RUNS[3:6])["elu"].verdict is None
+
+
+class TestReport:
+    def test_page_and_figures(self, home: Path) -> None:
+        """One command writes the page; what it says is what the rows say, and its pictures are there."""
+        pytest.importorskip("matplotlib")
+        assert "3 of 4 variants" in told("report", "--study", str(home / "study.yaml"))
+        page = (home / "report.md").read_text()
+        assert "8 of 12 runs are finished, trained on 60 images, judged on 1,000 others; 0.2 hours" in page
+        table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "`elu`" in line]
+        assert table[0][:5] == ["`elu`", "ELU for ReLU", "90, 91, 92", "91.0 ± 1.0", "+40.0"]
+        assert table[0][5].startswith("hurt [")
+        assert table[0][6:] == ["0.0125", "0.21%", "2.0", "25.1 M", "90"]
+        assert table[1] == ["`elu`", "90.0", "1.0"]
+        for name in ("confusion.svg", "reliability.svg", "curves.svg"):
+            assert f"]({name})" in page and "<svg" in (home / name).read_text()
+
+    def test_same_rows_give_the_same_bytes(self, home: Path) -> None:
+        """Made again, nothing changes: what is committed changes only with its rows."""
+        pytest.importorskip("matplotlib")
+        names = ("report.md", "confusion.svg", "reliability.svg", "curves.svg")
+        found = []
+        for _ in range(2):
+            told("report", "--study", str(home / "study.yaml"))
+            found.append([(home / name).read_bytes() for name in names])
+        assert found[0] == found[1]
+
+    def test_audit_is_taken_in(self, home: Path) -> None:
+        """What the audit of the data wrote beside the page is the page's last part."""
+        pytest.importorskip("matplotlib")
+        (home / "audit.md").write_text("## Audit\n\nwords\n")
+        told("report", "--study", str(home / "study.yaml"))
+        assert (home / "report.md").read_text().endswith("\n## Audit\n\nwords\n")
+
+    def test_no_row_yet(self, home: Path) -> None:
+        """A study that has not begun has a page that says so."""
+        pytest.importorskip("matplotlib")
+        (home / "runs.jsonl").unlink()
+        told("report", "--study", str(home / "study.yaml"))
+        assert "No run of 12 is finished." in (home / "report.md").read_text()
+
+    def test_misclassified_images_are_for_those_with_the_data(self, home: Path) -> None:
+        """With the data at hand a sheet shows each error; the page does not have it."""
+        pytest.importorskip("matplotlib")
+        (home / "data" / "Hand").mkdir(parents=True)
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(home / "data" / "Hand" / "0.png")  # blank: called HeadCT
+        split = home / "split.csv"
+        split.write_text("path,class,split\nHand/0.png,Hand,valid\n")
+        data = ("--data", str(home / "data"), "--split", str(split))
+        said = told("report", "--study", str(home / "study.yaml"), *data)
+        assert "1 of 1 wrong" in said
+        with Image.open(home / "misclassified.png") as sheet:
+            assert sheet.width > 100
+        assert "misclassified" not in (home / "report.md").read_text()
+
+    def test_git_ignores_the_sheet(self) -> None:
+        """Nobody commits it by accident."""
+        top = Path(__file__).parents[1]
+        ended = subprocess.run(["git", "check-ignore", "-q", "docs/study/misclassified.png"], cwd=top, check=False)
+        if ended.returncode == 128:
+            pytest.skip("not a git repository")
+        assert ended.returncode == 0

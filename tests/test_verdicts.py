@@ -1,0 +1,49 @@
+"""Verdicts: what is called help or harm is more than a seed's whim."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from watcher.training import verdicts
+
+
+def test_chance_is_seldom_called_a_difference() -> None:
+    """Of changes that do nothing, with three seeds and thirty variants, under one in a hundred is called a change."""
+    rng = np.random.default_rng(0)
+    wrong = total = 0
+    for _ in range(60):
+        groups = np.maximum(rng.normal(7, 0.8, (30, 3)), 0) ** 2
+        counts = [[round(value) for value in group] for group in groups]
+        spread = verdicts.noise(counts)
+        told = [verdicts.compare(group, counts[0], spread).word for group in counts[1:]]
+        wrong += sum(word != "no difference" for word in told)
+        total += len(told)
+    assert wrong / total < 0.01
+
+
+def test_noise_is_found_whatever_the_counts() -> None:
+    """The spread of the square root is found again, and one variant that fails now and then does not spoil it."""
+    rng = np.random.default_rng(1)
+    groups = [[round(value**2) for value in rng.normal(middle, 0.5, 3)] for middle in np.linspace(5, 20, 400)]
+    assert verdicts.noise(groups) == pytest.approx(0.5, rel=0.1)
+    assert verdicts.noise([*groups, [40, 50, 9000]]) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("errors", "word"), [([20, 22, 24], "helped"), ([48, 50, 55], "no difference"), ([90, 95, 99], "hurt")]
+)
+def test_words(errors: list[int], word: str) -> None:
+    """Fewer errors than chance explains are help, more are harm; the interval says what could not be told apart."""
+    told = verdicts.compare(errors, [49, 50, 51], 0.4)
+    assert told.word == word
+    assert told.difference == pytest.approx(sum(errors) / 3 - 50)
+    assert told.low < 50 < told.high
+    assert (told.low <= sum(errors) / 3 <= told.high) == (word == "no difference")
+
+
+@pytest.mark.parametrize(("errors", "control"), [([5], [5, 6]), ([5, 6], [5])])
+def test_one_seed_says_nothing(errors: list[int], control: list[int]) -> None:
+    """With a single seed on either side no verdict is given."""
+    assert verdicts.compare(errors, control, 0.4).word == "too few seeds"
+    assert verdicts.noise([[5], [6]]) is None
