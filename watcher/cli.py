@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _install_service, _demo)
-    for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _sketch, _bench):
+    for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench):
         add(_adder(commands))
     return top
 
@@ -238,6 +238,17 @@ def _report(add: _Add) -> None:
     command.add_argument("--split", type=Path, metavar="CSV", help="which of --data: columns path, class, split")
     command.add_argument("--part", default="valid", metavar="NAME", help="the rows of the split (default: valid)")
     _weights(command)
+
+
+def _audit_data(add: _Add) -> None:
+    command = add("audit-data", "find copies and near twins across a split, and labels in doubt")
+    _data(command, split_required=True)
+    command.add_argument("--train-part", default="train", metavar="NAME", help="default: train")
+    command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")
+    command.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="default: those shipped")
+    command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
+    command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for audit.md (default: where the study is)")
 
 
 def _sketch(add: _Add) -> None:

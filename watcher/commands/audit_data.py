@@ -1,0 +1,63 @@
+"""``audit-data``: twins across the split, errors without them, and labels in doubt."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from watcher import assets, checkpoint
+from watcher.commands import evaluate as judging
+from watcher.errors import Exit
+from watcher.training import audit_data, dataset, report, rows, study
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the audit, and write it where ``report`` finds it."""
+    train, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
+    dataset.refuse_broken(train, valid)
+    near = audit_data.find_twins(valid, train)
+    judged = [_judged(path, valid) for path in args.weights or [assets.weights()]]
+    told, doubted = _of_study(args, train, near.reach)
+    page = audit_data.page((train, valid), audit_data.count_copies(train, valid), near, judged, told, doubted)
+    out: Path = args.out or args.study.parent
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "audit.md").write_text(page, "utf-8")
+    print(page)
+    return Exit.OK
+
+
+def _judged(path: Path, valid: dataset.Examples) -> tuple[str, str, list[str]]:
+    weights = checkpoint.load(path)
+    return weights.name, weights.digest[:12], [error.path for error in judging.judge(weights, valid).errors]
+
+
+def _of_study(
+    args: argparse.Namespace, train: dataset.Examples, reach: int
+) -> tuple[list[str], Sequence[audit_data.Suspect]]:
+    """What the runs of the study say, if there are any on images of the training part."""
+    if not args.study.exists():
+        return [], []
+    plan = study.read(args.study)
+    sample = study.sample(args.data, args.split, plan.budget)
+    planned = {task.digest for task in study.tasks(plan, sample)}
+    known = args.runs or [args.study.parent / "runs.jsonl"]
+    runs = [row for row in rows.read(*known) if row["digest"] in planned]
+    if not runs or plan.budget.judge_part != args.train_part:
+        return [], []
+    learnt, asked = (_chosen(train, files.paths) for files in (sample.train, sample.judge))
+    lines = [line for line in report.lines(plan, runs) if line.verdict is None]
+    doubted = audit_data.suspects(runs)
+    near = audit_data.find_twins(asked, learnt, reach)
+    told = audit_data.about_study(asked, near, {line.variant.name: line.runs for line in lines})
+    if doubted:
+        told += ["", *(f"`{line.variant.name}`: {audit_data.cost(doubted, line.runs)}" for line in lines)]
+    return told, doubted
+
+
+def _chosen(data: dataset.Examples, paths: Sequence[str]) -> dataset.Examples:
+    number = {path: place for place, path in enumerate(data.paths)}
+    which = np.array([number[path] for path in paths], np.int64)
+    return dataset.Examples(data.classes, tuple(paths), data.images[which], data.labels[which])
