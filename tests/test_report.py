@@ -28,7 +28,7 @@ def row(variant: str, seed: int, errors: int, change: dict[str, Any] | None = No
         "bins": [[0] * 14 + [1000], [0] * 14 + [990.0], [0] * 14 + [1000 - errors]], "wrong": [],
         "parameters": 25_100_000, "epochs": 2,
         "history": [{"epoch": n, "train_loss": 0.1 / n, "valid_loss": 0.2 / n} for n in (1, 2)],
-        "seconds": 90.0, "finished": f"2026-11-2{seed}T10:00:00+00:00",
+        "seconds": 190.0, "cpu_seconds": 90.0, "finished": f"2026-11-2{seed}T10:00:00+00:00",
         "versions": {"torch": "2.13.0", "numpy": "2.4.0"}, **more,
     }  # fmt: skip
 
@@ -97,7 +97,7 @@ class TestReport:
         pytest.importorskip("matplotlib")
         assert "3 of 4 variants" in told("report", "--study", str(home / "study.yaml"))
         page = (home / "report.md").read_text()
-        assert "8 of 12 runs are finished, trained on 60 images, judged on 1,000 others; 0.2 hours" in page
+        assert "8 of 12 runs are finished, trained on 60 images, judged on 1,000 others" in page
         table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if "`elu`" in line]
         assert table[0][:5] == ["`elu`", "ELU for ReLU", "90, 91, 92", "91.0 ± 1.0", "+40.0"]
         assert table[0][5].startswith("hurt [")

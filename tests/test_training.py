@@ -154,7 +154,7 @@ class TestRun:
         for _ in range(4 - after):
             second.epoch()
         assert same(straight.net, second.net) and same(straight.result, second.result)
-        losses = [[replace(row, seconds=0) for row in each.history] for each in (straight, second)]
+        losses = [[replace(row, seconds=0, cpu_seconds=0) for row in each.history] for each in (straight, second)]
         assert losses[0] == losses[1]
         best = [checkpoint.load(tmp_path / name / "best.safetensors") for name in ("straight", "resumed")]
         assert all(np.array_equal(best[0].tensors[name], best[1].tensors[name]) for name in best[0].tensors)

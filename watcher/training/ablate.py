@@ -11,7 +11,6 @@ import fcntl
 import os
 import platform
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -86,16 +85,20 @@ def perform(
     while not run.finished():
         tell(run.epoch())
     net = _best(run) if best else run.result
-    started = time.monotonic()
     judged = evaluate.report(data.judge, probabilities(net, data.judge))
-    row = _row(task, run, judged, time.monotonic() - started)
-    rows.add(out / "runs.jsonl", row)
+    row = _row(task, run, judged)
     if best:
-        name = f"{task.variant.name}-seed{task.seed}-{task.digest}.safetensors"
-        (out / "weights").mkdir(exist_ok=True)
-        os.replace(work / "best.safetensors", out / "weights" / name)
+        _keep(work / "best.safetensors", out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors")
+    rows.add(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
     shutil.rmtree(work)
     return row
+
+
+def _keep(weights: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.copyfile(weights, partial)
+    os.replace(partial, place)
 
 
 @torch.no_grad()
@@ -113,7 +116,7 @@ def _best(run: train.Run) -> mednet.MedNet:
     return net
 
 
-def _row(task: study.Task, run: train.Run, judged: evaluate.Report, judging_s: float) -> rows.Row:
+def _row(task: study.Task, run: train.Run, judged: evaluate.Report) -> rows.Row:
     calibration = evaluate.calibration(judged)
     return {
         "variant": task.variant.name,
@@ -136,7 +139,8 @@ def _row(task: study.Task, run: train.Run, judged: evaluate.Report, judging_s: f
         "parameters": sum(p.numel() for p in run.net.parameters()),
         "epochs": len(run.history),
         "history": [{k: _short(v) for k, v in asdict(epoch).items()} for epoch in run.history],
-        "seconds": round(sum(epoch.seconds for epoch in run.history) + judging_s, 1),
+        "seconds": round(sum(epoch.seconds for epoch in run.history), 1),
+        "cpu_seconds": round(sum(epoch.cpu_seconds for epoch in run.history), 1),
         "threads": torch.get_num_threads(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {

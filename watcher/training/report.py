@@ -88,20 +88,16 @@ def page(plan: Study, table: Sequence[Line], pictures: Sequence[tuple[str, str]]
 def _told(runs: Sequence[Row], planned: int) -> str:
     if not runs:
         return f"No run of {planned} is finished."
-    hours = sum(run["seconds"] for run in runs) / 3600
     sizes = {(run["train_images"], run["judged"]) for run in runs}
     images = "; ".join(f"trained on {train:,} images, judged on {judged:,} others" for train, judged in sorted(sizes))
     versions = sorted({f"torch {run['versions']['torch']}, numpy {run['versions']['numpy']}" for run in runs})
     days = sorted(run["finished"][:10] for run in runs)
-    return (
-        f"{len(runs)} of {planned} runs are finished, {images}; {hours:.1f} hours of one process each, "
-        f"from {days[0]} to {days[-1]}, {'; '.join(versions)}."
-    )
+    return f"{len(runs)} of {planned} runs are finished, {images}, from {days[0]} to {days[-1]}, {'; '.join(versions)}."
 
 
 _HEAD = (
     "| variant | what changes | errors by seed | mean ± sd | difference | verdict | loss | ECE | wrong at 99% or more "
-    "| parameters | seconds |",
+    "| parameters | CPU seconds |",
     "|---|---|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -129,9 +125,14 @@ def _line(line: Line) -> str:
         f"{100 * fmean(run['ece'] for run in runs):.2f}%",
         f"{fmean(run['sure_errors'] for run in runs):.1f}",
         f"{runs[0]['parameters'] / 1e6:.1f} M",
-        f"{fmean(run['seconds'] for run in runs):.0f}",
+        _work(runs),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _work(runs: Sequence[Row]) -> str:
+    known = [run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
+    return f"{fmean(known):.0f}" if known else "-"
 
 
 def _by_class(table: Sequence[Line]) -> list[str]:

@@ -26,7 +26,10 @@ from watcher.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Epoch:
-    """One line of ``losses.jsonl``. Losses are class-weighted cross-entropies, per image."""
+    """One line of ``losses.jsonl``. Losses are class-weighted cross-entropies, per image.
+
+    ``cpu_seconds`` are those of all threads: a busy machine or a pause adds nothing to them.
+    """
 
     epoch: int
     train_loss: float
@@ -34,6 +37,7 @@ class Epoch:
     valid_errors: int
     overfit_epochs: int
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 def class_weights(labels: npt.NDArray[np.int64], classes: int) -> Tensor:
@@ -150,12 +154,13 @@ class Run:
 
     def epoch(self, tick: Callable[[int], None] = lambda images: None) -> Epoch:
         """Train one epoch, judge it on validation, and put all of it on disk."""
-        started, number = time.monotonic(), len(self.history) + 1
+        started, worked, number = time.monotonic(), time.process_time(), len(self.history) + 1
         train_loss = self._descend(number, tick)
         valid_loss, valid_errors = judge(self.result, self.valid, self.loss)
         overfit = self.history[-1].overfit_epochs if self.history else 0
         overfit += valid_loss > self.recipe.t2v_ratio * train_loss
-        row = Epoch(number, train_loss, valid_loss, valid_errors, overfit, time.monotonic() - started)
+        spent = time.monotonic() - started, time.process_time() - worked
+        row = Epoch(number, train_loss, valid_loss, valid_errors, overfit, *spent)
         best = not self.history or (valid_errors, valid_loss) < min(
             (e.valid_errors, e.valid_loss) for e in self.history
         )
