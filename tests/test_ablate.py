@@ -104,6 +104,16 @@ class TestStudy:
         kinds = {kind for change in changes for kind in change.get("augment", ())}
         assert kinds == {"shift", "flip", "rotation", "contrast", "inversion"}
 
+    def test_the_full_study_trains_by_the_recipes(self, data: Path) -> None:
+        """Without a budget of epochs each run is the recipe's own, on all images, its best epoch judged."""
+        full = study.read(Path(__file__).parents[1] / "docs" / "study" / "full" / "study.yaml")
+        assert {variant.name for variant in full.variants} >= {"baseline", "improved"}
+        assert full.budget.keep == "best" and full.budget.judge_part == "valid"
+        parts = study.sample(data, data / "split.csv", full.budget)
+        assert [len(part.paths) for part in (parts.train, parts.watch, parts.judge)] == [84, 12, 12]
+        for task in study.tasks(full, parts):
+            assert task.variant.change or task.recipe == recipes.RECIPES[task.variant.recipe]
+
     def test_the_screen_looks_at_training_images_only(self) -> None:
         """So many looks at the validation part would choose what suits it by chance."""
         budget = study.read(Path(__file__).parents[1] / "docs" / "study" / "study.yaml").budget

@@ -137,7 +137,11 @@ class TestSuspects:
         assert told == "They cost 0.5 of 5.0 errors."
 
 
-def test_page(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "budget",
+    [{"train_images": 24, "watch_images": 6, "judge_images": 12, "epochs": {"improved": 1}}, {"judge_part": "valid"}],
+)
+def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     """The command counts what was put in, writes it down, and takes the study's runs into account."""
     data, lines = tmp_path / "data", ["path,class,split"]
     images = drawn(60)
@@ -150,7 +154,7 @@ def test_page(tmp_path: Path) -> None:
     split.write_text("\n".join(lines) + "\n")
     settings: dict[str, Any] = {
         "seeds": [0, 1, 2],
-        "budget": {"train_images": 24, "watch_images": 6, "judge_images": 12, "epochs": {"improved": 1}},
+        "budget": budget,
         "variants": [{"name": "improved", "recipe": "improved"}],
     }
     plan.write_text(yaml.safe_dump(settings))

@@ -88,7 +88,10 @@ class TestLines:
 
     def test_without_its_control_a_variant_has_no_verdict(self) -> None:
         """What there is to compare with may not be finished yet."""
-        assert lines(RUNS[3:6])["elu"].verdict is None
+        line = lines(RUNS[3:6])["elu"]
+        assert line.verdict is None and not line.is_control
+        page = report.page(study.Study.model_validate(PLAN), [line], [])
+        assert "| no control yet |" in page
 
 
 class TestReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     dataset.refuse_broken(train, valid)
     near = audit_data.find_twins(valid, train)
     judged = [_judged(path, valid) for path in args.weights or [assets.weights()]]
-    told, doubted = _of_study(args, train, near.reach)
+    told, doubted = _of_study(args, {args.train_part: train, args.part: valid}, near.reach)
     page = audit_data.page((train, valid), audit_data.count_copies(train, valid), near, judged, told, doubted)
     out: Path = args.out or args.study.parent
     out.mkdir(parents=True, exist_ok=True)
@@ -35,20 +35,22 @@ def _judged(path: Path, valid: dataset.Examples) -> tuple[str, str, list[str]]:
 
 
 def _of_study(
-    args: argparse.Namespace, train: dataset.Examples, reach: int
+    args: argparse.Namespace, parts: Mapping[str, dataset.Examples], reach: int
 ) -> tuple[list[str], Sequence[audit_data.Suspect]]:
-    """What the runs of the study say, if there are any on images of the training part."""
+    """What the runs of the study say, if there are any on images of these parts."""
     if not args.study.exists():
         return [], []
     plan = study.read(args.study)
-    sample = study.sample(args.data, args.split, plan.budget)
+    budget = plan.budget
+    sample = study.sample(args.data, args.split, budget)
     planned = {task.digest for task in study.tasks(plan, sample)}
     known = args.runs or [args.study.parent / "runs.jsonl"]
     runs = [row for row in rows.read(*known) if row["digest"] in planned]
-    if not runs or plan.budget.judge_part != args.train_part:
+    if not runs or not {budget.train_part, budget.judge_part} <= parts.keys():
         return [], []
-    learnt, asked = (_chosen(train, files.paths) for files in (sample.train, sample.judge))
-    lines = [line for line in report.lines(plan, runs) if line.verdict is None]
+    learnt = _chosen(parts[budget.train_part], sample.train.paths)
+    asked = _chosen(parts[budget.judge_part], sample.judge.paths)
+    lines = [line for line in report.lines(plan, runs) if line.is_control]
     doubted = audit_data.suspects(runs)
     near = audit_data.find_twins(asked, learnt, reach)
     told = audit_data.about_study(asked, near, {line.variant.name: line.runs for line in lines})

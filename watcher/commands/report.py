@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     runs = rows.read(*(args.runs or [home / "runs.jsonl"]))
     table = report.lines(plan, runs)
     audit = out / AUDIT
-    text = report.page(plan, table, _draw(plan, table, out), audit.read_text("utf-8") if audit.exists() else "")
+    text = report.page(plan, table, _draw(table, out), audit.read_text("utf-8") if audit.exists() else "")
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(text, "utf-8")
     print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {len(runs)} rows read")
@@ -36,11 +36,9 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _draw(plan: study.Study, table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
+def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
     """The figures of the recipes themselves; titles and file names."""
-    controls: Mapping[str, Sequence[rows.Row]] = {
-        line.variant.name: line.runs for line in table if report.control_of(line.variant, plan) == line.variant.name
-    }
+    controls: Mapping[str, Sequence[rows.Row]] = {line.variant.name: line.runs for line in table if line.is_control}
     if not controls:
         return []
     figures.confusions(controls, out / "confusion.svg")

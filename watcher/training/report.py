@@ -21,10 +21,11 @@ control. The images judged are the same for all, so what holds on other images i
 
 @dataclass(frozen=True)
 class Line:
-    """A variant with its runs in order of seeds, and what came of the comparison; None for a control."""
+    """A variant with its runs in order of seeds, and its verdict; None for a control, or while that has no run."""
 
     variant: Variant
     runs: tuple[Row, ...]
+    is_control: bool
     verdict: verdicts.Verdict | None
 
     @property
@@ -43,12 +44,13 @@ def lines(plan: Study, runs: Sequence[Row]) -> list[Line]:
     found = []
     for variant in plan.variants:
         control = of[control_of(variant, plan)]
+        is_control = control_of(variant, plan) == variant.name
         verdict = None
-        if of[variant.name] and control and control_of(variant, plan) != variant.name:
+        if of[variant.name] and control and not is_control:
             seeds = [[run["errors"] for run in each] for each in (of[variant.name], control)]
             verdict = verdicts.compare(seeds[0], seeds[1], spreads[variant.recipe])
         if of[variant.name]:
-            found.append(Line(variant, of[variant.name], verdict))
+            found.append(Line(variant, of[variant.name], is_control, verdict))
     return found
 
 
@@ -109,7 +111,7 @@ def _table(table: Sequence[Line]) -> list[str]:
 def _line(line: Line) -> str:
     errors, runs = line.errors, line.runs
     spread = f" ± {stdev(errors):.1f}" if len(errors) > 1 else ""
-    difference, word = "", "control"
+    difference, word = "", "control" if line.is_control else "no control yet"
     if line.verdict:
         known = line.verdict.low == line.verdict.low  # not nan
         interval = f" [{line.verdict.low:.0f} … {line.verdict.high:.0f}]" if known else ""
