@@ -27,7 +27,7 @@ def row(variant: str, seed: int, errors: int, change: dict[str, Any] | None = No
         "loss": 0.0125, "ece": 0.0021, "sure_errors": 2, "confusion": [[500 - errors + 1, errors - 1], [1, 499]],
         "bins": [[0] * 14 + [1000], [0] * 14 + [990.0], [0] * 14 + [1000 - errors]], "wrong": [],
         "parameters": 25_100_000, "epochs": 2,
-        "history": [{"epoch": n, "train_loss": 0.1 / n, "valid_loss": 0.2 / n} for n in (1, 2)],
+        "history": [{"epoch": n, "train_loss": 0.1 / n, "valid_loss": 0.2 / n, "cpu_seconds": 45.0} for n in (1, 2)],
         "seconds": 190.0, "cpu_seconds": 90.0, "finished": f"2026-11-2{seed}T10:00:00+00:00",
         "versions": {"torch": "2.13.0", "numpy": "2.4.0"}, **more,
     }  # fmt: skip
@@ -92,6 +92,14 @@ class TestLines:
         assert line.verdict is None and not line.is_control
         page = report.page(study.Study.model_validate(PLAN), [line], [])
         assert "| no control yet |" in page
+
+    def test_work_counts_only_where_it_was_counted_throughout(self) -> None:
+        """A run that was begun before CPU time was counted has no part in the mean."""
+        half = row("elu", 1, 90, ELU, cpu_seconds=45.0)
+        half["history"][0].pop("cpu_seconds")
+        plan = study.Study.model_validate(PLAN)
+        assert "| 90 |\n" in report.page(plan, report.lines(plan, [row("elu", 0, 90, ELU), half]), [])
+        assert "| - |\n" in report.page(plan, report.lines(plan, [half]), [])
 
 
 class TestReport:
