@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, composition, config, inbox, log, pulse, unique
+from watcher import assets, checkpoint, composition, config, inbox, log, pulse, unique
 from watcher.commands import run
 from watcher.errors import Fatal
 
@@ -32,7 +32,9 @@ def network(images: np.ndarray) -> np.ndarray:
 def load(settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger):  # type: ignore[no-untyped-def]
     while os.path.exists(os.environ.get("STUB_HANG_LOAD", "")):
         time.sleep(0.01)
-    return network, lambda: "stub"
+    if weights.digest == checkpoint.load(assets.weights()).digest:
+        return network, lambda: "stub"
+    return (lambda images: np.roll(network(images), 1, axis=1)), lambda: "stub"  # other weights, other classes
 
 
 def look(directory: inbox.Inbox, name: str, found=inbox.Inbox.look):  # type: ignore[no-untyped-def]

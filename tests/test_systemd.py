@@ -146,6 +146,8 @@ def test_under_a_real_systemd(booted: Container) -> None:
     assert until_sorted(booted, 6) == sorted(f"./{label}/{n}.jpeg" for n, label in enumerate(sampler.classes))
     print(booted.run("systemctl", "status", "mednet-watcher", "--no-pager", "-n", "0").stdout)
     _confined(booted)
+    booted.run("sed", "-i", "s/min_confidence: null/min_confidence: 0.9/", "/etc/mednet-watcher/config.yaml")
+    booted.run("systemctl", "reload", "mednet-watcher")
     pid = booted.main_pid()
     booted.run("kill", "-STOP", pid)
     drop(booted, sampler, "Hand", "during.jpeg")
@@ -157,6 +159,7 @@ def test_under_a_real_systemd(booted: Container) -> None:
     journal = booted.run("journalctl", "--no-pager", "-u", "mednet-watcher").stdout
     print(journal)
     assert "Watchdog timeout" in journal
+    assert '"changed": ["review.min_confidence"]' in journal
     assert '"event": "daemon.stopped"' in journal
 
 

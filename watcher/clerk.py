@@ -46,6 +46,10 @@ class Places:
             return self.sorted / decision.label
         return self.review if decision.outcome is Outcome.REVIEW else self.quarantine
 
+    def all(self, classes: Sequence[str]) -> list[Path]:
+        """Every directory that a file can go to."""
+        return [*(self.sorted / name for name in classes), self.review, self.quarantine]
+
 
 @dataclass
 class Clerk:

@@ -58,26 +58,23 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
     Raises:
         Fatal: a directory, the weights, the device or the ledger can not be used.
     """
-    source = _usable_inbox(settings)
-    decoders = DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
+    source = usable_inbox(settings)
+    decoders = pool(settings, at)
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
-        places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
-        mover = filing.Filing(at.inbox, _mode(settings))
-        for directory in (*(places.sorted / name for name in weights.classes), places.review, places.quarantine):
-            filing.prepare(directory)
+        mover, places = outputs(settings, at, weights)
+        for directory in places.all(weights.classes):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
-            mover.expect(directory)
         ledger = Ledger(ledger_path(settings), owner=at.owner)
         log.recovered(logger, recover.recover_all(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
-        watch = _watch(settings, wake, logger)
+        events = watch(settings, wake, logger)
     except Fatal:
         decoders.close()
         raise
     scan_interval_s = settings.inbox.scan_interval_s
-    arrivals, front = Arrivals(source, watch, _settle(settings), logger, scan_interval_s), None
+    arrivals, front = Arrivals(source, events, _settle(settings), logger, scan_interval_s), None
     if at.claims is not None:
         front = Front(arrivals, at.claims)
         arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
@@ -108,6 +105,25 @@ def limits(settings: config.Config) -> pulse.Limits:
     )
 
 
+def pool(settings: config.Config, at: Seat) -> DecoderPool:
+    """The decoders, not yet started."""
+    return DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
+
+
+def outputs(settings: config.Config, at: Seat, weights: checkpoint.Checkpoint) -> tuple[filing.Filing, Places]:
+    """Where files go, every directory made and usable, and what moves them there.
+
+    Raises:
+        Fatal: exit code 5; one can not be made or written.
+    """
+    places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
+    mover = filing.Filing(at.inbox, _mode(settings))
+    for directory in places.all(weights.classes):
+        filing.prepare(directory)
+        mover.expect(directory)
+    return mover, places
+
+
 def _settle(settings: config.Config) -> Settle:
     return Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY)
 
@@ -127,7 +143,12 @@ def inbox(settings: config.Config) -> Inbox:
     return Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel)
 
 
-def _usable_inbox(settings: config.Config) -> Inbox:
+def usable_inbox(settings: config.Config) -> Inbox:
+    """The inbox, which is there and can be emptied.
+
+    Raises:
+        Fatal: exit code 5; it is not.
+    """
     found = inbox(settings)
     try:
         next(found.sweep(), None)
@@ -147,18 +168,23 @@ def _usable_inbox(settings: config.Config) -> Inbox:
     return found
 
 
-def _watch(settings: config.Config, wake: daemon.Wake, logger: log.Logger) -> Watch | None:
+def watch(settings: config.Config, wake: Callable[[], None], logger: log.Logger) -> Watch | None:
+    """Notifications of the inbox, begun; None where there are none.
+
+    Raises:
+        Fatal: exit code 5; there must be and there are none.
+    """
     if settings.inbox.watch == "scan":
         return None
-    watch = Watch(settings.inbox.path, wake)
+    found = Watch(settings.inbox.path, wake)
     try:
-        watch.start()
+        found.start()
     except Retry as error:
         if settings.inbox.watch == "events":
             raise Fatal(str(error), "Raise fs.inotify limits, or set inbox.watch to auto.", Exit.DIRECTORY) from error
         logger.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
         return None
-    return watch
+    return found
 
 
 def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> Callable[[], None]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from types import FrameType
+from typing import Protocol
 
 from watcher.errors import Exit, Fatal
 from watcher.log import Logger
@@ -44,19 +46,34 @@ class Wake:
 
 
 class Stop:
-    """Set by SIGTERM and SIGINT."""
+    """Set by SIGTERM and SIGINT, and by SIGHUP: a terminal that closes ends what it shows, else it asks to reload."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.reload = False
 
-    def install(self, wake: Wake) -> None:
+    def install(self, wake: Wake, *, hangup_ends: bool = False) -> None:
         """Take over the signals of this process. Call from the main thread."""
         signal.set_wakeup_fd(wake.writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_signal if hangup_ends else self._on_hangup)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        self.reload = True
+
+
+class Reloader(Protocol):
+    """What a reload looks like from here, see :class:`watcher.reload.Reload`."""
+
+    def ask(self) -> None: ...  # noqa: D102
+
+    def turn(self, route: Route) -> None: ...  # noqa: D102
+
+    def close(self) -> None: ...  # noqa: D102
 
 
 def run(
@@ -65,31 +82,45 @@ def run(
     stop: Stop,
     log: Logger,
     service: Service,
+    reload: Reloader,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exit:
     """Turn the route until told to stop. Whatever happens, what it holds stays in the inbox."""
+    end = functools.partial(_end, route, log, service, reload, clock)
     try:
         while stop.signal is None:
-            due = route.step(clock())
-            wanted = service.turn(route, clock())
+            if stop.reload:
+                stop.reload = False
+                reload.ask()
+            reload.turn(route)
+            due, wanted = route.step(clock()), service.turn(route, clock())
             timeout = max(0.0, (wanted if due is None else min(due, wanted)) - clock())
             if timeout > 0:
                 wait([wake.fileno(), *route.connections], timeout)
             wake.clear()
-        return _end(route, log, service, Exit.OK, clock, signal=signal.Signals(stop.signal).name)
+        return end(Exit.OK, signal=signal.Signals(stop.signal).name)
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
-        return _end(route, log, service, error.code, clock)
+        return end(error.code)
     except Exception:
         # The edge: nothing was expected to get here. systemd restarts, recover reconciles.
         log.critical("daemon.crashed", exc_info=True)
-        return _end(route, log, service, Exit.FAILED, clock)
+        return end(Exit.FAILED)
 
 
-def _end(route: Route, log: Logger, service: Service, code: Exit, clock: Callable[[], float], **why: str) -> Exit:
+def _end(
+    route: Route,
+    log: Logger,
+    service: Service,
+    reload: Reloader,
+    clock: Callable[[], float],
+    code: Exit,
+    **why: str,
+) -> Exit:
     service.notify.stopping()
     log.info("daemon.stopping", **why)
     try:
+        reload.close()
         route.close(clock())
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)

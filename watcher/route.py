@@ -85,6 +85,7 @@ class Route:
 
     def __post_init__(self) -> None:
         self._held: dict[str, Ready] = {}
+        self._renewal: Callable[[], None] | None = None
         self._answers = self._begun = self._thought = 0
         self._orders: list[Order] = []
         self._taken_over_at = 0
@@ -103,6 +104,7 @@ class Route:
         self._take_decoded(now)
         self._classify(now)
         self._file(now)
+        self._renew()
         self.observe(self.figures)
         return self._due(now)
 
@@ -155,6 +157,21 @@ class Route:
         """
         return self.decoders.connections if self._thinking is None else []
 
+    def renew(self, put_in: Callable[[], None]) -> None:
+        """Call ``put_in`` as soon as no file is under way. Until then no other begins its way."""
+        self._renewal = put_in
+
+    def use(self, network: Network, device: Callable[[], str]) -> None:
+        """Classify with another network. Called by what :meth:`renew` was given."""
+        self.network, self.device = network, device
+        self._thinker.shutdown()
+        self._thinker = ThreadPoolExecutor(1, "classify")  # torch's number of threads is a matter of each thread
+
+    def _renew(self) -> None:
+        if self._renewal is not None and not self._held and self._taking_over is None:
+            put_in, self._renewal = self._renewal, None
+            put_in()
+
     def _claim(self, now: float) -> None:
         """Shared mode: take files of the common inbox."""
         if self.front is not None:
@@ -189,6 +206,8 @@ class Route:
     @property
     def _room(self) -> int:
         """How many more files may be between settle and filing: bounds memory when filing is slow."""
+        if self._renewal is not None:
+            return 0
         return self.in_flight - len(self.decoders) - len(self.batcher) - len(self._orders)
 
     def _take_decoded(self, now: float) -> None:
@@ -219,10 +238,14 @@ class Route:
             self._orders.extend(self._thinking.result())
             self._thinking = None
             self._thought += 1
-        if self._thinking is None and (batch := self.batcher.take(now)):
+        if self._thinking is None and (batch := self.batcher.take(self._hurry(now))):
             self._thinking = self._thinker.submit(self._think, batch, now)
             self._begun += 1
             self._thinking.add_done_callback(lambda _: self.wake())
+
+    def _hurry(self, now: float) -> float:
+        """For whom a reload waits, the last batch need not be filled."""
+        return now if self._renewal is None or len(self.decoders) else float("inf")
 
     def _think(self, batch: list[tuple[Decoded, Ready]], now: float) -> list[Order]:
         started = time.perf_counter()
@@ -248,6 +271,11 @@ class Route:
             orders, self._orders = self._orders, []
             self._moving = self._mover.submit(self.clerk.carry_out, orders)
             self._moving.add_done_callback(lambda _: self.wake())
+        elif self._moving is None and self._renewal is not None:  # not while the inbox can not be reached
+            for order in self._orders:
+                del self._held[order.name]
+                self.settle.pause(order.name, now, PAUSE_S)
+            self._orders.clear()
 
     def _settle_accounts(self, results: list[tuple[int, Filed | Returned]], now: float) -> None:
         failed: list[Returned] = []
@@ -278,6 +306,8 @@ class Route:
     def _due(self, now: float) -> float | None:
         sweep, front = self.arrivals.due_s(), self.front.due_s(self._room) if self.front else None
         batch = None if self._thinking is not None else self.batcher.due_s()
+        if batch is not None and self._hurry(now) > now:
+            batch = now
         settle = self.settle.due_s() if self._room > 0 else None
         answers = now + COLLECT_S if self._thinking is not None and len(self.decoders) else self.decoders.due_s()
         return min((due for due in (sweep, front, batch, settle, answers) if due is not None), default=None)

@@ -76,6 +76,10 @@ class Settle:
         """How many more names it takes."""
         return self._capacity - len(self._files)
 
+    def retime(self, settle_s: float, patience_s: float) -> None:
+        """Other times, from now on."""
+        self._settle_s, self._patience_s = settle_s, patience_s
+
     @property
     def oldest_s(self) -> float | None:
         """When the file that has waited longest was first seen, or None."""

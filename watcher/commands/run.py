@@ -12,6 +12,8 @@ from pathlib import Path
 
 from watcher import composition, config, daemon, log, notify
 from watcher.errors import Fatal
+from watcher.reload import Maker, Reload
+from watcher.route import Route
 from watcher.service import Service
 
 
@@ -31,23 +33,30 @@ def serve(path: Path, load: composition.Loader) -> int:
     seat = composition.take_seat(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
     wake, stop = daemon.Wake(), daemon.Stop()
-    stop.install(wake)
+    stop.install(wake, hangup_ends=sys.stdout.isatty())
     try:
         route = composition.build(settings, seat, wake, logger, load)
         stop_metrics = composition.serve_metrics(settings, route, logger)
     except Fatal as error:
         logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
         raise
-    facts = {
+    reload = Reload(settings, Maker(path, os.environ, seat, wake, load), service.notify, logger, wake)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    reload.done = lambda: seat.lock.describe({**_facts(route, settings), "started_at": at})
+    reload.done()
+    logger.info("daemon.ready", **_facts(route, settings), start_ms=round((time.monotonic() - started) * 1000))
+    service.notify.ready()
+    code = daemon.run(route, wake, stop, logger, service, reload)
+    stop_metrics()
+    seat.leave()
+    return code
+
+
+def _facts(route: Route, settings: config.Config) -> dict[str, object]:
+    """What this daemon is, for the log and for ``status``."""
+    return {
         "pid": os.getpid(),
         "model": route.clerk.model,
         "device": route.device(),
         "inbox": str(settings.inbox.path),
     }
-    seat.lock.describe({**facts, "started_at": datetime.now(UTC).isoformat(timespec="seconds")})
-    logger.info("daemon.ready", **facts, start_ms=round((time.monotonic() - started) * 1000))
-    service.notify.ready()
-    code = daemon.run(route, wake, stop, logger, service)
-    stop_metrics()
-    seat.leave()
-    return code

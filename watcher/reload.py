@@ -1,0 +1,174 @@
+"""Reload: the config read anew on SIGHUP, whole or not at all.
+
+Everything new is made and tried beside what is in use, in a thread of its own: config, weights, device, decoders,
+directories. Only if all of it stands is it put in, at a moment when no file is under way (see
+:meth:`watcher.route.Route.renew`): no file is handled half by the old and half by the new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from watcher import checkpoint, composition, config
+from watcher.batch import Batcher
+from watcher.clerk import Clerk
+from watcher.config import Config
+from watcher.decoder_pool import DecoderPool
+from watcher.errors import Exit, Fatal
+from watcher.inbox import Inbox, Watch
+from watcher.log import Logger
+from watcher.notify import Notify
+from watcher.route import Network, Route
+from watcher.seat import Seat
+
+FIXED = ("inbox.path", "inbox.shared", "state.path", "metrics.port", "metrics.address", "log.format", "log.level")
+"""Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """What was made from a new config, and is not in use yet. None: what there is stays."""
+
+    settings: Config
+    changed: tuple[str, ...]
+    source: Inbox
+    clerk: Clerk
+    weights: checkpoint.Checkpoint
+    decoders: DecoderPool | None = None
+    watch: Watch | None = None
+    network: tuple[Network, Callable[[], str]] | None = None
+
+    def put_in(self, route: Route) -> None:
+        """Let the route work with it. Nothing is under way."""
+        inbox, batch = self.settings.inbox, self.settings.batch
+        outer = route.front.arrivals if route.front else route.arrivals
+        outer.inbox = self.source
+        if "inbox.watch" in self.changed:
+            if outer.watch is not None:
+                outer.watch.stop()
+            outer.watch = self.watch
+        for arrivals in {id(each): each for each in (outer, route.arrivals)}.values():
+            arrivals.scan_interval_s = inbox.scan_interval_s
+            arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
+        route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
+        route.policy = composition.policy(self.settings, self.weights)
+        route.clerk, route.limits = self.clerk, composition.limits(self.settings)
+        if self.network is not None:
+            route.use(*self.network)
+        if self.decoders is not None:
+            route.decoders.close()
+            route.decoders = self.decoders
+
+    def discard(self) -> None:
+        """It is not wanted after all."""
+        if self.decoders is not None:
+            self.decoders.close()
+        if self.watch is not None:
+            self.watch.stop()
+
+
+class Maker:
+    """Makes what is new of a config file."""
+
+    def __init__(
+        self, path: Path, environ: Mapping[str, str], seat: Seat, wake: Callable[[], None], load: composition.Loader
+    ) -> None:
+        self._path, self._environ, self._seat, self._wake, self._load = path, environ, seat, wake, load
+
+    def make(self, old: Config, clerk: Clerk, log: Logger) -> Fresh:
+        """Everything that the file asks for, ready to go. What is in use is not touched.
+
+        Raises:
+            Fatal: it can not be used, whatever is wrong with it.
+        """
+        new = config.load(self._path, self._environ)
+        changed = differences(old, new)
+        fixed = [key for key in changed if key in FIXED]
+        if fixed:
+            raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
+        weights = checkpoint.load(composition.weights_path(None, new))
+        fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights)
+        try:
+            if any(key.startswith("decode.") for key in changed):
+                fresh = replace(fresh, decoders=composition.pool(new, self._seat))
+                assert fresh.decoders is not None
+                fresh.decoders.start()
+            if weights.digest != clerk.model or {"batch.size", "model.device", "model.threads"} & set(changed):
+                fresh = replace(fresh, network=self._load(new, weights, log))
+            if "inbox.watch" in changed:
+                fresh = replace(fresh, watch=composition.watch(new, self._wake, log))
+            mover, places = composition.outputs(new, self._seat, weights)
+        except BaseException:
+            fresh.discard()
+            raise
+        return replace(fresh, clerk=Clerk(clerk.ledger, mover, places, weights.digest, composition.rules(new)))
+
+
+def differences(old: Config, new: Config) -> tuple[str, ...]:
+    """The keys that are not the same in both."""
+    return tuple(
+        f"{section}.{key}"
+        for section, mine in old
+        for key, value in mine
+        if getattr(getattr(new, section), key) != value
+    )
+
+
+class Reload:
+    """Carries out reloads, one at a time. :meth:`ask` and :meth:`turn` are called by the loop."""
+
+    def __init__(self, settings: Config, maker: Maker, notify: Notify, log: Logger, wake: Callable[[], None]) -> None:
+        self.settings = settings
+        self._maker, self._notify, self._log, self._wake = maker, notify, log, wake
+        self._thread = ThreadPoolExecutor(1, "reload")
+        self._making: Future[Fresh] | None = None
+        self._asked = self._waits = False
+        self.done: Callable[[], None] = lambda: None
+
+    def ask(self) -> None:
+        """The config may have changed. Asked again meanwhile, it is read once more at the end."""
+        self._asked = True
+
+    def turn(self, route: Route) -> None:
+        """Do what can be done just now."""
+        if self._making is not None and self._making.done():
+            self._made(route, self._making)
+            self._making = None
+        if self._asked and self._making is None and not self._waits:
+            self._asked = False
+            self._notify.reloading()
+            self._log.info("reload.started")
+            self._making = self._thread.submit(self._maker.make, self.settings, route.clerk, self._log)
+            self._making.add_done_callback(lambda _: self._wake())
+
+    def _made(self, route: Route, making: Future[Fresh]) -> None:
+        try:
+            fresh = making.result()
+        except Fatal as error:
+            self._refuse(error.problem, error.advice)
+        except (OSError, RuntimeError, MemoryError) as error:  # a device or its memory: torch raises RuntimeError
+            self._refuse(f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
+        else:
+            self._waits = True
+            route.renew(lambda: self._put_in(fresh, route))
+
+    def _refuse(self, problem: str, advice: str) -> None:
+        self._log.error("reload.refused", problem=problem, advice=advice, note="the old config stays in force")
+        self._notify.ready()
+
+    def _put_in(self, fresh: Fresh, route: Route) -> None:
+        fresh.put_in(route)
+        self.settings, self._waits = fresh.settings, False
+        self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
+        self._notify.ready()
+        self.done()
+        self._wake()
+
+    def close(self) -> None:
+        """End. What was being made is not used."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._making is not None and self._making.exception() is None:
+            self._making.result().discard()
