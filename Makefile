@@ -16,7 +16,7 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench chaos fuzz hostile service lock clean
+.PHONY: help install run test lint check bench chaos fuzz hostile service rotate lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ hostile: $(INSTALLED)  ## drop ten thousand hostile files among good ones, and l
 
 service: $(INSTALLED)  ## the service under a real systemd in a container: start, work, watchdog, stop (needs root)
 	@$(BIN)/pytest -q -s -m slow tests/test_systemd.py
+
+rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the file over, and look for each
+	@$(BIN)/python tests/rotation.py
 
 lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }

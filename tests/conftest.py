@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import catalogue
 import numpy as np
 import pytest
+import structlog
 from PIL import Image
 
 from watcher.records import Identity
@@ -25,6 +28,19 @@ def _encoded(kind: str) -> Encoded:
         return buffer.getvalue()
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def as_catalogued(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line that a test makes this process log is held against the catalogue; `harness` does so for daemons."""
+    render = structlog.processors.JSONRenderer.__call__
+
+    def checked(self: Any, logger: Any, name: str, line: Any) -> str | bytes:
+        written = render(self, logger, name, line)
+        catalogue.check_line(json.loads(written))
+        return written
+
+    monkeypatch.setattr(structlog.processors.JSONRenderer, "__call__", checked)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import catalogue
 import numpy as np
 from PIL import Image
 
@@ -45,6 +46,8 @@ class Daemon:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        if self.log.exists():
+            catalogue.check_text(self.log.read_bytes())
 
     @property
     def alive(self) -> bool:
@@ -125,4 +128,6 @@ def mednet(*words: str, cwd: Path | None = None, env: dict[str, str] | None = No
     """Run one command to its end."""
     command = [sys.executable, "-m", "watcher", *words]
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(env or {})}
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd, env=environ, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd, env=environ, check=False)
+    catalogue.check_text(ended.stdout.encode())
+    return ended

@@ -111,8 +111,8 @@ def test_level_filters() -> None:
 def test_auto_is_json_without_a_terminal() -> None:
     """Where no terminal listens, auto writes JSON."""
     stream = io.StringIO()
-    log.configure("auto", "info", stream).info("daemon.ready")
-    assert json.loads(stream.getvalue())["event"] == "daemon.ready"
+    log.configure("auto", "info", stream).info("inbox.reachable")
+    assert json.loads(stream.getvalue())["event"] == "inbox.reachable"
 
 
 def test_console_without_a_terminal_has_no_colour_codes() -> None:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, config, daemon, decoder_pool, filing, log, pulse, recover, seat
+from watcher import assets, checkpoint, config, daemon, decoder_pool, filing, log, outputs, pulse, recover, seat
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
@@ -63,7 +63,7 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
-        mover, places = outputs(settings, at, weights)
+        mover, places = directories(settings, at, weights)
         for directory in places.all(weights.classes):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
         ledger = Ledger(ledger_path(settings), owner=at.owner)
@@ -110,7 +110,7 @@ def pool(settings: config.Config, at: Seat) -> DecoderPool:
     return DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
 
 
-def outputs(settings: config.Config, at: Seat, weights: checkpoint.Checkpoint) -> tuple[filing.Filing, Places]:
+def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoint) -> tuple[filing.Filing, Places]:
     """Where files go, every directory made and usable, and what moves them there.
 
     Raises:
@@ -202,6 +202,23 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
     logger.info("metrics.serving", address=settings.metrics.address, port=port)
     return stop
+
+
+def log_file(settings: config.Config) -> outputs.File | None:
+    """The file that the log is written to as well, if any.
+
+    Raises:
+        Fatal: exit code 5; it can not be opened.
+    """
+    path = settings.log.file
+    try:
+        return None if path is None else outputs.File(path)
+    except OSError as error:
+        raise Fatal(
+            f"the log file {path} can not be written: {error.strerror}",
+            "Make its directory, give the daemon's user the right to write there, or set log.file.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def optional_config(path: Path | None) -> config.Config:

@@ -53,6 +53,7 @@ _NAMES = {f"{PREFIX}{section}__{key}".upper(): (section, key) for section, key i
 _OUTPUTS: tuple[_Key, ...] = (("output", "sorted"), ("output", "review"), ("output", "quarantine"))
 _INBOX: _Key = ("inbox", "path")
 _STATE: _Key = ("state", "path")
+_LOG: _Key = ("log", "file")
 _AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
 
 
@@ -71,6 +72,7 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
     _read_environment(environ, draft)
     config = _validated(draft).below(Path(os.path.abspath(path)).parent)
     _check_directories(config, draft)
+    _check_log(config, draft)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -224,6 +226,17 @@ def _check_directories(config: Config, draft: _Draft) -> None:
             _clash(draft, other, one, f"must not lie inside {spot}")
         elif one == _INBOX and other != _STATE and here.is_relative_to(there):
             _clash(draft, one, other, f"must not lie inside {'.'.join(other)} ({there})")
+
+
+def _check_log(config: Config, draft: _Draft) -> None:
+    """Refuse a log file that the daemon would sort, or that would lie among the images."""
+    if config.log.file is None or _LOG in draft.doubtful:
+        return
+    file = Path(os.path.realpath(config.log.file))
+    for section, key in (_INBOX, *_OUTPUTS):
+        directory = Path(os.path.realpath(getattr(getattr(config, section), key)))
+        if (section, key) not in draft.doubtful and file.is_relative_to(directory):
+            _clash(draft, _LOG, (section, key), f"must not lie inside {section}.{key} ({directory})")
 
 
 def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:

@@ -118,6 +118,7 @@ def _end(
     **why: str,
 ) -> Exit:
     service.notify.stopping()
+    service.journal.flush(all=True)
     log.info("daemon.stopping", **why)
     try:
         reload.close()

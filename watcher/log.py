@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import FilteringBoundLogger
+from structlog.typing import EventDict, FilteringBoundLogger
 
+from watcher.outputs import File, Output
 from watcher.records import Ending, Filed, Outcome
+from watcher.repeats import Repeats
 
 EVENTS = {
     Outcome.SORTED: "image.sorted",
@@ -19,58 +24,82 @@ EVENTS = {
 }
 
 Logger = FilteringBoundLogger
+Form = Literal["auto", "json", "console"]
 
 
-class Output:
-    """Writes whole lines to a descriptor. A log that can not be written must not stop the sorting.
+class Journal:
+    """What is logged, how, and where to. Can change while the daemon runs: :meth:`use`."""
 
-    ``lost`` counts the lines that could not be written: the ledger has every outcome all the same.
-    """
+    def __init__(self, stream: TextIO | Output, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream, self._repeats, self._lock = stream, Repeats(clock), threading.Lock()
+        self._level = logging.INFO
+        self._file: File | None = None
+        self._last_error: Path | None = None
+        self._json = structlog.processors.JSONRenderer()
+        self._render: structlog.typing.Processor = self._json
+        self.logger: Logger = structlog.wrap_logger(
+            structlog.WriteLogger(cast(TextIO, stream)),
+            processors=[self._filter, *_STAMPS, self._write],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
+            cache_logger_on_first_use=True,
+        ).bind()
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._torn = stream, False
-        self.lost = 0
+    def use(self, form: Form, level: str, file: File | None = None, last_error: Path | None = None) -> None:
+        """Write lines of this level or above; to ``file`` too, as JSON; the last error into a file of its own."""
+        terminal = self._stream.isatty()
+        console = form == "console" or (form == "auto" and terminal)
+        self._render = structlog.dev.ConsoleRenderer(colors=terminal) if console else self._json
+        self._level, self._last_error = logging.getLevelNamesMapping()[level.upper()], last_error
+        old, self._file = self._file, file
+        if old is not None and old is not file:
+            old.close()
 
-    def isatty(self) -> bool:
-        """Whether a person reads it."""
-        return self._stream.isatty()
+    def flush(self, *, all: bool = False) -> None:
+        """Write what was held back long enough, or (``all``) whatever was: see :class:`watcher.repeats.Repeats`."""
+        with self._lock:
+            due = self._repeats.due(all=all)
+        for method, line in due:
+            getattr(self.logger, method)(**line)
 
-    def write(self, text: str) -> None:
-        """Write one line, or count it as lost (disk full, nobody reads any more)."""
-        line = b"\n" * self._torn + text.encode("utf-8", "backslashreplace")
-        written = 0
-        try:
-            while written < len(line):
-                written += os.write(self._stream.fileno(), line[written:])
-            self._torn = False
-        except OSError:
-            self.lost += 1
-            self._torn = self._torn or written > 0
+    def _filter(self, logger: Any, method: str, line: EventDict) -> EventDict:
+        if logging.getLevelNamesMapping()[method.upper()] < self._level:
+            raise structlog.DropEvent
+        with self._lock:
+            if "repeated" not in line and self._repeats.hold(method, dict(line)):
+                raise structlog.DropEvent
+        return line
 
-    def flush(self) -> None:
-        """Nothing is held back."""
+    def _write(self, logger: Any, method: str, line: EventDict) -> Any:
+        written = None
+        if self._file is not None or self._render is self._json or method in ("error", "critical"):
+            written = str(self._json(logger, method, structlog.processors.format_exc_info(logger, method, {**line})))
+            if self._file is not None:
+                with self._lock:
+                    self._file.write(written + "\n")
+            if self._last_error is not None and method in ("error", "critical"):
+                _replace(self._last_error, written)
+        return written if self._render is self._json else self._render(logger, method, line)
 
 
-def configure(form: Literal["auto", "json", "console"], level: str, stream: TextIO | Output) -> Logger:
+_STAMPS: list[structlog.typing.Processor] = [
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def _replace(path: Path, line: str) -> None:
+    """Best effort: the log has it."""
+    with contextlib.suppress(OSError):
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(line + "\n", "utf-8", "backslashreplace")
+        fresh.replace(path)
+
+
+def configure(form: Form, level: str, stream: TextIO | Output) -> Logger:
     """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
-    console = form == "console" or (form == "auto" and stream.isatty())
-    render: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty()) if console else structlog.processors.JSONRenderer()
-    )
-    processors: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        render,
-    ]
-    wrapper = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
-    logger = structlog.wrap_logger(
-        structlog.WriteLogger(cast(TextIO, stream)),
-        processors=processors,
-        wrapper_class=wrapper,
-        cache_logger_on_first_use=True,
-    )
-    bound: Logger = logger.bind()
-    return bound
+    journal = Journal(stream)
+    journal.use(form, level)
+    return journal.logger
 
 
 def printable(name: str) -> str:

@@ -21,10 +21,11 @@ from watcher.errors import Exit, Fatal
 from watcher.inbox import Inbox, Watch
 from watcher.log import Logger
 from watcher.notify import Notify
+from watcher.outputs import File
 from watcher.route import Network, Route
 from watcher.seat import Seat
 
-FIXED = ("inbox.path", "inbox.shared", "state.path", "metrics.port", "metrics.address", "log.format", "log.level")
+FIXED = ("inbox.path", "inbox.shared", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
 
 
@@ -40,6 +41,7 @@ class Fresh:
     decoders: DecoderPool | None = None
     watch: Watch | None = None
     network: tuple[Network, Callable[[], str]] | None = None
+    log_file: File | None = None
 
     def put_in(self, route: Route) -> None:
         """Let the route work with it. Nothing is under way."""
@@ -68,6 +70,8 @@ class Fresh:
             self.decoders.close()
         if self.watch is not None:
             self.watch.stop()
+        if self.log_file is not None:
+            self.log_file.close()
 
 
 class Maker:
@@ -100,7 +104,8 @@ class Maker:
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=composition.watch(new, self._wake, log))
-            mover, places = composition.outputs(new, self._seat, weights)
+            fresh = replace(fresh, log_file=composition.log_file(new))
+            mover, places = composition.directories(new, self._seat, weights)
         except BaseException:
             fresh.discard()
             raise
@@ -126,7 +131,8 @@ class Reload:
         self._thread = ThreadPoolExecutor(1, "reload")
         self._making: Future[Fresh] | None = None
         self._asked = self._waits = False
-        self.done: Callable[[], None] = lambda: None
+        self.done: Callable[[Fresh], None] = lambda fresh: None
+        """Told of each success."""
 
     def ask(self) -> None:
         """The config may have changed. Asked again meanwhile, it is read once more at the end."""
@@ -161,10 +167,10 @@ class Reload:
 
     def _put_in(self, fresh: Fresh, route: Route) -> None:
         fresh.put_in(route)
+        self.done(fresh)
         self.settings, self._waits = fresh.settings, False
         self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
         self._notify.ready()
-        self.done()
         self._wake()
 
     def close(self) -> None:

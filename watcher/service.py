@@ -6,7 +6,7 @@ as when it turns in vain.
 
 from __future__ import annotations
 
-from watcher.log import Logger
+from watcher.log import Journal
 from watcher.notify import Notify
 from watcher.pulse import Pulse, Stuck
 from watcher.route import Figures, Route
@@ -18,8 +18,8 @@ CHECK_S = 10.0
 class Service:
     """The daemon as its manager sees it."""
 
-    def __init__(self, notify: Notify, log: Logger) -> None:
-        self.notify, self._log = notify, log
+    def __init__(self, notify: Notify, journal: Journal) -> None:
+        self.notify, self.journal, self._log = notify, journal, journal.logger
         self._period_s = min(CHECK_S, notify.watchdog_s / 3) if notify.watchdog_s else CHECK_S
         self._pulse, self._stuck, self._told = Pulse(), False, ""
         self._next_s = float("-inf")
@@ -29,6 +29,7 @@ class Service:
         if now < self._next_s:
             return self._next_s
         self._next_s = now + self._period_s
+        self.journal.flush()
         stuck = self._pulse.stuck(route.works(now), now)
         if stuck is None:
             self.notify.alive()

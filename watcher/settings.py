@@ -136,10 +136,11 @@ class Metrics(_Section):
 
 
 class Log(_Section):
-    """How the log is written (auto: console on a terminal, else JSON) and from which level on."""
+    """How the log is written (auto: console on a terminal, else JSON), from which level on, and to which file too."""
 
     format: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    file: _Path | None = None
 
 
 class Config(_Section):

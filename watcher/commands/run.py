@@ -10,9 +10,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, daemon, log, notify
+from watcher import composition, config, daemon, log, notify, outputs
 from watcher.errors import Fatal
-from watcher.reload import Maker, Reload
+from watcher.reload import Fresh, Maker, Reload
 from watcher.route import Route
 from watcher.service import Service
 
@@ -27,8 +27,10 @@ def serve(path: Path, load: composition.Loader) -> int:
     started = time.monotonic()
     settings = config.load(path, os.environ)
     faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
-    logger = log.configure(settings.log.format, settings.log.level, log.Output(sys.stdout))
-    service = Service(notify.from_environment(os.environ), logger)
+    journal = log.Journal(outputs.Output(sys.stdout))
+    logger = journal.logger
+    _use(journal, settings, composition.log_file(settings))
+    service = Service(notify.from_environment(os.environ), journal)
     service.notify.status("starting")
     seat = composition.take_seat(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
@@ -42,8 +44,13 @@ def serve(path: Path, load: composition.Loader) -> int:
         raise
     reload = Reload(settings, Maker(path, os.environ, seat, wake, load), service.notify, logger, wake)
     at = datetime.now(UTC).isoformat(timespec="seconds")
-    reload.done = lambda: seat.lock.describe({**_facts(route, settings), "started_at": at})
-    reload.done()
+
+    def renewed(fresh: Fresh) -> None:
+        _use(journal, fresh.settings, fresh.log_file)
+        seat.lock.describe({**_facts(route, settings), "started_at": at})
+
+    reload.done = renewed
+    seat.lock.describe({**_facts(route, settings), "started_at": at})
     logger.info("daemon.ready", **_facts(route, settings), start_ms=round((time.monotonic() - started) * 1000))
     service.notify.ready()
     code = daemon.run(route, wake, stop, logger, service, reload)
@@ -60,3 +67,7 @@ def _facts(route: Route, settings: config.Config) -> dict[str, object]:
         "device": route.device(),
         "inbox": str(settings.inbox.path),
     }
+
+
+def _use(journal: log.Journal, settings: config.Config, file: outputs.File | None) -> None:
+    journal.use(settings.log.format, settings.log.level, file, settings.state.path / "last-error.json")

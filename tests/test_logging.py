@@ -1,0 +1,233 @@
+"""Where lines go, how often, and that the catalogue is true: rotation, repeats, reload, the last error."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import catalogue
+import pytest
+from accounts import picture
+from harness import Daemon, mednet
+from numpy.random import default_rng
+from rotation import prove
+from test_reload import FAST, Site
+
+from watcher import decode, log
+from watcher.outputs import File
+from watcher.repeats import WINDOW_S, Repeats
+
+
+def lines(*paths: Path) -> list[str]:
+    return [line for path in paths for line in path.read_text().splitlines()]
+
+
+class TestFile:
+    def test_moved_away_and_made_anew(self, tmp_path: Path) -> None:
+        """After a rotation by rename the next line goes to the new file, whether somebody made one or not."""
+        path = tmp_path / "x.log"
+        file = File(path)
+        file.write("1\n")
+        path.rename(tmp_path / "x.log.1")
+        path.touch()
+        file.write("2\n")
+        path.rename(tmp_path / "x.log.2")
+        file.write("3\n")
+        file.close()
+        assert [lines(tmp_path / f"x.log{n}") for n in (".1", ".2", "")] == [["1"], ["2"], ["3"]]
+
+    def test_copied_and_truncated(self, tmp_path: Path) -> None:
+        """After copytruncate lines begin at the new start: no hole of zeros."""
+        path = tmp_path / "x.log"
+        file = File(path)
+        file.write("1\n")
+        shutil.copy(path, tmp_path / "x.log.1")
+        os.truncate(path, 0)
+        file.write("2\n")
+        file.close()
+        assert (path.read_bytes(), (tmp_path / "x.log.1").read_bytes()) == (b"2\n", b"1\n")
+
+    def test_a_directory_that_goes_away(self, tmp_path: Path) -> None:
+        """Without its directory lines are lost and counted, nothing fails; when it is back they are written."""
+        path = tmp_path / "logs" / "x.log"
+        path.parent.mkdir()
+        file = File(path)
+        shutil.rmtree(path.parent)
+        file.write("1\n")
+        assert file.lost == 1
+        path.parent.mkdir()
+        file.write("2\n")
+        file.close()
+        assert lines(path) == ["2"]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+    def test_a_full_disk(self) -> None:
+        """What can not be written is counted."""
+        file = File(Path("/dev/full"))
+        file.write("1\n")
+        file.close()
+        assert file.lost == 1
+
+
+class TestRepeats:
+    def setup_method(self) -> None:
+        self.now = 0.0
+        self.repeats = Repeats(lambda: self.now)
+
+    def hold(self, event: str = "filing.failed", method: str = "error", **fields: object) -> bool:
+        return self.repeats.hold(method, {"event": event, **fields})
+
+    def test_the_first_is_told_at_once(self) -> None:
+        """And the others after a while, as one, with the last one's fields and their number."""
+        assert [self.hold(files=n) for n in range(4)] == [False, True, True, True]
+        assert self.repeats.due() == []
+        self.now = WINDOW_S
+        assert self.repeats.due() == [("error", {"event": "filing.failed", "files": 3, "repeated": 3})]
+        assert self.hold() is True, "the summary begins a window of its own"
+
+    def test_nothing_is_forgotten_at_the_end(self) -> None:
+        """What is held when the daemon stops is told."""
+        self.hold()
+        self.hold()
+        assert [line["repeated"] for _, line in self.repeats.due(all=True)] == [1]
+        assert self.repeats.due(all=True) == []
+
+    def test_rare_ones_are_all_told(self) -> None:
+        """One a window is no repetition."""
+        for number in range(5):
+            self.now = number * WINDOW_S
+            assert not self.hold()
+        assert self.repeats.due(all=True) == []
+
+    @pytest.mark.parametrize(
+        ("event", "method"), [("image.review", "warning"), ("daemon.stuck", "critical"), ("inbox.reachable", "info")]
+    )
+    def test_what_must_be_told_each_time(self, event: str, method: str) -> None:
+        """The fate of each file, the daemon's life, and what is no trouble."""
+        assert not any(self.hold(event, method) for _ in range(3))
+
+    def test_kinds_apart(self) -> None:
+        """One kind of trouble does not hide another."""
+        assert not self.hold("filing.failed")
+        assert not self.hold("inbox.unreachable")
+
+
+def test_repeated_trouble_in_the_real_daemon(tmp_path: Path) -> None:
+    """A place that stays closed is told once, and at the end how often it failed since."""
+    with Daemon(tmp_path, FAST, stub=True) as daemon:
+        shutil.rmtree(tmp_path / "review")
+        (tmp_path / "review").touch()
+        for number in range(3):
+            (daemon.inbox / f"{number}.jpeg").write_bytes(picture(default_rng(_dark())))
+            time.sleep(0.4)
+        daemon.until(lambda: len(daemon.events("filing.failed")) == 1)
+        last = json.loads((tmp_path / "state" / "last-error.json").read_text())
+        assert daemon.stop() == 0
+    first, rest = daemon.events("filing.failed")
+    assert ("repeated" in first, rest["repeated"]) == (False, 2)
+    assert last == first
+
+
+def _dark() -> int:
+    """A seed whose picture the stand-in network is unsure of."""
+    return next(seed for seed in range(100) if decode.grey64(picture(default_rng(seed))).mean() < 40)
+
+
+def test_the_file_has_what_the_output_has(tmp_path: Path) -> None:
+    """Every line, as JSON, also when the output is for people; and a reload moves it elsewhere."""
+    site = Site(tmp_path)
+    base = site.base.replace("log: {format: json}", "log: {format: json, file: a.log}")
+    site.daemon.config.write_text(base)
+    with site.daemon:
+        site.sort()
+        assert lines(tmp_path / "a.log") == site.daemon.log.read_text().splitlines()
+        assert site.reload(base.replace("a.log", "b.log"))["changed"] == ["log.file"]
+        site.sort()
+        assert site.daemon.stop() == 0
+    assert lines(tmp_path / "a.log") + lines(tmp_path / "b.log") == site.daemon.log.read_text().splitlines()
+
+
+def test_the_level_can_be_changed_by_a_reload(tmp_path: Path) -> None:
+    """From `warning` on, sorted files are no longer told."""
+    site = Site(tmp_path)
+    with site.daemon:
+        (tmp_path / "config.yaml").write_text(site.base.replace("format: json", "format: json, level: warning"))
+        assert site.daemon.process is not None
+        site.daemon.process.send_signal(1)
+        site.daemon.until(lambda: bool(site.daemon.events("reload.started")))
+        time.sleep(1)
+        (site.daemon.inbox / "a.jpeg").write_bytes(picture(default_rng(200)))
+        site.daemon.until(lambda: not os.listdir(site.daemon.inbox))
+        assert site.daemon.stop() == 0
+    assert site.daemon.events("image.sorted", "reload.done", "daemon.stopped") == []
+
+
+@pytest.mark.parametrize("place", ["inbox/x.log", "sorted/x.log", "quarantine/deep/x.log"])
+def test_a_log_among_the_images_is_refused(tmp_path: Path, place: str) -> None:
+    """The daemon would sort its own log."""
+    (tmp_path / "config.yaml").write_text(f"log: {{file: {place}}}\n")
+    ended = mednet("check-config", "--config", str(tmp_path / "config.yaml"))
+    assert (ended.returncode, "log.file: must not lie inside" in ended.stderr) == (3, True)
+
+
+def test_a_log_that_can_not_be_opened_is_told(tmp_path: Path) -> None:
+    """At the start with exit code 5, before anything is touched."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "config.yaml").write_text("log: {file: none/x.log}\n")
+    ended = mednet("run", "--config", str(tmp_path / "config.yaml"))
+    assert (ended.returncode, "log.file" in ended.stderr) == (5, True)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_crash_is_one_line_with_its_traceback() -> None:
+    """JSON all the same."""
+    stream = io.StringIO()
+    logger = log.configure("json", "info", stream)
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        logger.critical("daemon.crashed", exc_info=True)
+    [line] = stream.getvalue().splitlines()
+    assert "ValueError: x\ny" in json.loads(line)["exception"]
+
+
+def test_the_catalogue_refuses_what_it_does_not_know() -> None:
+    """An unknown event, a missing field, a surplus one and a wrong type are each refused: so it can fail."""
+    good = {"event": "inbox.given_back", "level": "info", "timestamp": "2026-11-22T22:10:01.554989Z", "files": 3}
+    catalogue.check_line(good)
+    for bad in ({"event": "inbox.unheard_of"}, {"files": "3"}, {"more": 1}, {"timestamp": "now"}, {"level": "debug"}):
+        with pytest.raises(AssertionError):
+            catalogue.check_line({**good, **bad})
+    with pytest.raises(AssertionError):
+        catalogue.check_line({key: value for key, value in good.items() if key != "files"})
+
+
+def test_every_event_of_the_source_is_in_the_catalogue() -> None:
+    """What the code logs is there, and nothing else is."""
+    import re
+
+    source = "".join(path.read_text() for path in Path(log.__file__).parent.rglob("*.py"))
+    logged = set(re.findall(r'(?:\.(?:info|warning|error|critical)|_warn)\(\s*"([a-z]+\.[a-z_]+)"', source))
+    logged |= set(log.EVENTS.values())
+    assert logged == set(catalogue.catalogue().schema["properties"]["event"]["enum"])
+
+
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not there")
+def test_logrotate_by_rename_loses_nothing(tmp_path: Path) -> None:
+    """The real logrotate while lines are written: each is there once, whole (`make rotate`: a million)."""
+    found = prove(tmp_path, 30_000, "create")
+    assert (found.lost, found.torn, found.doubled) == (0, 0, 0)
+    assert found.rotations >= 2
+
+
+@pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not there")
+def test_logrotate_by_copytruncate_tears_nothing_of_ours(tmp_path: Path) -> None:
+    """copytruncate loses what is written between its copy and its cut, by its own manual; the rest is whole."""
+    found = prove(tmp_path, 30_000, "copytruncate")
+    assert found.doubled == 0
+    assert found.torn <= found.rotations, "but where logrotate itself cut a line in two"
+    assert found.rotations >= 2
