@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
+import subprocess
+import time
+import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from accounts import Producer, check, metrics
 from harness import Daemon, mednet
 
 from watcher.errors import Fatal
+from watcher.figures import Histogram
 from watcher.metrics import Metrics
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\nmetrics: {port: 0}\n"
@@ -68,3 +74,64 @@ def test_off_by_default(tmp_path: Path) -> None:
         assert daemon.events("metrics.serving") == []
         assert daemon.stop() == 0
     assert mednet("check-config", "--config", str(daemon.config)).returncode == 0
+
+
+def test_times_classes_and_backlog(tmp_path: Path) -> None:
+    """Each filed file is once in every histogram of its stages; the backlog is the disk's, also after a restart."""
+    daemon = Daemon(tmp_path, FAST, stub=True)
+    producer = Producer(daemon, seed=5)
+    with daemon:
+        assert "mednet_last_filed_timestamp_seconds" not in metrics(daemon)
+        producer.drop(40)
+        daemon.until_filed(40)
+        daemon.until(lambda: metrics(daemon)["mednet_files_pending"] == 0)
+        told = metrics(daemon)
+        outcomes = Counter((line["class"], line["event"].removeprefix("image.")) for line in daemon.outcomes())
+        classified = {key: count for key, count in outcomes.items() if key[0] is not None}
+        assert {key: told[f"mednet_files_classified_total,{key[0]},{key[1]}"] for key in classified} == classified
+        quarantined = sum(value for name, value in told.items() if name.startswith("mednet_files_quarantined_total"))
+        assert quarantined == 40 - sum(classified.values())
+        for stage, count in (("total", 40), ("move", 40), ("queue", 40), ("infer", sum(classified.values()))):
+            assert told[f"mednet_stage_seconds_count,{stage}"] == count
+        assert told["mednet_confidence_count"] == told["mednet_batch_images_sum"] == sum(classified.values())
+        assert abs(told["mednet_last_filed_timestamp_seconds"] - time.time()) < 60
+        assert told["mednet_disk_free_bytes,inbox"] > 0
+        backlog = {place: told[f"mednet_backlog_files,{place}"] for place in ("review", "quarantine")}
+        assert backlog["review"] == told["mednet_files_filed_total,review"] > 0
+        assert daemon.stop() == 0
+        (next((tmp_path / "review").iterdir())).unlink()  # a person has seen to one
+        with daemon.start():
+            assert metrics(daemon)["mednet_backlog_files,review"] == backlog["review"] - 1
+            assert metrics(daemon)["mednet_backlog_files,quarantine"] == backlog["quarantine"]
+
+
+def test_the_oldest_pending_file_has_its_age(tmp_path: Path) -> None:
+    """It grows while a file waits, and is 0 when none does."""
+    with Daemon(tmp_path, FAST.replace("patience_s: 0.3", "patience_s: 60"), stub=True) as daemon:
+        assert metrics(daemon)["mednet_oldest_pending_seconds"] == 0
+        (daemon.inbox / "half.jpeg").write_bytes(b"\xff\xd8\xff")
+        daemon.until(lambda: metrics(daemon)["mednet_oldest_pending_seconds"] > 1.5)
+        (daemon.inbox / "half.jpeg").unlink()
+        daemon.until(lambda: metrics(daemon)["mednet_oldest_pending_seconds"] == 0)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not there")
+def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
+    """What the daemon serves passes Prometheus's own linter."""
+    with Daemon(tmp_path, FAST, stub=True) as daemon:
+        Producer(daemon, seed=1).drop(10)
+        daemon.until_filed(10)
+        where = daemon.events("metrics.serving")[-1]
+        with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=10) as answer:
+            text = answer.read()
+    linted = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    assert (linted.returncode, linted.stdout + linted.stderr) == (0, b"")
+
+
+def test_histogram_bounds() -> None:
+    """A value at a bound counts below it; beyond all bounds it counts in +Inf alone."""
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.add(value)
+    assert list(histogram.buckets()) == [("1", 2), ("2", 3), ("+Inf", 4)]
+    assert histogram.sum == 12.0

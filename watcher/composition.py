@@ -5,7 +5,9 @@ The network is an argument, so that whoever tests the rest need not load torch.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from watcher.collisions import Rules
 from watcher.decide import Policy
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal, Retry
+from watcher.figures import Tally
 from watcher.front import Front
 from watcher.inbox import Inbox, Watch
 from watcher.ledger import Ledger
@@ -82,7 +85,7 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         arrivals=arrivals,
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
-        before=ledger.counts(),
+        tally=Tally(ledger.counts()),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
@@ -197,11 +200,26 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
         return lambda: None
     from watcher.metrics import Metrics  # costs 50 ms
 
-    metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()})
+    def disk() -> dict[str, dict[str, float]]:
+        places = route.clerk.places
+        backlog = {name: float(filing.count(getattr(places, name))) for name in ("review", "quarantine")}
+        return {"backlog_files": backlog, "disk_free_bytes": free_space(settings, places)}
+
+    metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()}, route.tally, disk)
     route.observe = metrics.observe
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
     logger.info("metrics.serving", address=settings.metrics.address, port=port)
     return stop
+
+
+def free_space(settings: config.Config, places: Places) -> dict[str, float]:
+    """Bytes left on the disk of each place; none of one that can not be reached."""
+    paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(places)}
+    free = {}
+    for place, path in paths.items():
+        with contextlib.suppress(OSError):
+            free[place] = float(shutil.disk_usage(path).free)
+    return free
 
 
 def log_file(settings: config.Config) -> outputs.File | None:

@@ -126,5 +126,5 @@ def _end(
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
         code = error.code
-    log.info("daemon.stopped", **route.filed, exit_code=int(code))
+    log.info("daemon.stopped", **route.tally.filed, exit_code=int(code))
     return code

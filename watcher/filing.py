@@ -128,6 +128,16 @@ class Filing:
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
 
 
+def count(directory: Path) -> int:
+    """How many files wait in a directory for a person. None in one that can not be read."""
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        return sum(
+            not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
+            for entry in entries
+        )
+    return 0
+
+
 def explain(destination: Path, reason: Mapping[str, Any]) -> None:
     """Put a JSON file with the reason beside a quarantined file. Best effort: the ledger has it too."""
     with contextlib.suppress(OSError), reason_beside(destination).open("x", encoding="utf-8") as file:

@@ -3,50 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
 
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from watcher import __version__
 from watcher.errors import Exit, Fatal
+from watcher.figures import Figures, Histogram, Tally
 
-
-class Figures(Protocol):
-    """What the route tells, see :class:`watcher.route.Figures`."""
-
-    @property
-    def seen(self) -> int: ...  # noqa: D102  what each means is said in _HELP
-
-    @property
-    def filed(self) -> Mapping[str, int]: ...  # noqa: D102
-
-    @property
-    def withdrawn(self) -> int: ...  # noqa: D102
-
-    @property
-    def pending(self) -> int: ...  # noqa: D102
-
-    @property
-    def reachable(self) -> bool: ...  # noqa: D102
-
+Disk = Mapping[str, Mapping[str, float]]
+"""What is read from the disk when Prometheus asks: name of a gauge in _HELP -> place -> value."""
 
 _HELP = {
     "seen": "Files that came into view, over all lives of this daemon: filed, withdrawn or pending by now.",
     "filed": "Files moved out of the inbox, by outcome, over all lives of this daemon.",
     "withdrawn": "Files that left the inbox by another hand, since the start.",
     "pending": "Files in the inbox that were seen and not yet filed.",
+    "oldest": "How long the oldest pending file has been waiting.",
     "reachable": "1 while the inbox can be listed, else 0.",
+    "classified": "Files classified and filed, by most probable class and outcome, since the start.",
+    "quarantined": "Files quarantined, by reason, since the start.",
+    "stage": "Time that filed files spent in each stage, and from first sight to filed (total), since the start.",
+    "confidence": "Probability of the most probable class of each file classified, since the start.",
+    "batch": "Images in each batch that was classified, since the start.",
+    "last": "When a file was last filed, in seconds since 1970; absent before the first one.",
+    "backlog_files": "Files that lie in review or quarantine just now, by what the disk says.",
+    "disk_free_bytes": "Space left on the disk of each place.",
 }
 
 
 class Metrics(Collector):
     """The latest figures, whole: what is read at one moment adds up (seen = filed + withdrawn + pending)."""
 
-    def __init__(self, facts: Callable[[], Mapping[str, str]]) -> None:
-        """``facts`` tells what is known of model and device just now."""
-        self._facts = facts
+    def __init__(
+        self,
+        facts: Callable[[], Mapping[str, str]],
+        tally: Tally | None = None,
+        disk: Callable[[], Disk] = lambda: {},
+    ) -> None:
+        """``facts`` tells what is known of model and device just now, ``disk`` what lies where."""
+        self._facts, self._tally, self._disk = facts, tally or Tally(), disk
         self._figures: Figures | None = None
 
     def observe(self, figures: Figures) -> None:
@@ -58,9 +61,16 @@ class Metrics(Collector):
         yield InfoMetricFamily(
             "mednet_watcher", "Version, model and device.", {"version": __version__, **self._facts()}
         )
-        figures = self._figures
-        if figures is None:
-            return
+        if self._figures is not None:
+            yield from self._files(self._figures)
+        yield from self._work(self._tally)
+        for name, places in self._disk().items():
+            gauge = GaugeMetricFamily(f"mednet_{name}", _HELP[name], labels=["place"])
+            for place, value in places.items():
+                gauge.add_metric([place], value)
+            yield gauge
+
+    def _files(self, figures: Figures) -> Iterable[Metric]:
         yield CounterMetricFamily("mednet_files_seen", _HELP["seen"], figures.seen)
         filed = CounterMetricFamily("mednet_files_filed", _HELP["filed"], labels=["outcome"])
         for outcome, count in figures.filed.items():
@@ -68,7 +78,28 @@ class Metrics(Collector):
         yield filed
         yield CounterMetricFamily("mednet_files_withdrawn", _HELP["withdrawn"], figures.withdrawn)
         yield GaugeMetricFamily("mednet_files_pending", _HELP["pending"], figures.pending)
+        yield GaugeMetricFamily("mednet_oldest_pending_seconds", _HELP["oldest"], figures.oldest_s)
         yield GaugeMetricFamily("mednet_inbox_reachable", _HELP["reachable"], float(figures.reachable))
+
+    def _work(self, tally: Tally) -> Iterable[Metric]:
+        classified = CounterMetricFamily("mednet_files_classified", _HELP["classified"], labels=["class", "outcome"])
+        for labels, count in sorted(tally.classified.copy().items()):
+            classified.add_metric(labels, count)
+        yield classified
+        quarantined = CounterMetricFamily("mednet_files_quarantined", _HELP["quarantined"], labels=["reason"])
+        for reason, count in sorted(tally.quarantined.copy().items()):
+            quarantined.add_metric([reason], count)
+        yield quarantined
+        stages = HistogramMetricFamily("mednet_stage_seconds", _HELP["stage"], labels=["stage"])
+        for stage, histogram in tally.stages.items():
+            _add(stages, [stage], histogram)
+        yield stages
+        for name, histogram in (("confidence", tally.confidence), ("batch_images", tally.batches)):
+            family = HistogramMetricFamily(f"mednet_{name}", _HELP[name.partition("_")[0]], labels=[])
+            _add(family, [], histogram)
+            yield family
+        if tally.last_filed_at is not None:
+            yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], tally.last_filed_at)
 
     def serve(self, port: int, address: str) -> tuple[int, Callable[[], None]]:
         """Answer at ``http://address:port/metrics`` from now on: the port taken, and what ends it.
@@ -78,12 +109,14 @@ class Metrics(Collector):
         """
         registry = CollectorRegistry()
         registry.register(self)
+        ProcessCollector(registry=registry)  # its memory, CPU time, and when it started
         try:
             server, thread = start_http_server(port, address, registry)
         except OSError as error:
             raise Fatal(
                 f"metrics can not be served at {address}:{port}: {error.strerror}",
-                "Choose another metrics.port or metrics.address, or set metrics.port to null.",
+                "Choose another metrics.port or metrics.address, or set metrics.port to null. Under systemd, "
+                "`mednet-watcher install-service --metrics` opens the loopback interface.",
                 Exit.FAILED,
             ) from error
 
@@ -93,3 +126,7 @@ class Metrics(Collector):
             thread.join()
 
         return server.server_port, stop
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    family.add_metric(labels, list(histogram.buckets()), histogram.sum)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +24,7 @@ from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
+from watcher.figures import Figures, Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.pulse import Work
@@ -39,20 +40,6 @@ COLLECT_S = 0.004
 
 PAUSE_S = 5.0
 """How long a file waits after its surroundings failed it (disk full, ...)."""
-
-
-OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """How many files were seen, filed by outcome, withdrawn by other hands, and are pending."""
-
-    seen: int
-    filed: Mapping[str, int]
-    withdrawn: int
-    pending: int
-    reachable: bool
 
 
 class Network(Protocol):
@@ -79,13 +66,13 @@ class Route:
     front: Front | None = None
     takeover: Takeover | None = None
     observe: Callable[[Figures], None] = lambda figures: None
-    before: Mapping[str, int] = field(default_factory=dict)
-    filed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    tally: Tally = field(default_factory=Tally)
     limits: pulse.Limits = field(default_factory=pulse.Limits)
 
     def __post_init__(self) -> None:
         self._held: dict[str, Ready] = {}
         self._renewal: Callable[[], None] | None = None
+        self._oldest_s, self._look_back_s = 0.0, float("-inf")
         self._answers = self._begun = self._thought = 0
         self._orders: list[Order] = []
         self._taken_over_at = 0
@@ -105,6 +92,7 @@ class Route:
         self._classify(now)
         self._file(now)
         self._renew()
+        self._look_back(now)
         self.observe(self.figures)
         return self._due(now)
 
@@ -126,10 +114,9 @@ class Route:
     @property
     def figures(self) -> Figures:
         """What this owner has done so far, in this life and before. Always: seen = filed + withdrawn + pending."""
-        filed = {outcome: self.before.get(outcome, 0) + self.filed[outcome] for outcome in OUTCOMES}
         reachable = not self._common.unreachable
-        seen = sum(self.before.get(outcome, 0) for outcome in OUTCOMES) + self.settle.admitted
-        return Figures(seen, filed, self.settle.withdrawn, len(self.settle), reachable)
+        seen = sum(self.tally.before.values()) + self.settle.admitted
+        return Figures(seen, self.tally.all_lives, self.settle.withdrawn, len(self.settle), reachable, self._oldest_s)
 
     def works(self, now: float) -> list[Work]:
         """What each station owes, and what it has finished so far: tells one that is stuck from one that is idle."""
@@ -156,6 +143,12 @@ class Route:
         During an inference they are collected every COLLECT_S instead: waking for each costs more than it gains.
         """
         return self.decoders.connections if self._thinking is None else []
+
+    def _look_back(self, now: float) -> None:
+        """Once a second: how long the oldest file has been waiting."""
+        if now >= self._look_back_s:
+            self._look_back_s, oldest = now + 1, self.settle.oldest_s
+            self._oldest_s = 0.0 if oldest is None else now - oldest
 
     def renew(self, put_in: Callable[[], None]) -> None:
         """Call ``put_in`` as soon as no file is under way. Until then no other begins its way."""
@@ -241,6 +234,7 @@ class Route:
         if self._thinking is None and (batch := self.batcher.take(self._hurry(now))):
             self._thinking = self._thinker.submit(self._think, batch, now)
             self._begun += 1
+            self.tally.batches.add(len(batch))
             self._thinking.add_done_callback(lambda _: self.wake())
 
     def _hurry(self, now: float) -> float:
@@ -282,7 +276,7 @@ class Route:
         for number, result in results:
             name = result.order.name
             if isinstance(result, Filed):
-                self.filed[result.order.decision.outcome.value] += 1
+                self.tally.record(result, now - result.order.timing.seen_s)
                 log.outcome(self.log, result, number, results[0][0], self.clerk.model, self.device(), now)
                 del self._held[name]
                 self.settle.filed(name)

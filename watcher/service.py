@@ -6,10 +6,11 @@ as when it turns in vain.
 
 from __future__ import annotations
 
+from watcher.figures import Figures
 from watcher.log import Journal
 from watcher.notify import Notify
 from watcher.pulse import Pulse, Stuck
-from watcher.route import Figures, Route
+from watcher.route import Route
 
 CHECK_S = 10.0
 """How often the stations are looked at, if the watchdog does not ask for more."""
