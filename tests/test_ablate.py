@@ -296,6 +296,18 @@ class TestAblate:
         straight = ablate.perform(tasks[number], found.budget, images, tmp_path / "b", lambda e: None)
         assert timeless(row) == timeless(straight)
 
+    @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+    def test_a_training_that_diverges_is_a_row_too(
+        self, plan: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Losses that are no numbers any more end as a bad row that can be read, its errors counted, not listed."""
+        monkeypatch.setattr(ablate, "LISTED", 3)
+        found, tasks = planned(plan, data)
+        task = replace(tasks[0], recipe=replace(tasks[0].recipe, learning_rate=1e30))
+        ablate.perform(task, found.budget, ablate.images(drawn(data), tmp_path), tmp_path, lambda e: None)
+        [row] = rows.read(tmp_path / "runs.jsonl")
+        assert row["errors"] > 3 and row["wrong"] == []
+
     def test_best_epoch_can_be_judged_and_kept(self, plan: Path, data: Path, tmp_path: Path) -> None:
         """With ``keep: best`` the weights of the best epoch are judged, and stay."""
         found, tasks = planned(plan, data)

@@ -109,6 +109,15 @@ def run(*wrong: tuple[str, str, float], errors: int = 10) -> rows.Row:
     return {"errors": errors, "judged": 1000, "wrong": [list(each) for each in wrong]}
 
 
+def test_study_by_twins() -> None:
+    """Errors are told apart by whether the image has a near twin; a run that does not list them is left out."""
+    judged = drawn(12)
+    near = audit_data.Twins(5, np.arange(12) < 4, np.zeros(12, np.uint8), np.zeros(12, np.uint8))
+    wrong = [(judged.paths[number], "Other", 0.9) for number in (1, 5, 7)]
+    told = audit_data.about_study(judged, near, {"a": [run(*wrong, errors=3), run(errors=9)], "b": [run(errors=9)]})
+    assert told[-1] == "| `a` | 1.0 of 4 (25.00%) | 2.0 of 8 (25.00%) | 1 |"
+
+
 class TestSuspects:
     SURE = ("AbdomenCT/1.jpeg", "ChestCT", 0.99)
 

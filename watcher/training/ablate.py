@@ -11,7 +11,7 @@ import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,9 @@ import torch
 from watcher import __version__, checkpoint, mednet
 from watcher.training import dataset, evaluate, rows, study, train
 from watcher.training.dataset import Examples
+
+LISTED = 1000
+"""A run with more errors does not list them: it failed, and thousands of names say nothing more."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _row(task: study.Task, run: train.Run, judged: evaluate.Report) -> rows.Row:
         "sure_errors": sum(e.confidence >= 0.99 for e in judged.errors),
         "confusion": judged.confusion.tolist(),
         "bins": [[_short(v) for v in column] for column in zip(*calibration.bins, strict=True)],
-        "wrong": [[e.path, e.predicted, round(e.confidence, 4)] for e in judged.errors],
+        "wrong": _listed(judged.errors),
         "parameters": sum(p.numel() for p in run.net.parameters()),
         "epochs": len(run.history),
         "history": [{k: _short(v) for k, v in asdict(epoch).items()} for epoch in run.history],
@@ -151,6 +154,10 @@ def _row(task: study.Task, run: train.Run, judged: evaluate.Report) -> rows.Row:
             "python": platform.python_version(),
         },
     }
+
+
+def _listed(errors: Sequence[evaluate.Error]) -> list[list[object]]:
+    return [] if len(errors) > LISTED else [[e.path, e.predicted, round(e.confidence, 4)] for e in errors]
 
 
 def _short(value: float) -> float:

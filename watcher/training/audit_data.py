@@ -141,7 +141,10 @@ def about_study(judged: Examples, near: Twins, runs: Mapping[str, Sequence[Row]]
         "|---|---|---|---|",
     ]
     paths = {path for path, twin in zip(judged.paths, near.near, strict=True) if twin}
-    for name, some in runs.items():
+    for name, every in runs.items():
+        some = [run for run in every if len(run["wrong"]) == run["errors"]]  # one that failed does not list them
+        if not some:
+            continue
         wrong = [sum(path in paths for path, _, _ in run["wrong"]) for run in some]
         rest = [run["errors"] - count for run, count in zip(some, wrong, strict=True)]
         without = len(judged.labels) - with_twin
