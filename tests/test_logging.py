@@ -221,7 +221,7 @@ def test_logrotate_by_rename_loses_nothing(tmp_path: Path) -> None:
     """The real logrotate while lines are written: each is there once, whole (`make rotate`: a million)."""
     found = prove(tmp_path, 30_000, "create")
     assert (found.lost, found.torn, found.doubled) == (0, 0, 0)
-    assert found.rotations >= 2
+    assert found.rotations >= 1
 
 
 @pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not there")
@@ -230,4 +230,4 @@ def test_logrotate_by_copytruncate_tears_nothing_of_ours(tmp_path: Path) -> None
     found = prove(tmp_path, 30_000, "copytruncate")
     assert found.doubled == 0
     assert found.torn <= found.rotations, "but where logrotate itself cut a line in two"
-    assert found.rotations >= 2
+    assert found.rotations >= 1
