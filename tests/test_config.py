@@ -135,6 +135,8 @@ class TestMistakes:
             ("batch: {max_wait_ms: 1e999}", "batch.max_wait_ms: must be a number greater than or equal to 0, not inf"),
             ("batch: {max_wait_ms: [1]}", "batch.max_wait_ms: must be a number greater than or equal to 0, not a list"),
             ("review: {min_confidence: 2}", "review.min_confidence: must be a number from 0 to 1 or null, not 2"),
+            ("inbox: {shared: yes}", "inbox.shared: must be true or false, not 'yes'"),
+            ("review: {blank_images: 1}", "review.blank_images: must be true or false, not 1"),
             ("inbox: {watch: poll}", "inbox.watch: must be one of auto, events, scan, not 'poll'"),
             ("inbox: {path: 7}", "inbox.path: must be a path in quotes, not 7"),
             ("inbox: {path: ''}", "inbox.path: must not be empty"),

@@ -202,7 +202,8 @@ def _wanted(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(schema["enum"])
     if schema["type"] == "string":
         return "a path in quotes" if schema.get("format") == "path" else "text in quotes"
-    names = {"null": "null", "array": "a list of texts", "integer": "a whole number", "number": "a number"}
+    names = {"null": "null", "array": "a list of texts", "boolean": "true or false"}
+    names |= {"integer": "a whole number", "number": "a number"}
     low, high, above = (schema.get(bound) for bound in ("minimum", "maximum", "exclusiveMinimum"))
     if low is not None:
         bounds = f" from {low} to {high}" if high is not None else f" greater than or equal to {low}"
