@@ -156,8 +156,26 @@ class TestRetry:
     def test_the_reason_of_a_file_that_came_since_stays(self, site: Site) -> None:
         """A reason file is removed with its own file only."""
         site.file("a.png", BROKEN)
-        filing.unexplain(site.quarantine / "a.png")
+        filing.unexplain(site.quarantine / "a.png", lambda _: False)
         assert (site.quarantine / "a.png.reason.json").exists()
+
+    @pytest.mark.parametrize("data", [b"the only copy", b'{"name": "", "reason": "", "what_to_do": ""}'])
+    def test_a_file_called_like_a_reason_is_none(self, site: Site, data: bytes) -> None:
+        """A quarantined file that has the name of another's reason file stays when that other one goes back."""
+        site.file("a.png.reason.json", BROKEN, data)
+        site.file("a.png", BROKEN)
+        site.retry(site.quarantine / "a.png")
+        assert (site.quarantine / "a.png.reason.json").read_bytes() == data
+
+    def test_what_a_person_put_there_is_no_reason(self, site: Site) -> None:
+        """What stands in the place of a reason file and does not read like one is not removed."""
+        site.file("a.png", BROKEN)
+        for content in (b"[" * 100_000, b"a note", b"[]"):
+            (site.quarantine / "a.png.reason.json").write_bytes(content)
+            (site.quarantine / "a.png").rename(site.root / "aside")
+            filing.unexplain(site.quarantine / "a.png", site.book.was_bound_for)
+            (site.root / "aside").rename(site.quarantine / "a.png")
+            assert (site.quarantine / "a.png.reason.json").read_bytes() == content
 
 
 class TestUndo:

@@ -120,7 +120,7 @@ class Clerk:
             told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
             filing.explain(path, told)
         elif order.decision.outcome is Outcome.RESTORED and order.source is not None:
-            filing.unexplain(Path(order.source))
+            filing.unexplain(Path(order.source), self.ledger.was_bound_for)
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)
 
 

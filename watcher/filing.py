@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from watcher.records import Identity
 
 REASON = ".reason.json"
 """How the file beside a quarantined one ends."""
+
+_REASON_MAX = 1 << 16
 
 
 class Filing:
@@ -145,11 +147,28 @@ def explain(destination: Path, reason: Mapping[str, Any]) -> None:
         file.write("\n")
 
 
-def unexplain(path: Path) -> None:
-    """Remove the reason beside a file that has left quarantine. Best effort. It stays if another file came since."""
+def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:
+    """Remove the reason beside a file that has left quarantine. Best effort. It stays if another file came since.
+
+    Producers may send a file that is called like a reason: what ``is_a_file`` says was filed there, or what does
+    not read like one, is not touched.
+    """
+    reason = reason_beside(path)
     with contextlib.suppress(OSError):
-        if not os.path.lexists(path):
-            reason_beside(path).unlink()
+        # Looked at first: nothing is moved over a name that is taken, so it is this one that goes.
+        if not os.path.lexists(path) and _is_reason(reason) and not is_a_file(reason):
+            reason.unlink()
+
+
+def _is_reason(path: Path) -> bool:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    try:
+        with path.open("rb") as file:
+            told = json.loads(file.read(_REASON_MAX))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.keys() >= {"name", "reason", "what_to_do"}
 
 
 def reason_beside(path: Path) -> Path:

@@ -167,6 +167,11 @@ class Ledger:
         [(put, taken)] = self._read(_PUT_AND_TAKEN, raw, raw)
         return bool(put > taken)
 
+    def was_bound_for(self, path: Path) -> bool:
+        """Whether a file of this very name was ever to go to this directory. By index."""
+        query = "select 1 from decision where name = ? and directory = ? limit 1"
+        return bool(self._read(query, os.fsencode(path.name), os.fsencode(path.parent)))
+
     def leaving(self, path: str) -> list[Unended]:
         """Decisions without an ending, of anybody, to take what was at this very path."""
         return [_unended(row) for row in self._read(f"{_UNENDED} where source = ? order by id", os.fsencode(path))]

@@ -102,7 +102,7 @@ def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
         filing.explain(target, told)
     elif decision.outcome is Outcome.RESTORED:
-        filing.unexplain(Path(decision.source))
+        filing.unexplain(Path(decision.source), ledger.was_bound_for)
 
 
 def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str]) -> Path | None:
