@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -144,6 +145,31 @@ def test_a_daemon_alone_frees_what_workers_left(tmp_path: Path) -> None:
         daemon.until_filed(20)
         assert daemon.stop() == 0
     check(daemon, producer.dropped)
+
+
+@pytest.mark.parametrize("point", ["decided", "published", "moved"])
+def test_workers_end_what_a_daemon_alone_left(tmp_path: Path, point: str) -> None:
+    """The other way round, killed while it copied to another file system: two workers start, no file is doubled."""
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        output = f"output: {{sorted: {elsewhere}/sorted}}\n"
+        alone = Daemon(tmp_path, output, stub=True)
+        alone.environ["MEDNET_FAILPOINT"] = point
+        producer = Producer(alone, seed=3)
+        producer.drop(20)
+        alone.start(wait=False)
+        assert alone.process is not None
+        assert alone.process.wait(timeout=30) == -signal.SIGKILL
+        pair = Pair(tmp_path, output)
+        for daemon in (pair.first, pair.second):
+            daemon.places[1] = Path(elsewhere) / "sorted"
+            daemon.start(wait=False)
+        with pair.first, pair.second:
+            pair.first.until(pair.drained)
+            assert pair.first.stop() == pair.second.stop() == 0
+            pair.first.process = pair.second.process = None
+        check(pair.first, producer.dropped)
 
 
 def test_alone_and_shared_exclude_each_other(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         for directory in places.all(weights.classes):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
         ledger = Ledger(ledger_path(settings), owner=at.owner)
+        if at.claims is not None:
+            ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
         log.recovered(logger, recover.recover_all(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
         events = watch(settings, wake, logger)

@@ -153,6 +153,17 @@ class Ledger:
         if self._db.in_transaction:
             self._db.execute("rollback")
 
+    def adopt(self, owner: str) -> None:
+        """Make a dead owner's decisions this one's to end. Of several who ask at once, one gets them.
+
+        Raises:
+            Fatal: it can not be written.
+        """
+        try:
+            self._db.execute("update unended set owner = ? where owner = ?", (self.owner, owner))
+        except sqlite3.Error as error:
+            raise _unusable(self._path, error) from error
+
     def owners(self) -> list[str]:
         """Who has decisions without an ending: those at work, and those that died at it."""
         return [row[0] for row in self._read("select distinct owner from unended order by 1")]

@@ -11,6 +11,9 @@ from watcher import claims, lock
 from watcher.errors import Exit, Fatal
 from watcher.lock import Lock
 
+ALONE = "daemon"
+"""The owner that has an inbox for itself. Workers share its lock: while one lives, it does not."""
+
 
 @dataclass(frozen=True)
 class Seat:
@@ -29,10 +32,10 @@ def alone(inbox: Path, state: Path) -> Seat:
     Raises:
         Fatal: exit code 6; there is another.
     """
-    own = Lock(lock.path_of(state, "daemon"))
+    own = Lock(lock.path_of(state, ALONE))
     own.acquire()
     held = lock.claim_directory(inbox)
-    return Seat("daemon", inbox, own, None, lambda: _leave(held, own))
+    return Seat(ALONE, inbox, own, None, lambda: _leave(held, own))
 
 
 def shared(inbox: Path, state: Path) -> Seat:
@@ -42,7 +45,7 @@ def shared(inbox: Path, state: Path) -> Seat:
         Fatal: exit code 6; a daemon has the inbox for itself, or there are too many workers. Exit code 5; the
             inbox can not be written, or is shared by others with another state directory.
     """
-    common = Lock(lock.path_of(state, "daemon"))
+    common = Lock(lock.path_of(state, ALONE))
     common.acquire(shared=True)
     held = lock.claim_directory(inbox, shared=True)
     claims.belong(inbox, state)
