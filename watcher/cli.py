@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _status, _retry, _undo, _audit, _explain, _install_service, _demo)
+    daily = (_run, _classify, _check_config, _status, _tail, _retry, _undo, _audit, _explain, _install_service, _demo)
     for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench):
         add(_adder(commands))
     return top
@@ -124,6 +124,21 @@ def _status(add: _Add) -> None:
     command = add("status", "say whether the daemon runs, and what it has done")
     _config(command)
     _json(command, "one JSON object")
+
+
+def _tail(add: _Add) -> None:
+    command = add("tail", "show the JSON log to people")
+    command.add_argument("file", nargs="?", metavar="FILE", help="default: log.file of the config; - is standard input")
+    command.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="the last N that pass (default: 20)")
+    command.add_argument("-f", "--follow", action="store_true", help="go on with those that come, also over a rotation")
+    command.add_argument("--event", action="append", metavar="PATTERN", help="only these, e.g. 'inbox.*'")
+    levels = ("debug", "info", "warning", "error", "critical")
+    command.add_argument("--level", choices=levels, default="debug", help="only this level or above")
+    command.add_argument("--class", dest="label", metavar="CLASS", help="only files of this class")
+    command.add_argument("--reason", metavar="REASON", help="only files in review or quarantine for this reason")
+    command.add_argument("--name", metavar="PATTERN", help="only files of such names")
+    _json(command, "the lines as they are")
+    _config(command)
 
 
 def _retry(add: _Add) -> None:

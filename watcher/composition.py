@@ -45,6 +45,11 @@ def ledger_path(settings: config.Config) -> Path:
     return settings.state.path / "ledger.sqlite3"
 
 
+def last_error_path(settings: config.Config) -> Path:
+    """Where the last error is kept for ``status``."""
+    return settings.state.path / "last-error.json"
+
+
 def take_seat(settings: config.Config) -> Seat:
     """This daemon's place on the inbox, alone or as one of several.
 
@@ -66,8 +71,8 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
-        mover, places = directories(settings, at, weights)
-        for directory in places.all(weights.classes):
+        mover, where = directories(settings, at, weights)
+        for directory in where.all(weights.classes):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
         ledger = Ledger(ledger_path(settings), owner=at.owner)
         if at.claims is not None:
@@ -92,7 +97,7 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
         policy=policy(settings, weights),
-        clerk=Clerk(ledger, mover, places, weights.digest, rules(settings)),
+        clerk=Clerk(ledger, mover, where, weights.digest, rules(settings)),
         log=logger,
         device=device,
         wake=wake,
@@ -121,12 +126,16 @@ def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoin
     Raises:
         Fatal: exit code 5; one can not be made or written.
     """
-    places = Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
-    mover = filing.Filing(at.inbox, _mode(settings))
-    for directory in places.all(weights.classes):
+    where, mover = places(settings), filing.Filing(at.inbox, _mode(settings))
+    for directory in where.all(weights.classes):
         filing.prepare(directory)
         mover.expect(directory)
-    return mover, places
+    return mover, where
+
+
+def places(settings: config.Config) -> Places:
+    """Where files go."""
+    return Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
 
 
 def _settle(settings: config.Config) -> Settle:
@@ -203,20 +212,21 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
     from watcher.metrics import Metrics  # costs 50 ms
 
     def disk() -> dict[str, dict[str, float]]:
-        places = route.clerk.places
-        backlog = {name: float(filing.count(getattr(places, name))) for name in ("review", "quarantine")}
-        return {"backlog_files": backlog, "disk_free_bytes": free_space(settings, places)}
+        now = route.clerk.places
+        backlog = {"review": float(filing.count(now.review)), "quarantine": float(filing.count(now.quarantine))}
+        return {"backlog_files": backlog, "disk_free_bytes": free_space(settings, now)}
 
     metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()}, route.tally, disk)
     route.observe = metrics.observe
+    metrics.observe(route.figures)
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
     logger.info("metrics.serving", address=settings.metrics.address, port=port)
     return stop
 
 
-def free_space(settings: config.Config, places: Places) -> dict[str, float]:
+def free_space(settings: config.Config, where: Places) -> dict[str, float]:
     """Bytes left on the disk of each place; none of one that can not be reached."""
-    paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(places)}
+    paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(where)}
     free = {}
     for place, path in paths.items():
         with contextlib.suppress(OSError):

@@ -105,11 +105,11 @@ class Maker:
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=composition.watch(new, self._wake, log))
             fresh = replace(fresh, log_file=composition.log_file(new))
-            mover, places = composition.directories(new, self._seat, weights)
+            mover, where = composition.directories(new, self._seat, weights)
         except BaseException:
             fresh.discard()
             raise
-        return replace(fresh, clerk=Clerk(clerk.ledger, mover, places, weights.digest, composition.rules(new)))
+        return replace(fresh, clerk=Clerk(clerk.ledger, mover, where, weights.digest, composition.rules(new)))
 
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:

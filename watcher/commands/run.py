@@ -70,4 +70,4 @@ def _facts(route: Route, settings: config.Config) -> dict[str, object]:
 
 
 def _use(journal: log.Journal, settings: config.Config, file: outputs.File | None) -> None:
-    journal.use(settings.log.format, settings.log.level, file, settings.state.path / "last-error.json")
+    journal.use(settings.log.format, settings.log.level, file, composition.last_error_path(settings))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import time
 from datetime import datetime
 from typing import Any
 
-from watcher import annals, claims, composition, config, lock, seat
+from watcher import annals, claims, composition, config, filing, lock, log, seat
 from watcher.errors import Exit, Retry
 
 
@@ -26,12 +28,17 @@ def _state(settings: config.Config) -> dict[str, Any]:
     path = composition.ledger_path(settings)
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     tally = annals.tally(path, midnight) if path.exists() else annals.Tally({}, {}, {}, None, 0)
+    places, waiting = composition.places(settings), _waiting(settings)
     return {
         "running": holder is not None or bool(sharing),
         "daemon": holder,
         "workers": sharing,
         "inbox": str(settings.inbox.path),
-        "waiting": _waiting(settings),
+        "waiting": None if waiting is None else waiting[0],
+        "oldest_pending_s": None if waiting is None else waiting[1],
+        "backlog": {"review": filing.count(places.review), "quarantine": filing.count(places.quarantine)},
+        "disk_free_bytes": composition.free_space(settings, places),
+        "last_error": _last_error(settings),
         "today": tally.since,
         "total": tally.total,
         "classes": tally.classes,
@@ -40,12 +47,27 @@ def _state(settings: config.Config) -> dict[str, Any]:
     }
 
 
-def _waiting(settings: config.Config) -> int | None:
+def _waiting(settings: config.Config) -> tuple[int, float | None] | None:
+    """How many files wait in the inbox, and for how long the oldest has; None: it can not be listed."""
+    count, oldest = 0, float("inf")
     try:
-        waiting = sum(1 for _ in composition.inbox(settings).sweep())
-        return waiting + claims.held(settings.inbox.path)
+        for name in composition.inbox(settings).sweep():
+            count += 1
+            with contextlib.suppress(OSError):
+                oldest = min(oldest, os.lstat(settings.inbox.path / name).st_ctime)
+        count += claims.held(settings.inbox.path)
     except Retry:
         return None
+    return count, None if oldest == float("inf") else round(max(0.0, time.time() - oldest), 1)
+
+
+def _last_error(settings: config.Config) -> dict[str, Any] | None:
+    """The last line of level error or above that the daemon logged, in this life or before."""
+    try:
+        told = json.loads(composition.last_error_path(settings).read_text())
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def _text(told: dict[str, Any]) -> str:
@@ -58,14 +80,31 @@ def _text(told: dict[str, Any]) -> str:
         f"since       {daemon.get('started_at', '-')}",
         f"model       {str(daemon.get('model', '-'))[:12]} on {daemon.get('device', '-')}",
         f"inbox       {told['inbox']}: {waiting}",
+        f"oldest      {_since(told['oldest_pending_s'])}",
         f"today       {_counts(told['today'])}",
         f"all time    {_counts(told['total'])}",
         f"classes     {_counts(told['classes'])}",
         f"last filed  {told['last_filed_at'] or '-'}",
+        f"to see to   {_counts({k: n for k, n in told['backlog'].items() if n})}",
+        f"disk left   {', '.join(f'{place} {free / 1e9:.1f} GB' for place, free in told['disk_free_bytes'].items())}",
+        f"last error  {_error(told['last_error'])}",
     ]
     if told["unended"] and not told["running"]:
         lines.append(f"unended     {told['unended']} moves that the next start will reconcile")
     return "\n".join(lines)
+
+
+def _since(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"waiting for {seconds:.0f} s" if seconds < 120 else f"waiting for {seconds / 60:.0f} min"
+
+
+def _error(line: dict[str, Any] | None) -> str:
+    if line is None:
+        return "none"
+    about = line.get("detail") or line.get("problem") or line.get("station") or ""
+    return log.printable(f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip())
 
 
 def _counts(counts: dict[str, int]) -> str:

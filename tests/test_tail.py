@@ -1,0 +1,139 @@
+"""``tail`` and ``status``: what a person on call asks first."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from accounts import picture
+from harness import Daemon, mednet
+from numpy.random import default_rng
+
+FILE = {
+    "event": "image.review", "level": "warning", "timestamp": "2026-11-22T22:10:01.554989Z", "name": "a\\x1b.jpeg",
+    "class": "CXR", "confidence": 0.61, "reason": "low_confidence", "destination": "/r/a.jpeg", "total_ms": 48.2,
+    "id": 1, "batch": 1, "digest": None, "runner_up": "Hand", "detail": None, "model": None, "device": "cpu",
+    "queue_ms": 1, "decode_ms": 1, "infer_ms": 1, "move_ms": 1,
+}  # fmt: skip
+TROUBLE = {"event": "filing.failed", "level": "error", "timestamp": "2026-11-22T22:11:01Z", "detail": "\x1b[2Jfull"}
+SORTED = {**FILE, "event": "image.sorted", "level": "info", "class": "Hand", "reason": None, "name": "b.jpeg"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "x.log"
+    lines = [json.dumps(FILE), json.dumps(TROUBLE), "Fatal Python error: Aborted", json.dumps(SORTED)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def shown(*words: str) -> list[str]:
+    ended = mednet("tail", *words)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
+
+
+def test_for_people(file: Path) -> None:
+    """A line for each, safe for any terminal; what is no log line is shown as it is."""
+    first, second, third, fourth = shown(str(file))
+    assert all(
+        word in first for word in ("review", "CXR 0.6100", "low_confidence", "a\\x1b.jpeg -> /r/a.jpeg", "48 ms")
+    )
+    assert "filing.failed" in second
+    assert "\x1b" not in second
+    assert third == "Fatal Python error: Aborted"
+    assert "sorted" in fourth
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["--event", "image.*"], 2),
+        (["--event", "image.sorted", "--event", "filing.failed"], 2),
+        (["--level", "warning"], 2),
+        (["--level", "error"], 1),
+        (["--class", "Hand"], 1),
+        (["--reason", "low_confidence"], 1),
+        (["--name", "b*"], 1),
+        (["-n", "1"], 1),
+        ([], 4),
+    ],
+)
+def test_filters(file: Path, words: list[str], count: int) -> None:
+    """Each leaves what was asked for, and all of them together narrow it."""
+    assert len(shown(str(file), *words)) == count
+
+
+def test_json_stays_json(file: Path) -> None:
+    """For other programs: the lines as they were."""
+    assert [json.loads(line) for line in shown(str(file), "--json", "--event", "image.*")] == [FILE, SORTED]
+
+
+def test_from_a_pipe() -> None:
+    """As from journalctl -o cat."""
+    command = [sys.executable, "-m", "watcher", "tail", "-"]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run(command, input=json.dumps(FILE), capture_output=True, text=True, env=environ, check=True)
+    assert "low_confidence" in ended.stdout
+
+
+def test_following_over_rotations(tmp_path: Path) -> None:
+    """-f shows every line that comes, also after the file was moved away, or copied and cut."""
+    path = tmp_path / "x.log"
+    path.write_text("0\n")
+    command = [sys.executable, "-m", "watcher", "tail", "-f", str(path)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "0\n"
+        with path.open("a") as file:
+            file.write("1\n")
+        assert process.stdout.readline() == "1\n"
+        path.rename(tmp_path / "x.log.1")
+        path.write_text("2\n")
+        assert process.stdout.readline() == "2\n"
+        path.write_text("3\n" * 2)
+        time.sleep(1)
+        os.truncate(path, 0)
+        time.sleep(1)
+        with path.open("a") as file:
+            file.write("4\n")
+        assert [process.stdout.readline() for _ in range(2)] == ["3\n", "4\n"]
+        process.terminate()
+
+
+def test_without_a_log_file(tmp_path: Path) -> None:
+    """It says where else to look."""
+    (tmp_path / "config.yaml").touch()
+    ended = mednet("tail", cwd=tmp_path)
+    assert (ended.returncode, "journalctl" in ended.stderr) == (2, True)
+
+
+def test_status_while_it_runs_and_after(tmp_path: Path) -> None:
+    """Backlog, the oldest pending file, the last error and the space left; also of a daemon that is gone."""
+    fast = "inbox: {settle_s: 0.1, patience_s: 60, scan_interval_s: 0.3}\n"
+    with Daemon(tmp_path, fast, stub=True) as daemon:
+        (daemon.inbox / "good.jpeg").write_bytes(picture(default_rng(200)))
+        daemon.until_filed(1)
+        (daemon.inbox / "half.jpeg").write_bytes(b"\xff\xd8\xff")
+        (tmp_path / "review" / "old.jpeg").touch()
+        (tmp_path / "quarantine" / "x.reason.json").touch()
+        time.sleep(1.1)
+        told = json.loads(mednet("status", "--json", "--config", str(daemon.config)).stdout)
+        assert (told["running"], told["waiting"], told["last_error"]) == (True, 1, None)
+        assert told["backlog"] == {"review": 1, "quarantine": 0}
+        assert told["oldest_pending_s"] > 1
+        assert told["disk_free_bytes"]["inbox"] > 0
+        daemon.inbox.rename(tmp_path / "away")
+        daemon.until(lambda: bool(daemon.events("inbox.unreachable")))
+        (tmp_path / "away").rename(daemon.inbox)
+        assert daemon.stop() == 0
+    ended = mednet("status", "--config", str(daemon.config))
+    assert ended.returncode == 1
+    assert "inbox.unreachable" in ended.stdout
+    assert "to see to   review 1" in ended.stdout
