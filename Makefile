@@ -16,7 +16,7 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench chaos fuzz hostile service rotate lock clean
+.PHONY: help install run test lint check bench burst chaos fuzz hostile service rotate lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ check: lint test  ## everything that must hold before a change is handed in
 
 bench: $(INSTALLED)  ## measure this machine
 	@$(BIN)/mednet-watcher bench
+
+burst: $(INSTALLED)  ## drop a hundred thousand files at once, and look at each and at the daemon's memory
+	@$(BIN)/python tests/burst.py
 
 chaos: $(INSTALLED)  ## kill the daemon a thousand times while files keep coming, and look for every file
 	@$(BIN)/python tests/chaos.py

@@ -29,6 +29,10 @@ class Arrivals:
         self.sweeps = 0
         self.looked = 0
         """Names that sweeps gave, and sweeps that ended, so far."""
+        self.losses = 0
+        """How often events were lost so far, and a scan made good for them."""
+        self._losing = self._losing_still = self._again = False
+        self._unwatched = ""
         self._sweep: Iterator[str] | None = None
         self._next_sweep_s = float("-inf")
         self._told_directories = 0
@@ -38,14 +42,25 @@ class Arrivals:
         if self.watch is not None:
             for name in self.watch.take():
                 if self.inbox.wants(name) and not self.settle.arrived(name, now):
-                    self._next_sweep_s = now
+                    self._sweep_soon(now)
             if self.watch.lost():
-                self.log.warning("inbox.events_lost", note="the kernel dropped events; scanning instead")
-                self._next_sweep_s = now
+                self._lost(now)
         if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
             self._sweep = self.inbox.sweep()
         if self._sweep is not None:
             self._sweep_on(now)
+
+    def _lost(self, now: float) -> None:
+        """Scan at once. A burst that loses events again and again is told once, until a whole scan lost none."""
+        self.losses += 1
+        if not self._losing:
+            self.log.warning("inbox.events_lost", losses=self.losses, note="too many at once; scanning instead")
+        self._losing = self._losing_still = True
+        self._sweep_soon(now)
+
+    def _sweep_soon(self, now: float) -> None:
+        """At once, and also after the sweep under way: it may have passed what has come since."""
+        self._next_sweep_s, self._again = now, self._sweep is not None
 
     def _sweep_on(self, now: float) -> None:
         assert self._sweep is not None
@@ -64,26 +79,38 @@ class Arrivals:
             self.unreachable = True
 
     def _swept(self, now: float) -> None:
-        self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
+        self._sweep, self._next_sweep_s = None, now + (0 if self._again else self.scan_interval_s)
+        self._again = False
         self.sweeps += 1
-        if self.unreachable or (self.watch is not None and not self.watch.current):
-            self._watch_again()
+        self._losing, self._losing_still = self._losing_still, False
+        if self.unreachable:
+            self.log.info("inbox.reachable")
+            if self.watch is not None:
+                self.watch.stop()
+        self.unreachable = False
+        self.keep_watched()
         if self.inbox.directories != self._told_directories:
             self._told_directories = self.inbox.directories
             self.log.warning("inbox.directories_ignored", count=self._told_directories)
 
-    def _watch_again(self) -> None:
-        """The inbox is back: perhaps another directory by now, so the old watch is worth nothing."""
-        if self.unreachable:
-            self.log.info("inbox.reachable")
-        self.unreachable = False
-        if self.watch is None:
+    def keep_watched(self) -> None:
+        """Watch, for the first time or anew: the inbox may be another directory by now, the old watch worth nothing.
+
+        Where that can not be, the scan alone serves. It is told once, and tried again after each scan.
+        """
+        if self.watch is None or self.watch.current:
             return
         self.watch.stop()
         try:
             self.watch.start()
         except Retry as error:
-            self.log.error("inbox.not_watched", detail=str(error), note="the scan alone serves")
+            if self._unwatched != str(error):
+                self.log.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
+            self._unwatched = str(error)
+        else:
+            if self._unwatched:
+                self.log.info("inbox.watched")
+            self._unwatched = ""
 
     @property
     def sweeping(self) -> bool:

@@ -79,12 +79,13 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
             ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
         log.recovered(logger, recover.recover_all(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
-        events = watch(settings, wake, logger)
+        events = watch(settings, wake)
     except Fatal:
         decoders.close()
         raise
     scan_interval_s = settings.inbox.scan_interval_s
     arrivals, front = Arrivals(source, events, _settle(settings), logger, scan_interval_s), None
+    arrivals.keep_watched()
     if at.claims is not None:
         front = Front(arrivals, at.claims)
         arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
@@ -182,22 +183,21 @@ def usable_inbox(settings: config.Config) -> Inbox:
     return found
 
 
-def watch(settings: config.Config, wake: Callable[[], None], logger: log.Logger) -> Watch | None:
-    """Notifications of the inbox, begun; None where there are none.
+def watch(settings: config.Config, wake: Callable[[], None]) -> Watch | None:
+    """Notifications of the inbox; None where they are not wanted. Begun only where there must be some.
 
     Raises:
         Fatal: exit code 5; there must be and there are none.
     """
-    if settings.inbox.watch == "scan":
+    wanted = settings.inbox.watch
+    if wanted == "scan":
         return None
-    found = Watch(settings.inbox.path, wake)
-    try:
-        found.start()
-    except Retry as error:
-        if settings.inbox.watch == "events":
-            raise Fatal(str(error), "Raise fs.inotify limits, or set inbox.watch to auto.", Exit.DIRECTORY) from error
-        logger.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
-        return None
+    found = Watch(settings.inbox.path, wake, anywhere=wanted == "events")
+    if wanted == "events":
+        try:
+            found.start()
+        except Retry as error:
+            raise Fatal(str(error), "Mend that, or set inbox.watch to auto.", Exit.DIRECTORY) from error
     return found
 
 

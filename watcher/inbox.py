@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import re
 import stat
@@ -20,9 +22,13 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from watcher import mounts
 from watcher.errors import Retry
 from watcher.records import Identity
 from watcher.unique import PARTIAL
+
+# It reports what the callbacks below are told as well. Without a handler Python writes that to standard error.
+logging.getLogger("watchdog.observers.inotify_c").addHandler(logging.NullHandler())
 
 
 class Inbox:
@@ -86,12 +92,15 @@ class Watch:
     This is a callback of watchdog's inotify reader, without its observer: that
     also asks for files moved out (by this daemon, mostly), holds its queue 0.5 s
     for each to pair the two ends of a move, and only logs an overflow.
+
+    On file systems that others write to from beyond this kernel it does not
+    watch, unless ``anywhere``: it would tell of some arrivals and not of others.
     """
 
     _ARRIVALS = Mask(InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR)
 
-    def __init__(self, path: Path, wake: Callable[[], None], capacity: int = 65536) -> None:
-        self._path, self._wake, self._capacity = path, wake, capacity
+    def __init__(self, path: Path, wake: Callable[[], None], capacity: int = 65536, *, anywhere: bool = True) -> None:
+        self._path, self._wake, self._capacity, self._anywhere = path, wake, capacity, anywhere
         self._names: deque[bytes] = deque()
         self._lost = threading.Event()
         self._reader: InotifyFD | None = None
@@ -102,9 +111,12 @@ class Watch:
         """Begin to watch.
 
         Raises:
-            Retry: the directory is not there, or the kernel has no watch left.
+            Retry: the directory is not there, the kernel has no watch left, or it would not tell of everything.
         """
         self._watched = _which(self._path)
+        mount = None if self._anywhere else mounts.of(self._path)
+        if mount is not None and mount.remote:
+            raise Retry(f"the inbox {self._path} is on {mount.kind}: what others write there is not told of")
         reader: InotifyFD | None = None
         try:
             reader = InotifyFD()
@@ -114,7 +126,7 @@ class Watch:
             if reader is not None:
                 reader.stop()
                 reader.join(timeout=5)
-            raise Retry(f"the inbox {self._path} can not be watched: {error.strerror or error}") from error
+            raise Retry(f"the inbox {self._path} can not be watched: {_why(error)}") from error
         self._reader, self._alive = reader, True
 
     def stop(self) -> None:
@@ -160,6 +172,15 @@ class Watch:
         was = self._lost.is_set()
         self._lost.clear()
         return was
+
+
+def _why(error: OSError) -> str:
+    """In words. inotify_add_watch(2) calls its own limit a full disk."""
+    if error.errno == errno.ENOSPC:
+        return "no inotify watch is left, raise fs.inotify.max_user_watches"
+    if error.errno == errno.EMFILE:
+        return "no inotify instance or file is left, raise fs.inotify.max_user_instances"
+    return error.strerror or str(error)
 
 
 def _which(path: Path) -> tuple[int, int] | None:

@@ -52,6 +52,7 @@ class Fresh:
             if outer.watch is not None:
                 outer.watch.stop()
             outer.watch = self.watch
+            outer.keep_watched()
         for arrivals in {id(each): each for each in (outer, route.arrivals)}.values():
             arrivals.scan_interval_s = inbox.scan_interval_s
             arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
@@ -103,7 +104,7 @@ class Maker:
             if weights.digest != clerk.model or {"batch.size", "model.device", "model.threads"} & set(changed):
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
-                fresh = replace(fresh, watch=composition.watch(new, self._wake, log))
+                fresh = replace(fresh, watch=composition.watch(new, self._wake))
             fresh = replace(fresh, log_file=composition.log_file(new))
             mover, where = composition.directories(new, self._seat, weights)
         except BaseException:

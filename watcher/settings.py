@@ -13,8 +13,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Action = Literal["keep", "review", "quarantine"]
 
-IGNORE = (".*", "*~", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "Thumbs.db", "desktop.ini")
-"""Names that producers use for files in flight, and that desktops leave behind."""
+IGNORE = (
+    *(".*", "*~", "~$*", "~syncthing~*", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "*.download"),
+    *("[Tt]humbs.db", "ehthumbs.db", "[Dd]esktop.ini", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle"),
+    *("#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+)
+"""Names that producers use for files in flight, and that desktops and network storage leave behind."""
 
 
 def _checked_text(text: str) -> str:
