@@ -37,7 +37,21 @@ FORMS = {
     "16-bit PNG": ("PNG", "I;16", {}),
     "palette PNG": ("PNG", "P", {}),
     "PNG with alpha": ("PNG", "RGBA", {}),
+    "plain TIFF": ("TIFF", "L", {}),
+    "16-bit TIFF": ("TIFF", "I;16", {}),
+    "LZW TIFF": ("TIFF", "L", {"compression": "tiff_lzw"}),
+    "deflated TIFF": ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}),
+    "PackBits TIFF": ("TIFF", "L", {"compression": "packbits"}),
+    "JPEG TIFF": ("TIFF", "L", {"compression": "jpeg"}),
+    "fax TIFF": ("TIFF", "1", {"compression": "group4"}),
+    "palette TIFF": ("TIFF", "P", {}),
+    "grey BMP": ("BMP", "L", {}),
+    "colour BMP": ("BMP", "RGB", {}),
+    "WebP": ("WEBP", "RGB", {"quality": 90}),
+    "lossless WebP": ("WEBP", "RGBA", {"lossless": True}),
 }
+UNTOLD = ("plain TIFF", "16-bit TIFF", "palette TIFF", "grey BMP", "colour BMP", "WebP")
+"""Zeros in them are black pixels, or may be: no hole can be told."""
 
 
 def encode(picture: Image.Image, form: str) -> bytes:
@@ -155,7 +169,7 @@ class Fuzz:
             for number, (form, damage, data) in enumerate(damaged(count, seed)):
                 name = f"{number}"
                 (self.root / name).write_bytes(data)
-                self._damage[name] = f"{'JPEG' if 'JPEG' in form else 'PNG'}, {damage}"
+                self._damage[name] = f"{FORMS[form][0]}, {damage}"
                 self.pool.submit(name)
                 while len(self.pool) > 256:
                     self._collect()

@@ -294,6 +294,29 @@ class TestAccidents:
         assert _ends(lambda: [pool.pool.submit(path) for _ in range(100)], pool), "submit blocks"
         assert len(pool.answers(100)) == 100
 
+    def test_a_defect_tells_its_place_and_nothing_of_the_file(
+        self, inbox: Path, pools: Callable[..., Pool], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """What a library prints while it decodes is not let out; a defect tells where it is, without its message."""
+        (tmp_path / "sitecustomize.py").write_text(
+            "import hashlib, os\n"
+            "whole = hashlib.sha256\n"
+            "def sha256(data=b''):\n"
+            "    if data == b'bad':\n"
+            "        os.write(1, b'CANARY'), os.write(2, b'CANARY')\n"
+            "        raise RuntimeError('CAN' + 'ARY')\n"
+            "    return whole(data)\n"
+            "hashlib.sha256 = sha256\n"
+        )
+        (inbox / "bad").write_text("bad")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+            found = pools(inbox).ask("bad", "a")
+        assert [reason(each) for each in found] == [("bad", "decoder_crashed"), ("a", None)]
+        said = capfd.readouterr()
+        assert "CANARY" not in said.out + said.err
+        assert "RuntimeError" in said.err and "sitecustomize.py" in said.err
+
     def test_close_ends_every_process(self, inbox: Path, pools: Callable[..., Pool]) -> None:
         """After close no process runs on, not even a frozen one, and nothing is owed any more."""
         pool = pools(inbox)
