@@ -20,7 +20,7 @@ from watcher.clerk import Clerk, Places
 from watcher.collisions import Rules
 from watcher.filing import Filing
 from watcher.ledger import Ledger
-from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
@@ -94,6 +94,24 @@ def test_of_two_in_one_batch_the_second_is_the_duplicate(tmp_path: Path, identif
     found = office.file(office.order("a.png", b"x"), office.order("b.png", b"x"))
     assert [place for place, _, _ in found] == ["sorted/Hand", "review"]
     office.ledger.close()
+
+
+@pytest.mark.parametrize(("name", "data", "case"), [("a.png", b"x", 0), ("a.png", b"y", 1), ("b.png", b"x", 2)])
+def test_what_another_worker_moves_just_now_counts(
+    tmp_path: Path, identify: Callable[[Path], Identity], name: str, data: bytes, case: int
+) -> None:
+    """Of two that collide and are decided by two workers at the same time, the second is judged, by its own case."""
+    rules = Rules(*("quarantine" if n == case else "keep" for n in range(3)))  # type: ignore[arg-type]
+    office = Office(tmp_path, identify, rules)
+    other = Ledger(tmp_path / "ledger", owner="worker-2")
+    with other.deciding():
+        [number] = other.decided([office.order("a.png", b"x")], [str(tmp_path / "sorted" / "Hand")], "model")
+    [(place, reason, _)] = office.file(office.order(name, data))
+    assert (place, reason) == ("quarantine", "name_taken" if case == 1 else "duplicate")
+    other.ended([Ending(number, "returned")])  # it came to nothing: nobody's way is barred
+    assert office.file(office.order("a.png", b"x")) == [("sorted/Hand", None, b"x")]
+    office.ledger.close()
+    other.close()
 
 
 def test_files_in_doubt_are_not_judged(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:

@@ -100,7 +100,8 @@ class Clerk:
         for order in orders:
             path, digest = self.places.of(order.decision) / order.name, order.digest
             twin = None if digest is None else twins.get(digest)
-            decision = collisions.judge(order.decision, path, digest, twin, self.rules)
+            coming = self.ledger.coming(path)
+            decision = collisions.judge(order.decision, path, digest, twin, self.rules, coming)
             judged.append(replace(order, decision=decision))
             if digest is not None and decision.outcome is Outcome.SORTED:
                 twins.setdefault(digest, self.ledger.next_id + len(judged) - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,14 +33,24 @@ class Rules:
         return self != Rules()
 
 
-def judge(decision: Decision, path: Path, digest: str | None, twin: int | None, rules: Rules) -> Decision:
+def judge(
+    decision: Decision,
+    path: Path,
+    digest: str | None,
+    twin: int | None,
+    rules: Rules,
+    coming: Sequence[str | None] = (),
+) -> Decision:
     """The decision, or another if ``path`` (where the file would go) is taken, or its bytes were filed before.
 
-    ``twin`` is the decision that filed the same bytes, None if there is none.
+    ``twin`` is the decision that filed the same bytes, None if there is none; ``coming`` holds the digests of
+    files that are on their way to that very path.
     """
     if decision.outcome is not Outcome.SORTED:
         return decision
     equal = _is_equal(path, digest)
+    if equal is None and coming:
+        equal = digest in coming
     if equal:
         return _follow(rules.same_name_same_bytes, decision, "duplicate", f"{path} has the same name and bytes")
     if equal is False and rules.same_name_other_bytes != "keep":

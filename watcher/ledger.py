@@ -116,7 +116,7 @@ class Ledger:
     def twins(self, digests: Iterable[str]) -> dict[str, int]:
         """Of these digests, those of files that were filed under a class, each with the decision that did.
 
-        What was put back since does not count.
+        What another worker moves just now counts, what was put back since does not.
         """
         found = {}
         for wanted in set(digests):
@@ -124,6 +124,11 @@ class Ledger:
             if row is not None:
                 found[wanted] = row[0]
         return found
+
+    def coming(self, path: Path) -> list[str | None]:
+        """The digests of files of this name that others move to this directory just now."""
+        query = f"{_UNENDED} where name = ? and directory = ?"
+        return [_unended(row).digest for row in self._read(query, os.fsencode(path.name), os.fsencode(path.parent))]
 
     def ended(self, endings: Iterable[Ending]) -> None:
         """Record how decisions ended, one transaction for all.
@@ -218,8 +223,8 @@ from ending join decision on decision.id = ending.decision where state = 'filed'
 """
 
 _TWIN = """
-select decision.id from decision join ending on ending.decision = decision.id
-where digest = ? and outcome = 'sorted' and state = 'filed'
+select decision.id from decision left join ending on ending.decision = decision.id
+where digest = ? and outcome = 'sorted' and coalesce(state, 'filed') = 'filed'
   and not exists (select 1 from decision back join ending on ending.decision = back.id
                   where back.restores = decision.id and ending.state = 'filed')
 limit 1
