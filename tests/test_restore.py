@@ -275,6 +275,17 @@ class TestOneAtATime:
         assert caught.value.code is Exit.ALREADY_RUNNING
         assert str(os.getpid()) in str(caught.value)
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can try")
+    def test_root_is_told_to_be_the_daemons_user(self, site: Site) -> None:
+        """Run by root beside another user's ledger, nothing is made or moved that this user could not take over."""
+        number = site.file("a.png", BROKEN)
+        os.chown(site.path, 1000, 1000)
+        before = sorted(os.listdir(site.path.parent))
+        with pytest.raises(Fatal, match="belongs to user 1000") as caught:
+            site.retry()
+        assert (caught.value.code, sorted(os.listdir(site.path.parent))) == (Exit.DIRECTORY, before)
+        assert [entry[3] for entry in site.entries()] == [None], number
+
     def test_no_ledger(self, tmp_path: Path) -> None:
         """Where no daemon ever ran, that is told and nothing is made."""
         with pytest.raises(Fatal) as caught:

@@ -65,8 +65,9 @@ def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _
     """A clerk of the owner ``operator``, alone at it, after what the dead left was reconciled, and told.
 
     Raises:
-        Fatal: exit code 6, another one is at work; 5, the ledger can not be used.
+        Fatal: exit code 6, another one is at work; 5, the ledger can not be used, or not by root.
     """
+    _refuse_root(ledger)
     with contextlib.ExitStack() as stack:
         stack.callback(_hold(ledger.with_name(f"{OWNER}.lock")).release)
         book = stack.enter_context(contextlib.closing(Ledger(ledger, owner=OWNER)))
@@ -75,6 +76,19 @@ def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _
         claims.release(inbox, OWNER)  # what a killed one had put back
         yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)
         claims.release(inbox, OWNER)  # not after an error: first it must be reconciled
+
+
+def _refuse_root(ledger: Path) -> None:
+    """What root makes (a lock, a place in the inbox) the daemon's user could neither open nor take over."""
+    with contextlib.suppress(OSError):
+        owner = os.stat(ledger).st_uid
+        if os.geteuid() == 0 != owner:
+            raise Fatal(
+                f"the ledger {ledger} belongs to user {owner}, and this runs as root",
+                f"Run it as the daemon's user: setpriv --reuid={owner} --regid={os.stat(ledger).st_gid} "
+                "--clear-groups mednet-watcher ...",
+                Exit.DIRECTORY,
+            )
 
 
 def _hold(path: Path) -> lock.Lock:
