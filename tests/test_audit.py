@@ -19,6 +19,7 @@ from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.lock import Lock
 from watcher.records import Decision, Identity, Order, Outcome, Timing
+from watcher.recover import recover
 
 UNSURE = Decision(Outcome.REVIEW, "Hand", 0.5, "low_confidence", "0.5")
 
@@ -62,6 +63,22 @@ def test_missing(site: Site) -> None:
     """A file that is nowhere."""
     (site.hand / "a.png").unlink()
     assert told(site) == told(site, quick=True) == [("missing", "a.png", 1)]
+
+
+@pytest.mark.parametrize("found", ["never", "in the inbox", "filed"])
+def test_what_the_ledger_calls_missing(site: Site, found: str) -> None:
+    """A file that was nowhere when its move was reconciled is told, until it turns up."""
+    order = site.order("m.png", HAND, b"gone")
+    with site.book.deciding():
+        [number] = site.book.decided([order], [str(site.hand)], "m" * 64, site.inbox)
+    (site.inbox / "m.png").unlink()
+    assert [ending.state for ending in recover(site.book)] == ["missing"]
+    if found == "filed":
+        site.file("again.png", HAND, b"gone")
+    if found == "in the inbox":
+        (site.inbox / "again.png").write_bytes(b"gone")
+    expected = {"never": [("missing", "m.png", number)], "in the inbox": [("moved", "m.png", number)], "filed": []}
+    assert told(site) == expected[found]
 
 
 @pytest.mark.parametrize("to", ["review/x", "inbox/x", "sorted/CXR/x", "quarantine/" + ODD])

@@ -208,6 +208,15 @@ class TestMove:
             mover.flush()
         mover.flush()
 
+    def test_an_inbox_unmounted_right_after_a_move(self, inbox: Path, target: Path) -> None:
+        """That the source's directory is gone by then is no failure: the file has arrived."""
+        (inbox / "a.png").write_bytes(CONTENT)
+        mover = Filing(inbox)
+        mover.move("a.png", None, None, target)
+        inbox.rename(inbox.with_name("away"))
+        mover.flush()
+        assert (target / "a.png").read_bytes() == CONTENT
+
 
 class TestLinkFallback:
     def test_moves(self, inbox: Path, target: Path, identify: Identify, no_renameat2: None) -> None:

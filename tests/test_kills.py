@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,37 @@ def test_killed_while_the_daemon_sorts_what_comes_back(tmp_path: Path, name: str
         daemon.until(lambda: not os.listdir(daemon.inbox) and not _unended(daemon))
         assert daemon.stop() == 0
     check(daemon, producer.dropped)
+
+
+@pytest.mark.parametrize("name", ["decided", "published"])
+def test_killed_and_started_before_the_inbox_is_mounted(tmp_path: Path, elsewhere: Path, name: str) -> None:
+    """The start is refused while an empty directory is in the inbox's place; once it is mounted all is reconciled."""
+    places = f"output: {{sorted: {elsewhere}/s, review: {elsewhere}/r, quarantine: {elsewhere}/q}}\n"
+    daemon = Daemon(tmp_path, FAST + places, stub=True)
+    daemon.places[1:] = [elsewhere / place for place in "srq"]
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "--bind", disk, daemon.inbox], capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount here")
+    try:
+        producer = Producer(daemon, seed=6, link=False)
+        producer.drop(10)
+        daemon.environ["MEDNET_FAILPOINT"] = name
+        daemon.start(wait=False)
+        assert daemon.process is not None
+        assert daemon.process.wait(timeout=60) == -signal.SIGKILL
+        daemon.environ.clear()
+        subprocess.run(["umount", daemon.inbox], check=True)
+        refused = subprocess.run([*daemon.command, daemon.config], capture_output=True, text=True, check=False)
+        assert (refused.returncode, "Mount what belongs there" in refused.stderr) == (5, True)
+        assert os.listdir(daemon.inbox) == []
+        subprocess.run(["mount", "--bind", disk, daemon.inbox], check=True)
+        with daemon.start():
+            daemon.until(lambda: not os.listdir(daemon.inbox))
+            assert daemon.stop() == 0
+        check(daemon, producer.dropped)
+    finally:
+        subprocess.run(["umount", daemon.inbox], check=False)
 
 
 def _unended(daemon: Daemon) -> int:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from watcher import mounts
+from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ending, Ledger
 from watcher.records import Decision, Identity, Order, Outcome, Timing
-from watcher.recover import recover
+from watcher.recover import at_start, recover
 
 CONTENT = b"a radiograph"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -26,6 +28,7 @@ def decided(
     book: Ledger, orders: list[Order], directories: list[str], model: str, inbox: Path = Path("/inbox")
 ) -> list[int]:
     with book.deciding():
+        book.note([inbox, *map(Path, directories)])
         return book.decided(orders, directories, model, inbox)
 
 
@@ -172,6 +175,68 @@ def test_file_that_is_nowhere_is_missing(scene: Scene) -> None:
     scene.source.unlink()
     ending = scene.recover()
     assert (ending.state, ending.destination) == ("missing", None)
+
+
+class TestMountsGone:
+    """An unmounted inbox shows the empty directory beneath: nothing can be told of what was on it."""
+
+    def unmounted(self, directory: Path) -> Path:
+        away = directory.with_name(f"{directory.name} away")
+        directory.rename(away)
+        directory.mkdir()
+        return away
+
+    def mounted(self, directory: Path, away: Path) -> None:
+        directory.rmdir()
+        away.rename(directory)
+
+    def test_a_file_out_of_sight_is_not_missing(self, scene: Scene) -> None:
+        """Nothing is ended while the inbox is another directory; when it is back the file is found."""
+        away = self.unmounted(scene.inbox)
+        with pytest.raises(Retry, match="is not the directory it was"):
+            recover(scene.ledger)
+        scene.inbox.rmdir()
+        with pytest.raises(Retry):
+            recover(scene.ledger)
+        scene.inbox.mkdir()
+        self.mounted(scene.inbox, away)
+        assert scene.recover().state == "returned"
+
+    def test_a_source_out_of_sight_is_not_removed(self, far: Scene) -> None:
+        """Killed between copy and unlink, and the inbox unmounted: the source is removed when it is back, not never."""
+        shutil.copy2(far.source, far.target / NAME)
+        away = self.unmounted(far.inbox)
+        with pytest.raises(Retry):
+            recover(far.ledger)
+        self.mounted(far.inbox, away)
+        assert far.recover().state == "filed"
+        assert content(far.inbox) == []
+
+    def test_a_copy_out_of_sight_is_not_made_twice(self, far: Scene) -> None:
+        """The same with the class directory unmounted: the copy that is on it counts."""
+        shutil.copy2(far.source, far.target / NAME)
+        away = self.unmounted(far.target)
+        with pytest.raises(Retry):
+            recover(far.ledger)
+        self.mounted(far.target, away)
+        assert far.recover().state == "filed"
+        assert content(far.inbox) == []
+
+    def test_replaced_for_good(self, scene: Scene) -> None:
+        """If a person says that it is no missing mount, what was there is missing."""
+        self.unmounted(scene.inbox)
+        with pytest.raises(Fatal, match="--directories-replaced") as caught:
+            at_start(scene.ledger, scene.inbox.parent)
+        assert caught.value.code is Exit.DIRECTORY
+        scene.ledger.forget_places()
+        assert scene.recover().state == "missing"
+
+    def test_file_systems_that_renumber_tell_nothing(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On FAT and FUSE a directory has another inode number after each mount: that is no reason to wait."""
+        exfat = mounts.Mount(1, 0, "/", "exfat", "/dev/sdb1", frozenset())
+        monkeypatch.setattr(mounts, "of", lambda _: exfat)
+        self.unmounted(scene.inbox)
+        assert scene.recover().state == "missing"
 
 
 def test_another_file_of_the_name_is_left_alone(scene: Scene) -> None:

@@ -87,6 +87,7 @@ class Audit:
         self._places = dict(sorted(named.items(), key=lambda each: -len(str(each[1]))))  # one may lie in another
         self._report = Report()
         self._suspects: list[Entry] = []
+        self._vanished: list[Entry] = []
         self._digests: dict[str, str | None] = {}
         self._disk = sqlite3.connect("", isolation_level=None)  # in a temporary file: memory stays bounded
         self._disk.execute("pragma journal_mode = off")
@@ -150,6 +151,8 @@ class Audit:
         return True
 
     def _account(self, entry: Entry) -> None:
+        if entry.state == "missing" and not self._turned_up(entry):
+            self._vanished.append(entry)
         if entry.state != "filed":
             return
         if entry.outcome == "restored":
@@ -160,6 +163,11 @@ class Audit:
             self._report.restored[entry.outcome] += 1
         elif not self._is_there(entry):
             self._suspects.append(entry)
+
+    def _turned_up(self, entry: Entry) -> bool:
+        """Whether a file that was nowhere after a crash was filed since."""
+        later = self._annals.entries("d.digest = ? and e.state = 'filed'", (entry.digest,), after=entry.id)
+        return entry.digest is not None and next(later, None) is not None
 
     def _is_there(self, entry: Entry) -> bool:
         """Whether a file lies where it was filed, with its bytes, and no other decision has it. Then this one does."""
@@ -264,17 +272,17 @@ class Audit:
         by_size: dict[int | None, list[str]] = defaultdict(list)
         for found in unknown.values():
             by_size[found.size].append(found.path)
-        for name in self._inbox.sweep() if missing else ():
+        for name in self._inbox.sweep() if missing or self._vanished else ():
             if (identity := self._inbox.look(name)) is not None:
                 by_size[identity.size].append(str(self._inbox.path / name))
-        for entry in missing:
-            assert entry.destination is not None
+        for entry in (*missing, *self._vanished):
             same = (path for path in by_size[entry.size] if entry.digest and self._digest(path) == entry.digest)
             where = next(same, None)
             if where is not None:
                 by_size[entry.size].remove(where)
                 unknown.pop(where, None)
-            self._find("moved" if where else "missing", entry.destination, entry.name, entry.id, where)
+            path = entry.destination or entry.source
+            self._find("moved" if where else "missing", path, entry.name, entry.id, where)
 
     def _tell_unknown(self, unknown: dict[str, Found]) -> None:
         for path in unknown:

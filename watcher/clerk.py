@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from watcher import collisions, failpoints, filing, log
+from watcher import claims, collisions, failpoints, filing, log
 from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
@@ -76,6 +76,8 @@ class Clerk:
                 orders = self._without_collisions(orders) if self.rules.ask else orders
                 directories = [to or self.places.of(order.decision) for order in orders]
                 ids = self.ledger.decided(orders, [str(d) for d in directories], self.model, self.filing.inbox)
+                sources = ((self.filing.inbox / (order.source or order.name)).parent for order in orders)
+                self.ledger.note(map(claims.beyond, {*sources, *directories}))
         except Retry as error:
             self.carried += 1
             return [(0, Returned(order, str(error), later=True)) for order in orders]

@@ -102,7 +102,13 @@ def _data(command: argparse.ArgumentParser, *, split_required: bool) -> None:
 
 
 def _run(add: _Add) -> None:
-    _config(add("run", "watch the inbox and sort what arrives, until SIGTERM"))
+    command = add("run", "watch the inbox and sort what arrives, until SIGTERM")
+    command.add_argument(
+        "--directories-replaced",
+        action="store_true",
+        help="after a crash: inbox or outputs are other directories than then, for good, and not a missing mount",
+    )
+    _config(command)
 
 
 def _classify(add: _Add) -> None:

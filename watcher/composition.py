@@ -60,8 +60,10 @@ def take_seat(settings: config.Config) -> Seat:
     return take(settings.inbox.path, settings.state.path)
 
 
-def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logger, load: Loader) -> Route:
-    """Every station, ready to go.
+def build(
+    settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logger, load: Loader, *, replaced: bool = False
+) -> Route:
+    """Every station, ready to go. ``replaced``: other directories than files were moved in last are the right ones.
 
     Raises:
         Fatal: a directory, the weights, the device or the ledger can not be used.
@@ -77,7 +79,9 @@ def build(settings: config.Config, at: Seat, wake: daemon.Wake, logger: log.Logg
         ledger = Ledger(ledger_path(settings), owner=at.owner)
         if at.claims is not None:
             ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
-        log.recovered(logger, recover.recover_all(ledger, settings.state.path))
+        if replaced:
+            ledger.forget_places()
+        log.recovered(logger, recover.at_start(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
         events = watch(settings, wake)
     except Fatal:

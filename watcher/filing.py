@@ -29,6 +29,8 @@ REASON = ".reason.json"
 
 _REASON_MAX = 1 << 16
 
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
+
 
 class Filing:
     """Moves files, mostly out of ``inbox``. Remembers which directories to sync: :meth:`flush`.
@@ -39,7 +41,8 @@ class Filing:
     def __init__(self, inbox: Path, mode: int | None = None) -> None:
         self.inbox = inbox
         self._mode = mode
-        self._touched: set[Path] = set()
+        self._left: set[Path] = set()
+        self._entered: set[Path] = set()
         self._devices: dict[Path, int] = {}
 
     def expect(self, directory: Path) -> None:
@@ -98,10 +101,10 @@ class Filing:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                self._touched.update((source.parent, directory))
+                self._touch(source.parent, directory)
                 return _move_across(source, target, identity, digest)
             failpoints.reach("renamed")
-            self._touched.update((source.parent, directory))
+            self._touch(source.parent, directory)
             self._undo_unless_same(source, target, identity)
             return target
         raise AssertionError("candidates() does not end")
@@ -116,17 +119,24 @@ class Filing:
                     unique.rename_noreplace(target, source.with_name(candidate))
                     raise
 
+    def _touch(self, left: Path, entered: Path) -> None:
+        self._left.add(left)
+        self._entered.add(entered)
+
     def flush(self) -> None:
         """Make the moves since the last call survive a power cut.
 
         Raises:
             Retry: a directory could not be synced.
         """
-        touched, self._touched = self._touched, set()
-        for directory in sorted(touched):
+        left, entered = self._left, self._entered
+        self._left, self._entered = set(), set()
+        for directory in sorted(left | entered):
             try:
                 unique.sync_directory(directory)
             except OSError as error:
+                if error.errno in _GONE and directory not in entered:
+                    continue  # unmounted just now: that wrote it to disk; what was taken from it has arrived
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
 
 

@@ -62,6 +62,7 @@ class Ledger:
             Fatal: exit code 5; it can not be opened, is damaged, or of another version.
         """
         self._clock, self._path, self.owner = clock, path, owner
+        self._noted: dict[Path, tuple[int, int]] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
@@ -107,6 +108,27 @@ class Ledger:
         self._db.executemany(_DECIDE, rows)
         self._db.executemany("insert into unended values (?, ?)", [(number, self.owner) for number in ids])
         return ids
+
+    def note(self, directories: Iterable[Path]) -> None:
+        """Record which directories these are just now, within :meth:`deciding`: see :meth:`place`."""
+        for directory in directories:
+            try:
+                found = os.stat(directory)
+            except OSError:
+                continue
+            which = _signed(found.st_dev), _signed(found.st_ino)
+            if self._noted.get(directory) != which:
+                self._db.execute("insert or replace into place values (?, ?, ?)", (os.fsencode(directory), *which))
+                self._noted[directory] = which
+
+    def place(self, directory: Path) -> tuple[int, int] | None:
+        """Device and inode that a directory had when files were last moved from or to it."""
+        rows = self._read("select device, inode from place where path = ?", os.fsencode(directory))
+        return (rows[0][0] % (1 << 64), rows[0][1] % (1 << 64)) if rows else None
+
+    def forget_places(self) -> None:
+        """Whatever the directories were: they have been replaced for good."""
+        self._db.execute("delete from place")
 
     @property
     def next_id(self) -> int:
@@ -156,6 +178,7 @@ class Ledger:
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
+            self._noted.clear()
             self._db.execute("rollback")
 
     def adopt(self, owner: str) -> None:

@@ -59,4 +59,12 @@ create trigger if not exists tally_filed after insert on ending when new.state =
     on conflict do update set files = files + 1;
 end;
 
+-- Which directories files were moved from and to, lately: after a crash it must be seen that they are the same ones,
+-- and not what lies beneath a mount that is gone.
+create table if not exists place (
+    path   blob    primary key,
+    device integer not null,
+    inode  integer not null
+) without rowid;
+
 pragma user_version = 2;

@@ -36,6 +36,11 @@ class Mount:
     options: frozenset[str]
 
     @property
+    def renumbers(self) -> bool:
+        """Whether directories have other inode numbers after each mount: those of FAT and most of FUSE have."""
+        return self.kind in ("vfat", "msdos", "exfat", "fuseblk", "fuse") or self.kind.startswith("fuse.")
+
+    @property
     def remote(self) -> bool:
         """Whether others can write there without this kernel noticing: inotify(7) tells of local writers only."""
         return self.kind in REMOTE or self.kind == "fuse" or self.kind.startswith("fuse.")

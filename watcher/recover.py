@@ -13,8 +13,8 @@ import os
 import stat
 from pathlib import Path
 
-from watcher import claims, clerk, failpoints, filing, unique
-from watcher.errors import Exit, Fatal
+from watcher import claims, clerk, failpoints, filing, mounts, unique
+from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ledger, Unended
 from watcher.lock import Lock, path_of
 from watcher.records import Ending, Outcome
@@ -28,6 +28,10 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
 
     Whoever calls this holds the owner's lock. Nobody else has touched those files since: where
     files go nobody takes them on before their decision has ended (see :mod:`watcher.restore`).
+
+    Raises:
+        Retry: a directory is not the one that files were moved from or to: its mount is missing,
+            say. Nothing was ended, for nothing can be told.
     """
     endings: list[Ending] = []
     claimed: set[str] = set()  # of two equal files each needs a place of its own
@@ -42,10 +46,30 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
 
 
 def recover_all(ledger: Ledger, state: Path, *, own: bool = True) -> list[Ending]:
-    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself."""
+    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself.
+
+    Raises:
+        Retry: as :func:`recover`.
+    """
     with contextlib.ExitStack() as stack:
         owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(path_of(state, o), stack))]
         return [ending for owner in owners for ending in recover(ledger, owner)]
+
+
+def at_start(ledger: Ledger, state: Path) -> list[Ending]:
+    """The same where nothing else may be done before.
+
+    Raises:
+        Fatal: exit code 5; a directory is not the one it was.
+    """
+    try:
+        return recover_all(ledger, state)
+    except Retry as error:
+        raise Fatal(
+            f"what was being moved when its owner died can not be reconciled: {error}",
+            "Mount what belongs there. If it was replaced for good, start once with `run --directories-replaced`.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
@@ -65,6 +89,7 @@ def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:
     source = Path(decision.source)
     target = _landed(decision, source, ledger, claimed)
     waiting = _is(source, decision)
+    _refuse_replaced(decision, source, target, ledger)
     if target is None and waiting:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
     if target is None and os.path.lexists(source):
@@ -84,6 +109,27 @@ def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:
     unique.sync_directory(target.parent)
     _explain(decision, target, ledger)
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
+
+
+def _refuse_replaced(decision: Unended, source: Path, target: Path | None, ledger: Ledger) -> None:
+    """See that what is not there is not merely out of sight: beneath a mount that is gone every file is missing.
+
+    A class directory on the inbox's own file system may have been made anew: what was there lay beside the inbox.
+    """
+    left, right = claims.beyond(source.parent), claims.beyond(Path(decision.directory))
+    was_left, was_right = ledger.place(left), ledger.place(right)
+    if was_left is not None and not os.path.lexists(source):
+        _refuse_other(left, was_left[1])
+    if was_right is not None and was_left is not None and target is None and was_left[0] != was_right[0]:
+        _refuse_other(right, was_right[1])
+
+
+def _refuse_other(directory: Path, inode: int) -> None:
+    mount = mounts.of(directory)
+    if mount is not None and mount.renumbers:
+        return  # it has other inode numbers after each mount: nothing can be told
+    if not directory.is_dir() or os.stat(directory).st_ino != inode:
+        raise Retry(f"{directory} is not the directory it was when files were moved from or to it")
 
 
 def _is_entry(source: Path, path: Path) -> bool:

@@ -71,7 +71,7 @@ def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _
     with contextlib.ExitStack() as stack:
         stack.callback(_hold(ledger.with_name(f"{OWNER}.lock")).release)
         book = stack.enter_context(contextlib.closing(Ledger(ledger, owner=OWNER)))
-        for ending in recover.recover_all(book, ledger.parent):
+        for ending in recover.at_start(book, ledger.parent):
             tell(ending)
         claims.release(inbox, OWNER)  # what a killed one had put back
         yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)

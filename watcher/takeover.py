@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from watcher import claims, recover
 from watcher.claims import Claims
+from watcher.errors import Retry
 from watcher.ledger import Ledger
 from watcher.lock import Lock, path_of
 from watcher.records import Ending
@@ -29,7 +31,8 @@ class Takeover:
         endings: list[Ending] = []
         names: list[str] = []
         if self.mine is not None:  # alone there are no workers: what commands leave has a place in the inbox
-            endings += recover.recover_all(self.ledger, self.state, own=False)
+            with contextlib.suppress(Retry):  # the inbox has gone since the scan: the next one tells
+                endings += recover.recover_all(self.ledger, self.state, own=False)
         for owner in self._others():
             lock = Lock(path_of(self.state, owner))
             if not lock.try_acquire():
@@ -37,6 +40,8 @@ class Takeover:
             try:
                 endings += recover.recover(self.ledger, owner)  # it may have died since
                 names += self.mine.adopt(owner) if self.mine is not None else claims.release(self.inbox, owner)
+            except Retry:
+                continue
             finally:
                 lock.release()
         return endings, names

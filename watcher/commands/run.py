@@ -19,10 +19,10 @@ from watcher.service import Service
 
 def run(args: argparse.Namespace) -> int:
     """Watch, sort, log, until SIGTERM or SIGINT."""
-    return serve(args.config or config.DEFAULT, composition.load_network)
+    return serve(args.config or config.DEFAULT, composition.load_network, replaced=args.directories_replaced)
 
 
-def serve(path: Path, load: composition.Loader) -> int:
+def serve(path: Path, load: composition.Loader, *, replaced: bool = False) -> int:
     """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
     started = time.monotonic()
     settings = config.load(path, os.environ)
@@ -37,7 +37,7 @@ def serve(path: Path, load: composition.Loader) -> int:
     wake, stop = daemon.Wake(), daemon.Stop()
     stop.install(wake, hangup_ends=sys.stdout.isatty())
     try:
-        route = composition.build(settings, seat, wake, logger, load)
+        route = composition.build(settings, seat, wake, logger, load, replaced=replaced)
         stop_metrics = composition.serve_metrics(settings, route, logger)
     except Fatal as error:
         logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
