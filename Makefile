@@ -16,7 +16,7 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench burst chaos fuzz hostile service rotate lock clean
+.PHONY: help install run test lint check bench burst chaos fuzz hostile service rotate idle lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ service: $(INSTALLED)  ## the service under a real systemd in a container: start
 
 rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the file over, and look for each
 	@$(BIN)/python tests/rotation.py
+
+idle: $(INSTALLED)  ## measure what the daemon costs when there is nothing to do, and how soon it is ready
+	@$(BIN)/python tests/idle.py
 
 lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }

@@ -18,6 +18,7 @@ from watcher import config
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
 ENVIRONMENT = "PYTHONPATH=/opt/mednet-watcher/site:/opt/mednet-watcher/repo\n"
+CONFIG = "/etc/mednet-watcher/config.yaml"
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not there")
 
 
@@ -140,14 +141,22 @@ def test_under_a_real_systemd(booted: Container) -> None:
     systemd itself is process 1 of a container. Printed is the session, for `make service`.
     """
     sampler = Sampler()
+    booted.run("sed", "-i", "s/patience_s: 30.0/patience_s: 1.0/", CONFIG)
     booted.run("systemctl", "start", "mednet-watcher")  # comes back when READY=1 has been sent
     for number, label in enumerate(sampler.classes):
         drop(booted, sampler, label, f"{number}.jpeg")
     assert until_sorted(booted, 6) == sorted(f"./{label}/{n}.jpeg" for n, label in enumerate(sampler.classes))
     print(booted.run("systemctl", "status", "mednet-watcher", "--no-pager", "-n", "0").stdout)
     _confined(booted)
-    booted.run("sed", "-i", "s/min_confidence: null/min_confidence: 0.9/", "/etc/mednet-watcher/config.yaml")
+    _ask_the_journal(booted)
+    booted.run(
+        "sed",
+        "-i",
+        "s/patience_s: 30.0/patience_s: 1.0/;s/min_confidence: null/min_confidence: 0.9/",
+        "/etc/mednet-watcher/config.yaml",
+    )
     booted.run("systemctl", "reload", "mednet-watcher")
+    booted.run("sh", "-c", "until journalctl -u mednet-watcher -g reload.done; do sleep 0.5; done")
     pid = booted.main_pid()
     booted.run("kill", "-STOP", pid)
     drop(booted, sampler, "Hand", "during.jpeg")
@@ -161,6 +170,24 @@ def test_under_a_real_systemd(booted: Container) -> None:
     assert "Watchdog timeout" in journal
     assert '"changed": ["review.min_confidence"]' in journal
     assert '"event": "daemon.stopped"' in journal
+
+
+def _ask_the_journal(booted: Container) -> None:
+    """Every query of docs/monitoring runs, and finds what there is to find."""
+    booted.write("/srv/radiology/inbox/bad.txt", "no image")
+    booted.run("sh", "-c", "until ls /srv/radiology/quarantine/bad.txt; do sleep 0.5; done")
+    text = (Path(__file__).parents[1] / "docs" / "monitoring" / "README.md").read_text()
+    queries = re.findall("^    (journalctl .*)$", text, re.MULTILINE)
+    assert len(queries) >= 6
+    for query in queries:
+        path = "PATH=$PATH:/opt/mednet-watcher/bin"
+        told = booted.run("sh", "-c", f"export {ENVIRONMENT.strip()} {path}; {query} --no-pager" if "|" not in query
+                          else f"export {ENVIRONMENT.strip()} {path}; {query}")  # fmt: skip
+        print(f"$ {query}\n{told.stdout}")
+        assert told.stdout.strip()
+        if "-p warning" in query:
+            assert "image.quarantined" in told.stdout
+            assert "image.sorted" not in told.stdout
 
 
 def _confined(booted: Container) -> None:

@@ -30,7 +30,11 @@ Form = Literal["auto", "json", "console"]
 class Journal:
     """What is logged, how, and where to. Can change while the daemon runs: :meth:`use`."""
 
-    def __init__(self, stream: TextIO | Output, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, stream: TextIO | Output, clock: Callable[[], float] = time.monotonic, *, priorities: bool = False
+    ) -> None:
+        """With ``priorities`` each line begins with the one of its level, as systemd's journal takes it off."""
+        self._priorities = _PRIORITIES if priorities else {}
         self._stream, self._repeats, self._lock = stream, Repeats(clock), threading.Lock()
         self._level = logging.INFO
         self._file: File | None = None
@@ -78,8 +82,12 @@ class Journal:
                     self._file.write(written + "\n")
             if self._last_error is not None and method in ("error", "critical"):
                 _replace(self._last_error, written)
-        return written if self._render is self._json else self._render(logger, method, line)
+        told = written if self._render is self._json else self._render(logger, method, line)
+        return self._priorities.get(method, "") + str(told)
 
+
+_PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+"""Of sd-daemon(3)."""
 
 _STAMPS: list[structlog.typing.Processor] = [
     structlog.processors.add_log_level,

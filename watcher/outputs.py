@@ -43,6 +43,15 @@ class Output:
         return self._stream.fileno()
 
 
+def is_journal(stream: TextIO, told: str | None) -> bool:
+    """Whether a stream leads to systemd's journal, by what systemd told in JOURNAL_STREAM (see systemd.exec(5))."""
+    try:
+        found = os.fstat(stream.fileno())
+    except OSError:
+        return False
+    return told == f"{found.st_dev}:{found.st_ino}"
+
+
 class File(Output):
     """Appends to whatever file has the name just now.
 

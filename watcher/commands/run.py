@@ -27,7 +27,8 @@ def serve(path: Path, load: composition.Loader, *, replaced: bool = False) -> in
     started = time.monotonic()
     settings = config.load(path, os.environ)
     faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
-    journal = log.Journal(outputs.Output(sys.stdout))
+    to_journal = outputs.is_journal(sys.stdout, os.environ.get("JOURNAL_STREAM"))
+    journal = log.Journal(outputs.Output(sys.stdout), priorities=to_journal)
     logger = journal.logger
     _use(journal, settings, composition.log_file(settings))
     service = Service(notify.from_environment(os.environ), journal)
