@@ -144,6 +144,23 @@ def test_asked_before_it_is_ready(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
+    """A SIGTERM in the middle of a reload ends the daemon as ever; what was being made is not used."""
+    site = Site(tmp_path)
+    site.daemon.environ["STUB_HANG_LOAD"] = str(tmp_path / "hang")
+    with site.daemon as daemon:
+        (tmp_path / "hang").touch()
+        daemon.config.write_text(site.base + f"model: {{weights: {other}}}\ndecode: {{timeout_s: 9}}\n")
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: bool(daemon.events("reload.started")))
+        daemon.process.send_signal(signal.SIGTERM)
+        daemon.until(lambda: bool(daemon.events("daemon.stopping")))
+        (tmp_path / "hang").unlink()
+        assert daemon.process.wait(timeout=30) == 0
+    assert daemon.events("reload.done", "daemon.failed", "daemon.crashed") == []
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_many_reloads_while_files_stream_in(tmp_path: Path, other: Path, shared: bool) -> None:
     """Good and bad configs, other weights, limits and batches, by dozens of SIGHUPs under load: no file is lost.

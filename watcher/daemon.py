@@ -121,8 +121,8 @@ def _end(
     service.journal.flush(all=True)
     log.info("daemon.stopping", **why)
     try:
-        reload.close()
         route.close(clock())
+        reload.close()  # a load under way is waited for: by now nothing else is
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
         code = error.code

@@ -131,7 +131,8 @@ class Reload:
         self._maker, self._notify, self._log, self._wake = maker, notify, log, wake
         self._thread = ThreadPoolExecutor(1, "reload")
         self._making: Future[Fresh] | None = None
-        self._asked = self._waits = False
+        self._asked = False
+        self._waiting: Fresh | None = None
         self.done: Callable[[Fresh], None] = lambda fresh: None
         """Told of each success."""
 
@@ -144,7 +145,7 @@ class Reload:
         if self._making is not None and self._making.done():
             self._made(route, self._making)
             self._making = None
-        if self._asked and self._making is None and not self._waits:
+        if self._asked and self._making is None and self._waiting is None:
             self._asked = False
             self._notify.reloading()
             self._log.info("reload.started")
@@ -159,7 +160,7 @@ class Reload:
         except (OSError, RuntimeError, MemoryError) as error:  # a device or its memory: torch raises RuntimeError
             self._refuse(f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
         else:
-            self._waits = True
+            self._waiting = fresh
             route.renew(lambda: self._put_in(fresh, route))
 
     def _refuse(self, problem: str, advice: str) -> None:
@@ -169,13 +170,15 @@ class Reload:
     def _put_in(self, fresh: Fresh, route: Route) -> None:
         fresh.put_in(route)
         self.done(fresh)
-        self.settings, self._waits = fresh.settings, False
+        self.settings, self._waiting = fresh.settings, None
         self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
         self._notify.ready()
         self._wake()
 
     def close(self) -> None:
         """End. What was being made is not used."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.shutdown(wait=True)
         if self._making is not None and self._making.exception() is None:
-            self._making.result().discard()
+            self._waiting = self._making.result()
+        if self._waiting is not None:
+            self._waiting.discard()
