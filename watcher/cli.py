@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _status, _tail, _retry, _undo, _audit, _explain, _install_service, _demo)
+    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _retry, _undo, _audit, _explain, _install_service, _demo)
     for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench):
         add(_adder(commands))
     return top
@@ -124,6 +124,12 @@ def _check_config(add: _Add) -> None:
     command = add("check-config", "check a config file without starting anything")
     _config(command)
     _json(command, "print the values in force as JSON")
+
+
+def _doctor(add: _Add) -> None:
+    command = add("doctor", "look at directories, events, weights, device and decoders, and say what will work")
+    _config(command)
+    _json(command, "one JSON object a line, for every check")
 
 
 def _status(add: _Add) -> None:

@@ -59,12 +59,8 @@ def rename_noreplace(source: Path, target: Path) -> None:
     Raises:
         OSError: as the kernel says, EXDEV for another file system.
     """
-    status = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
-    if status == 0:
+    if rename_in_one_call(source, target):
         return
-    code = ctypes.get_errno()
-    if code not in _UNKNOWN_CALL:
-        raise OSError(code, os.strerror(code), str(source), None, str(target))
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
@@ -73,6 +69,17 @@ def rename_noreplace(source: Path, target: Path) -> None:
         return _rename_over_own(source, target)
     failpoints.reach("linked")
     unlink_or_undo(source, target)
+
+
+def rename_in_one_call(source: Path, target: Path) -> bool:
+    """The same by renameat2(2). False where the file system does not know that; then nothing has changed."""
+    status = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if status == 0:
+        return True
+    code = ctypes.get_errno()
+    if code not in _UNKNOWN_CALL:
+        raise OSError(code, os.strerror(code), str(source), None, str(target))
+    return False
 
 
 def _rename_over_own(source: Path, target: Path) -> None:

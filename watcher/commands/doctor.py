@@ -1,0 +1,161 @@
+"""``doctor``: will it work here? Directories, events, weights, device, decoders. Safe beside a running daemon."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from PIL import Image
+
+from watcher import annals, checkpoint, composition, config, decode, doctor, lock, log, seat
+from watcher.decoder_pool import DecoderPool
+from watcher.doctor import Check
+from watcher.errors import Exit, Fatal
+from watcher.records import Decoded, Rejected
+
+GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+"""Without any of these torch has no device to find, and need not be asked. It takes seconds to import."""
+
+LIBRARIES = ("Pillow", "simplejpeg", "pydicom", "python-gdcm", "pylibjpeg-openjpeg", "pyjpegls")
+"""What decodes, as distributions: those of the core and of the extra ``dicom``."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line for each check, with advice where something is not well. Exit code 1 if something fails."""
+    settings = config.load(args.config or config.DEFAULT, os.environ)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: probes removed
+    seen: Counter[str] = Counter()
+    for check in checks(settings):
+        seen[check.state] += 1
+        print(json.dumps(asdict(check)) if args.json else _text(check), flush=True)
+    if not args.json:
+        print(f"{seen['ok']} ok, {seen['warn']} to look at, {seen['fail']} will not work")
+    return Exit.FAILED if seen["fail"] else Exit.OK
+
+
+def _text(check: Check) -> str:
+    line = f"{check.state:4}  {check.what:20}  {log.printable(check.told)}"
+    return line if check.advice is None else f"{line}\n{'':28}{log.printable(check.advice)}"
+
+
+def checks(settings: config.Config) -> Iterator[Check]:
+    """All of them, as they are made."""
+    yield running(settings)
+    yield from doctor.directories(settings)
+    yield ledger(composition.ledger_path(settings))
+    yield weights(composition.weights_path(None, settings))
+    yield device(settings.model.device)
+    yield threads(settings.model.threads)
+    yield from decoders(settings)
+
+
+def running(settings: config.Config) -> Check:
+    """Who sorts this inbox just now."""
+    paths = [composition.lock_path(settings), *seat.workers(settings.state.path).values()]
+    pids = [str(facts.get("pid", "unknown")) for path in paths if (facts := lock.holder(path)) is not None]
+    return Check("ok", "daemon", f"runs, process {', '.join(pids)}" if pids else "does not run")
+
+
+def ledger(path: Path) -> Check:
+    """Can it be read, and by which SQLite?"""
+    version = f"SQLite {sqlite3.sqlite_version}"
+    if not path.exists():
+        return Check("ok", "ledger", f"made by the first start, {version}")
+    try:
+        with annals.Annals(path) as book:
+            return Check("ok", "ledger", f"{book.last():,} decisions, {version}")
+    except Fatal as error:
+        return Check("fail", "ledger", error.problem, error.advice)
+
+
+def weights(path: Path) -> Check:
+    """Whole, by their own digest?"""
+    try:
+        found = checkpoint.load(path)
+    except Fatal as error:
+        return Check("fail", "weights", error.problem, error.advice)
+    return Check("ok", "weights", f"{found.name}, {len(found.classes)} classes, digest {found.digest}")
+
+
+def device(wanted: str) -> Check:
+    """Where the network will run. Torch is asked only where there could be a choice."""
+    version = f"torch {_version('torch') or 'is not installed'}"
+    if _version("torch") is None:
+        return Check("fail", "device", version, "Install mednet-watcher again, with what it requires.")
+    if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPUS))):
+        return Check("ok", "device", f"cpu, {version}")
+    from watcher import classify
+
+    try:
+        return Check("ok", "device", f"{classify.choose_device(wanted)}, {version}")  # type: ignore[arg-type]
+    except Fatal as error:
+        return Check("fail", "device", error.problem, error.advice)
+
+
+def threads(wanted: int) -> Check:
+    """Whether there are as many cores as threads are asked for."""
+    cores = len(os.sched_getaffinity(0))
+    told = f"{cores} cores, {wanted or 'as many'} threads"
+    if wanted > cores:
+        return Check("warn", "cores", told, "More threads than cores are slower: lower model.threads.")
+    return Check("ok", "cores", told)
+
+
+def decoders(settings: config.Config) -> Iterator[Check]:
+    """A picture of each format, through a decoder as confined as the daemon's; and what is installed."""
+    with tempfile.TemporaryDirectory(prefix="mednet-doctor-") as directory:
+        names = {kind: _picture(Path(directory), kind) for kind in decode.FORMATS}
+        answers = _decoded(list(names.values()), Path(directory), settings)
+    for kind, name in names.items():
+        answer = answers.get(name)
+        if isinstance(answer, Decoded):
+            yield Check("ok", f"decoder {kind}", f"a picture in {answer.decode_ms:.1f} ms")
+        else:
+            told = f"{answer.reason}: {answer.detail}" if answer else "no answer"
+            advice = "Raise decode.memory_mb, and decode.timeout_s on a slow host; else install mednet-watcher again."
+            yield Check("fail", f"decoder {kind}", f"a sound picture is refused: {told}", advice)
+    found = [f"{name} {version}" for name in LIBRARIES if (version := _version(name))]
+    yield Check("ok", "libraries", ", ".join(found))
+
+
+def _picture(directory: Path, kind: str) -> str:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").save(buffer, kind)
+    name = f"picture.{kind.lower()}"
+    (directory / name).write_bytes(buffer.getvalue())
+    return name
+
+
+def _decoded(names: list[str], directory: Path, settings: config.Config) -> dict[str, Decoded | Rejected]:
+    pool = DecoderPool(directory, composition.decoder_limits(settings), settings.decode.timeout_s)
+    answers: dict[str, Decoded | Rejected] = {}
+    try:
+        for name in names:
+            pool.submit(name)
+        while len(pool):
+            wait(pool.connections, max(0.0, (pool.due_s() or 0.0) - time.monotonic()))
+            answers.update((answer.name, answer) for answer in pool.collect())
+    except Fatal:
+        pass  # no decoder starts: what has no answer is told
+    finally:
+        pool.close()
+    return answers
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
