@@ -65,8 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _retry, _undo, _audit, _explain, _install_service, _demo)
-    for add in (*daily, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench):
+    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _retry, _undo, _audit, _explain)
+    rarely = (_install_service, _demo, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench)
+    for add in (*daily, *rarely):
         add(_adder(commands))
     return top
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher import annals, checkpoint, composition, config, decode, doctor, lock, log, seat
+from watcher import annals, checkpoint, composition, config, doctor, formats, lock, log, seat
 from watcher.decoder_pool import DecoderPool
 from watcher.doctor import Check
 from watcher.errors import Exit, Fatal
@@ -116,7 +116,7 @@ def threads(wanted: int) -> Check:
 def decoders(settings: config.Config) -> Iterator[Check]:
     """A picture of each format, through a decoder as confined as the daemon's; and what is installed."""
     with tempfile.TemporaryDirectory(prefix="mednet-doctor-") as directory:
-        names = {kind: _picture(Path(directory), kind) for kind in decode.FORMATS}
+        names = {kind: _picture(Path(directory), kind) for kind in formats.NAMES}
         answers = _decoded(list(names.values()), Path(directory), settings)
     for kind, name in names.items():
         answer = answers.get(name)
