@@ -367,19 +367,21 @@ class TestTakenOver:
             b'{"identity": "abcd", "digest": "d", "blank": true, "decode_ms": 1}\n' + bytes(4096),
             b'{"identity": [1, 2, 3, 4], "digest": "d", "blank": true, "decode_ms": 1}\n' + bytes(4095),
             b'{"identity": [1, 2, 3, 4], "digest": "d", "blank": true, "decode_ms": null}\n' + bytes(4096),
+            b'{"identity": [1, 2, 3, 4], "digest": null, "frames": 1e999, "modality": [], "body_part": {}}\n'
+            + bytes(4096),
             b'{"identity": [1, 2, 3, 4], "digest": "../../../x", "blank": true, "decode_ms": 1}\n' + bytes(4096),
             b"[" * 60_000,
             b"x" * 70_000,
         ],
-        ids=range(12),
+        ids=range(13),
     )
     def test_nonsense_is_blamed_on_the_file_it_answers(
         self, nonsense: bytes, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]
     ) -> None:
         """An answer that is none rejects the file that was asked for, and each file is answered exactly once."""
         impostor(
-            f"send(b'ready')\nwhile True:\n    recv()\n    send({nonsense[:100]!r} + {nonsense[100:101]!r} * "
-            f"{len(nonsense[100:])})"
+            f"send(b'ready')\nwhile True:\n    recv()\n    send({nonsense[:300]!r} + {nonsense[300:301]!r} * "
+            f"{len(nonsense[300:])})"
         )
         found = pools(inbox).ask("a", "b")
         assert [reason(each) for each in found] == [("a", "decoder_crashed"), ("b", "decoder_crashed")]
@@ -414,6 +416,35 @@ class TestTakenOver:
         pool.clock.now += TIMEOUT_S + 1
         [[name, why]] = [reason(each) for each in found or pool.answers(1)]
         assert name == "a" and why in ("decoder_hung", "decoder_crashed")
+
+
+class TestLoading:
+    """What DICOM files need takes seconds to load, once."""
+
+    def test_no_file_is_to_blame(
+        self, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]
+    ) -> None:
+        """While it loads, the file and those behind it wait, for as long as a process may take to start."""
+        impostor("recv()\nsend(b'loading')\nrecv()\nimport time; time.sleep(60)")
+        pool = pools(inbox)
+        for name in "ab":
+            pool.pool.submit(name)
+        wait(pool.pool.connections, 10)
+        assert list(pool.pool.collect()) == []
+        wait(pool.pool.connections, 10)
+        assert list(pool.pool.collect()) == []
+        first = pool.process(0)
+        pool.clock.now += decoder_pool.START_S - 1
+        assert list(pool.pool.collect()) == []
+        assert len(pool.pool._children) == 1
+        pool.clock.now += 2
+        assert [reason(each) for each in pool.pool.collect()] == [("a", "decoder_hung")]
+        assert first.poll() is not None
+
+    def test_only_once(self, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]) -> None:
+        """A process that says so again is no decoder."""
+        impostor("send(b'ready')\nrecv()\nsend(b'loading')\nsend(b'loading')\nrecv()")
+        assert [reason(each) for each in pools(inbox).ask("a")] == [("a", "decoder_crashed")]
 
 
 def _ends(act: Callable[[], Any], pool: Pool, within_s: float = 3) -> bool:

@@ -23,6 +23,8 @@ ADVICE = {
     "truncated": "The file is not whole. Ask the sender for it again.",
     "damaged": "The file was changed or cut on its way. Ask the sender for it again.",
     "unsupported_format": "Convert it to a format that is read, PNG say, or keep it out of the inbox.",
+    "no_pixel_data": "A DICOM file without a picture (a report, a plan, a directory). Keep such out of the inbox.",
+    "needs_dicom_extra": "Install mednet-watcher[dicom], restart the daemon, then `mednet-watcher retry`.",
     "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
     "too_complex": "It would hold up the decoders. If it is genuine, save it anew, as a baseline JPEG or a plain PNG.",
     "no_permission": "Let the daemon's user read what arrives in the inbox.",

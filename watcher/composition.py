@@ -11,7 +11,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from watcher import assets, checkpoint, config, daemon, decoder_pool, filing, log, outputs, pulse, recover, seat
+from watcher import (
+    assets,
+    checkpoint,
+    config,
+    daemon,
+    decoder_pool,
+    filing,
+    log,
+    outputs,
+    pulse,
+    recover,
+    seat,
+    second_look,
+)
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
@@ -102,6 +115,7 @@ def build(
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
         policy=policy(settings, weights),
+        doubts=doubts(settings),
         clerk=Clerk(ledger, mover, where, weights.digest, rules(settings)),
         log=logger,
         device=device,
@@ -281,6 +295,11 @@ def policy(settings: config.Config, weights: checkpoint.Checkpoint) -> Policy:
         weights.thresholds.get("temperature", 1.0),
         review_blank=settings.review.blank_images,
     )
+
+
+def doubts(settings: config.Config) -> second_look.Rules:
+    """What sends a picture to a person although the network is sure of it."""
+    return second_look.Rules(settings.decode.multi_frame, settings.review.metadata_disagrees)
 
 
 def load_network(

@@ -6,14 +6,17 @@ not drift apart. No torch in this module: the decoder children import it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from watcher import formats, raster, render
+from watcher import dicom, formats, raster, render
 from watcher.errors import Reject
 from watcher.render import Grey
 
@@ -33,10 +36,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a file shows. Of one with several ``frames`` (pages), it is the middle one."""
+    """What a file shows. Of one with several ``frames`` (pages), it is the middle one.
+
+    Of DICOM files, what they say they show: words of :mod:`watcher.metadata`.
+    """
 
     grey: Grey = field(repr=False)  # (64, 64)
     frames: int = 1
+    modality: str | None = None
+    body_part: str | None = None
 
 
 def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
@@ -53,7 +61,7 @@ def read(data: bytes, limits: Limits = Limits()) -> Picture:
 
     Raises:
         Reject: ``empty``, ``too_large``, ``too_complex``, ``unsupported_format``,
-            ``truncated``, ``damaged`` or ``unreadable``.
+            ``truncated``, ``damaged``, ``unreadable``, ``no_pixel_data`` or ``needs_dicom_extra``.
     """
     if not data:
         raise Reject("empty", "the file has no bytes")
@@ -61,9 +69,32 @@ def read(data: bytes, limits: Limits = Limits()) -> Picture:
         raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
     kind = formats.of(data)
     if kind is None:
-        raise Reject("unsupported_format", f"none of {', '.join(formats.NAMES)} by its content")
+        raise Reject("unsupported_format", f"none of {', '.join(formats.NAMES)} and DICOM by its content")
+    if kind == formats.DICOM:
+        return _dicom(data, limits)
     found = raster.read(data, kind, limits.max_pixels)
     return Picture(render.to_64(found.levels), found.frames)
+
+
+def needs_loading(data: bytes) -> bool:
+    """True for the first DICOM file of a process: its reader takes a moment to load (see :func:`load`)."""
+    return "watcher.dicom_pixels" not in sys.modules and formats.of(data) == formats.DICOM
+
+
+def load() -> None:
+    """Load the reader of DICOM files, if it is installed. Who never has any does not pay for it."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("watcher.dicom_pixels")
+
+
+def _dicom(data: bytes, limits: Limits) -> Picture:
+    whole = dicom.check(data, limits.max_bytes)
+    try:
+        from watcher import dicom_pixels
+    except ImportError:
+        raise Reject("needs_dicom_extra", "a DICOM file: install mednet-watcher[dicom] to have them read") from None
+    found = dicom_pixels.read(data, whole, limits.max_pixels)
+    return Picture(render.to_64(found.levels), found.frames, found.modality, found.body_part)
 
 
 def standardise(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

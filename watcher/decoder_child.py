@@ -21,6 +21,7 @@ import stat
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -28,6 +29,9 @@ from watcher import decode
 from watcher.errors import Reject
 
 HELLO = b"ready"
+LOADING = b"loading"
+"""What it says once, before the first DICOM file of its life: loading their reader takes seconds, no file's own."""
+
 ASK = b"?"
 """What a question begins with: a packet must not be empty, a name may be (``classify ''``)."""
 
@@ -43,15 +47,18 @@ def main(argv: list[str]) -> None:
     channel = socket.socket(fileno=int(argv[0]))
     directory, limits = os.fsencode(argv[1]), json.loads(argv[2])
     _confine(limits.pop("memory_mb"))
+    expects_dicom = limits.pop("expects_dicom", False)
     bounds = decode.Limits(**limits)
     decode.warm_up()
+    if expects_dicom:
+        decode.load()
     _silence()
     with contextlib.suppress(ConnectionError):
         channel.send(HELLO)  # from now on the time a file takes is its own
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)
             # By path each time: the inbox may be another directory by now (mounted again, say).
-            channel.send(answer(os.path.join(directory, name), bounds))
+            channel.send(answer(os.path.join(directory, name), bounds, lambda: channel.send(LOADING)))
 
 
 def _confine(memory_mb: int) -> None:
@@ -78,16 +85,21 @@ def _silence() -> None:
     sys.excepthook = tell
 
 
-def answer(path: bytes, limits: decode.Limits) -> bytes:
-    """One line of JSON, then the 64 x 64 pixels if the file is an image."""
+def answer(path: bytes, limits: decode.Limits, loading: Callable[[], object] = lambda: None) -> bytes:
+    """One line of JSON, then the 64 x 64 pixels if the file is an image. ``loading`` is told that it will take long."""
     started = time.perf_counter()
     told: dict[str, Any] = {}
     pixels = b""
     try:
         data = _read(path, limits, told)
         told["digest"] = hashlib.sha256(data).hexdigest()
+        if decode.needs_loading(data):
+            loading()
+            decode.load()
+            started = time.perf_counter()
         picture = decode.read(data, limits)
-        told["blank"] = decode.is_blank(picture.grey)
+        told["blank"], told["frames"] = decode.is_blank(picture.grey), picture.frames
+        told["modality"], told["body_part"] = picture.modality, picture.body_part
         pixels = picture.grey.tobytes()
     except Reject as error:
         told["reason"], told["detail"] = error.reason, error.detail

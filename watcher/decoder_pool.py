@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from watcher import decoder_child
+from watcher import decoder_child, metadata
 from watcher.decode import SIDE
 from watcher.errors import Fatal
 from watcher.records import Decoded, Identity, Rejected
@@ -41,7 +41,7 @@ START_S = 60.0
 
 REASONS = {
     *("empty", "truncated", "damaged", "unreadable", "unsupported_format", "too_large", "too_complex"),
-    *("no_permission", "not_a_file", "not_found"),
+    *("no_permission", "not_a_file", "not_found", "no_pixel_data", "needs_dicom_extra"),
 }
 """What a decoder may say of a file: reasons label metrics, so they are few and known."""
 
@@ -70,6 +70,7 @@ class _Child:
         self.since = now
         self.retiring = False
         self.answered = False
+        self.loading = self.loaded = False
 
     def send(self, name: str, now: float) -> None:
         if not self.owes:
@@ -81,6 +82,17 @@ class _Child:
         """True for the first message of all, by which the process says that it is ready."""
         first, self.answered = not self.answered, True
         return first and message == decoder_child.HELLO
+
+    def loads(self, message: bytes) -> bool:
+        """True once in its life: it loads what DICOM files need, and the file it works on is not to blame."""
+        self.loading = not self.loaded and message == decoder_child.LOADING
+        self.loaded |= self.loading
+        return self.loading
+
+    @property
+    def starting(self) -> bool:
+        """Whether its time is its own just now, and no file's."""
+        return self.loading or not self.answered
 
     def receive(self) -> bytes | None:
         """The next message, or None for now. Raises EOFError when the process has ended."""
@@ -113,7 +125,12 @@ class DecoderPool:
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._directory, self._limits, self._timeout_s, self._clock = str(directory or ""), limits, timeout_s, clock
+        self._directory, self._limits, self._timeout_s, self._clock = (
+            str(directory or ""),
+            dict(limits),
+            timeout_s,
+            clock,
+        )
         self._backlog: deque[str] = deque()
         self._children: list[_Child] = []
         self._failed_starts = 0
@@ -140,7 +157,7 @@ class DecoderPool:
     def _patience(self, child: _Child) -> float:
         """How long a file may hold up the ones behind it: all its time if there is nobody to take them."""
         alone = len(self._children) >= MOST_CHILDREN
-        if not child.answered:
+        if child.starting:
             return START_S
         return self._timeout_s if alone else min(STRAGGLE_S, self._timeout_s)
 
@@ -162,12 +179,15 @@ class DecoderPool:
                 message = child.receive()
                 if message is None:
                     return
-                result = None if child.greets(message) else _result(child.owes[0], message)
+                about_itself = child.greets(message) or child.loads(message)
+                result = None if about_itself else _result(child.owes[0], message)
             except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
                 # Died, or answered nonsense: the file in its hands is to blame.
                 yield from self._blame(child, "decoder_crashed", "the decoder process died on this file")
                 return
             child.since, self._failed_starts = self._clock(), 0
+            if child.loading:
+                self._limits["expects_dicom"] = True  # who follows loads it before its first file
             if result is not None:
                 child.owes.popleft()
                 yield result
@@ -179,7 +199,7 @@ class DecoderPool:
         now = self._clock()
         for child in [c for c in self._children if c.owes]:
             spent = now - child.since
-            if spent > (self._timeout_s if child.answered else START_S):
+            if spent > (START_S if child.starting else self._timeout_s):
                 yield from self._blame(child, "decoder_hung", f"not decoded within {self._timeout_s:g} s")
             elif not child.retiring and spent > self._patience(child):
                 child.retiring = True
@@ -259,7 +279,11 @@ def _result(name: str, message: bytes) -> Result:
     if identity is None or digest is None:
         raise ValueError("an answer without identity or digest")
     image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
-    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]))
+    frames = told["frames"]
+    if type(frames) is not int:
+        raise ValueError("no number of frames")
+    said = metadata.modality(told["modality"]), metadata.body_part(told["body_part"])
+    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]), frames, *said)
 
 
 def _identity(values: list[int] | None) -> Identity | None:

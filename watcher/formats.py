@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from watcher import bmp, jpeg, png, tiff, webp
+from watcher import bmp, dicom, jpeg, png, tiff, webp
 
 NAMES = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 """As Pillow knows them."""
+
+DICOM = "DICOM"
 
 
 def of(data: bytes) -> str | None:
@@ -14,6 +16,8 @@ def of(data: bytes) -> str | None:
         return "JPEG"
     if data.startswith(png.MAGIC):
         return "PNG"
+    if dicom.looks_like(data):  # its preamble may be that of a TIFF
+        return DICOM
     if data.startswith(tiff.MAGICS):
         return "TIFF"
     if webp.looks_like(data):

@@ -28,6 +28,7 @@ MOST_SEGMENTS = 20_000
 
 # T.81, table B.1. Frames by Huffman codes are sequential (baseline or extended) or progressive.
 _SEQUENTIAL, _PROGRESSIVE, _DHT, _EOI, _SOS = (0xC0, 0xC1), 0xC2, 0xC4, 0xD9, 0xDA
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {_DHT, 0xC8, 0xCC}  # the others of C0 to CF are no frames
 _TABLES = {0xDB, _DHT, 0xDD, 0xFE}  # quantisation, Huffman, restart interval; and comments
 _APPLICATION = {0xE0: (b"JFIF\0", 18), 0xEE: (b"Adobe", 16)}  # what they begin with, and their least size
 _MODES = {1: "L", 3: "RGB"}
@@ -97,6 +98,15 @@ def header(data: bytes, found: list[Segment]) -> Header | None:
         else:
             return None
     return None
+
+
+def depth_and_size(data: bytes, found: list[Segment]) -> tuple[int, tuple[int, int] | None]:
+    """Bits, width and height as the frame has them, also of a JPEG without loss and of JPEG-LS (ITU-T T.87)."""
+    for marker, start, end in found:
+        if marker in _FRAMES and end - start >= 10 and end <= len(data):
+            bits, height, width, _ = _frame(data, start + 4)
+            return bits, (width, height)
+    return 0, None
 
 
 def refuse(data: bytes, found: list[Segment], pixels: int, max_pixels: int) -> None:

@@ -35,7 +35,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A file that is an image. ``digest`` is the SHA-256 of its bytes, in hex."""
+    """A file that is an image. ``digest`` is the SHA-256 of its bytes, in hex.
+
+    ``modality`` and ``body_part`` are what a DICOM file says of itself, in words of :mod:`watcher.metadata`.
+    """
 
     name: str
     identity: Identity
@@ -43,6 +46,9 @@ class Decoded:
     image: npt.NDArray[np.uint8] = field(repr=False)  # (64, 64)
     blank: bool
     decode_ms: float
+    frames: int = 1
+    modality: str | None = None
+    body_part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

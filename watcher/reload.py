@@ -58,6 +58,7 @@ class Fresh:
             arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
         route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
         route.policy = composition.policy(self.settings, self.weights)
+        route.doubts = composition.doubts(self.settings)
         route.clerk, route.limits = self.clerk, composition.limits(self.settings)
         if self.network is not None:
             route.use(*self.network)

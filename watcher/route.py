@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from watcher import decide, failpoints, log, pulse
+from watcher import decide, failpoints, log, pulse, second_look
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
@@ -62,6 +62,7 @@ class Route:
     log: log.Logger
     device: Callable[[], str]
     wake: Callable[[], None]
+    doubts: second_look.Rules = field(default=second_look.Rules())
     in_flight: int = 256
     front: Front | None = None
     takeover: Takeover | None = None
@@ -251,7 +252,7 @@ class Route:
                 image.name,
                 image.identity,
                 image.digest,
-                decision,
+                second_look.take(decision, image, self.doubts),
                 Timing(ready.seen_s, _queued_ms(ready, image, now), image.decode_ms, infer_ms),
             )
             for (image, ready), decision in zip(batch, decisions, strict=True)

@@ -117,19 +117,21 @@ class Batch(_Section):
 
 
 class Decode(_Section):
-    """What one file may cost: bytes on disk, pixels, MiB of memory, seconds."""
+    """What one file may cost: bytes on disk, pixels, MiB of memory, seconds. And what several frames are."""
 
     max_bytes: _Count = 64 * 1024 * 1024
     max_pixels: _Count = 64_000_000
     memory_mb: Annotated[int, Field(ge=1, le=1024 * 1024)] = 1024
     timeout_s: _Positive = 10.0
+    multi_frame: Literal["review", "middle"] = "review"
 
 
 class Review(_Section):
-    """Below which probability a person decides (None: the threshold stored with the weights)."""
+    """Below which probability a person decides (None: the threshold stored with the weights), and of what else."""
 
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     blank_images: bool = False
+    metadata_disagrees: bool = True
 
 
 class Metrics(_Section):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, composition, decide, filing, log
+from watcher import checkpoint, composition, decide, filing, log, second_look
 from watcher.clerk import Places
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Retry, Vanished
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"{'outcome':10} {'class':10} {'conf.':>7}  {'file':40} top three")
         failed = False
-        for path, result, decision in classified(files(args.paths), pool, network, policy, settings.batch.size):
+        doubts = composition.doubts(settings)
+        for path, result, decision in classified(files(args.paths), pool, network, policy, settings.batch.size, doubts):
             destination = sort(path, result, decision) if sort else None
             print(show(path, decision, destination), flush=args.json)
             failed |= decision.reason == "not_found" or bool(sort and destination is None)
@@ -70,7 +71,12 @@ def _below(directory: str) -> Iterator[str]:
 
 
 def classified(
-    paths: Iterable[str], pool: DecoderPool, network: Network, policy: decide.Policy, size: int
+    paths: Iterable[str],
+    pool: DecoderPool,
+    network: Network,
+    policy: decide.Policy,
+    size: int,
+    doubts: second_look.Rules = second_look.Rules(),
 ) -> Iterator[tuple[str, Result, Decision]]:
     """Decode and classify in batches of ``size``; results in the order of the paths."""
     source, waiting = iter(paths), _InOrder()
@@ -92,7 +98,7 @@ def classified(
             now, batch = batch[:size], batch[size:]
             decisions = decide.decide(network(np.stack([d.image for d in now])), [d.blank for d in now], policy)
             for image, decision in zip(now, decisions, strict=True):
-                waiting.put(image, decision)
+                waiting.put(image, second_look.take(decision, image, doubts))
         elif len(pool):
             due = pool.due_s()
             wait(pool.connections, None if due is None else max(0.0, due - time.monotonic()))
