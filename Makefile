@@ -16,10 +16,10 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench burst chaos fuzz hostile service rotate idle lock clean
+.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers service rotate idle lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with everything in it (the other targets do so themselves)
 
@@ -55,6 +55,9 @@ fuzz: $(INSTALLED)  ## send a hundred thousand damaged files to the decoders
 
 hostile: $(INSTALLED)  ## drop ten thousand hostile files among good ones, and look for each
 	@$(BIN)/python tests/hostile.py
+
+test-producers: $(INSTALLED)  ## cp, rsync, scp, Samba, FTP ... into the inbox, a hundred files each (installs what is missing, as root)
+	@$(BIN)/python tests/producers.py --install --write docs/producers.md
 
 service: $(INSTALLED)  ## the service under a real systemd in a container: start, work, watchdog, stop (needs root)
 	@$(BIN)/pytest -q -s -m slow tests/test_systemd.py
