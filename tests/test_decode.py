@@ -74,7 +74,7 @@ class TestPixels:
 
     def test_16_bit_large_image_keeps_its_gradient(self) -> None:
         """A large 16-bit image is resampled before it is scaled: a gradient stays one."""
-        levels = np.tile(np.arange(512, dtype=np.uint16) * 100, (256, 1))
+        levels = np.tile(np.arange(512, dtype=np.uint16) * 100, (512, 1))
         found = decode.grey64(encode(Image.fromarray(levels))).astype(int)
         assert (np.diff(found, axis=1) > 0).all() and found[0, 0] == 0 and found[0, -1] == 255
 
@@ -270,9 +270,12 @@ class TestOneReading:
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """What the same file is when Pillow alone decodes it."""
+    """What the same file is when Pillow alone decodes it: the longer side 64, the other filled up."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("L").resize((64, 64), Image.Resampling.BILINEAR))
+        width, height = (max(1, round(side * 64 / max(image.size))) for side in image.size)
+        small = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BILINEAR))
+        top, left = (64 - height) // 2, (64 - width) // 2
+        return np.pad(small, ((top, 64 - height - top), (left, 64 - width - left)), "edge")
 
 
 def outcome(data: bytes) -> bytes | str:
