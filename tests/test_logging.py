@@ -5,20 +5,24 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import shutil
+import subprocess
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import catalogue
 import pytest
 from accounts import picture
-from harness import Daemon, mednet
+from harness import STUB, Daemon, mednet
 from numpy.random import default_rng
 from rotation import prove
 from test_reload import FAST, Site
 
 from watcher import decode, log
-from watcher.outputs import File
+from watcher.outputs import File, Output
 from watcher.repeats import WINDOW_S, Repeats
 
 
@@ -99,6 +103,149 @@ class TestFile:
         file.write("1\n")
         file.close()
         assert file.lost == 1
+
+
+class Stalled:
+    """A pipe whose reader has stalled: full."""
+
+    def __init__(self, unshared: bool) -> None:
+        self.reader, self.writer = os.pipe()
+        self.stream = os.fdopen(self.writer, "w")
+        self.output = Output(self.stream, patience_s=0.3)
+        self.written = 0
+        if not unshared:  # as where another user made it
+            self.output._fd = self.writer
+        while not self.output.lost:
+            self.write()
+
+    def write(self, size: int = 0) -> None:
+        """The next line: its number, and ``size`` bytes more."""
+        self.output.write(f"{self.written} {'x' * size}\n")
+        self.written += 1
+
+    def drain(self) -> bytes:
+        """Read all that there is."""
+        found = b""
+        while select.select([self.reader], [], [], 0)[0]:
+            found += os.read(self.reader, 1 << 20)
+        return found
+
+
+@pytest.fixture(params=[True, False])
+def stalled(request: pytest.FixtureRequest) -> Iterator[Stalled]:
+    pipe = Stalled(request.param)
+    yield pipe
+    for fd in {pipe.reader, pipe.output._fd} - {pipe.writer}:
+        os.close(fd)
+    pipe.stream.close()
+
+
+class TestStalledReader:
+    def test_nothing_waits_but_once(self, stalled: Stalled) -> None:
+        """A full pipe costs one line's patience; what comes after is lost at once, and counted."""
+        started = time.monotonic()
+        for _ in range(1000):
+            stalled.write()
+        assert time.monotonic() - started < 0.3
+        assert (stalled.output.lost, stalled.output.lost_before()) == (1001, 0), "told when lines are written again"
+
+    def test_goes_on_with_the_reader(self, stalled: Stalled) -> None:
+        """When he reads again lines are written again, and how many are missing is told once."""
+        stalled.write()
+        stalled.drain()
+        stalled.write()
+        assert stalled.drain() == f"{stalled.written - 1} \n".encode()
+        assert [stalled.output.lost_before() for _ in range(2)] == [2, 0]
+
+    def test_no_line_is_torn(self, stalled: Stalled) -> None:
+        """A line that was begun is finished before the next, however long it is and however often he stalls."""
+        found = b""
+        for _ in range(6):
+            found += stalled.drain()
+            for _ in range(5):
+                stalled.write(50_000)
+        while stalled.output._rest:
+            found += stalled.drain()
+            stalled.write()
+        lines = (found + stalled.drain()).splitlines()
+        assert all(len(line) in (50_000 + len(line.split()[0]) + 1, len(line.split()[0]) + 1) for line in lines)
+        assert len({line.split()[0] for line in lines}) == len(lines) == stalled.written - stalled.output.lost
+        assert max(map(len, lines)) > 50_000
+
+    def test_others_at_the_pipe_are_not_disturbed(self, stalled: Stalled) -> None:
+        """What it was given stays as it was: its flags are other processes' too."""
+        assert os.get_blocking(stalled.writer)
+
+
+def test_a_pipe_without_a_reader_does_not_hold_up_the_start(tmp_path: Path) -> None:
+    """A named pipe as log.file that nobody reads is an error at once, not a wait."""
+    os.mkfifo(tmp_path / "p")
+    with pytest.raises(OSError, match="No such device"):
+        File(tmp_path / "p")
+
+
+@dataclass
+class Piped:
+    """The real daemon, its output a named pipe, whose reader reads when he is asked to."""
+
+    daemon: Daemon
+    reader: int
+    started: subprocess.Popen[bytes]
+    found: bytes = b""
+
+    def read(self) -> bytes:
+        """All that came so far."""
+        while select.select([self.reader], [], [], 0.1)[0] and (data := os.read(self.reader, 1 << 20)):
+            self.found += data
+        return self.found
+
+    def sort(self, *names: str) -> None:
+        """Drop files, and wait until none is left in the inbox."""
+        rng = default_rng(1)
+        for name in names:
+            (self.daemon.inbox / name).write_bytes(picture(rng))
+        deadline = time.monotonic() + 60
+        while os.listdir(self.daemon.inbox):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def piped(tmp_path: Path) -> Iterator[Piped]:
+    daemon, pipe = Daemon(tmp_path, FAST, stub=True), tmp_path / "p"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    environ = {**os.environ, "PYTHONPATH": str(STUB.parents[1])}
+    with pipe.open("wb") as output:
+        process = subprocess.Popen([*daemon.command, str(daemon.config)], stdout=output, env=environ)
+    yield Piped(daemon, reader, process)
+    process.kill()
+    process.wait()
+    os.close(reader)
+
+
+def test_a_stalled_reader_does_not_stop_the_sorting(piped: Piped) -> None:
+    """All is sorted, and a reader who goes on is told how many lines he lacks. Those he has are whole."""
+    names = [f"{number}.jpeg" for number in range(600)]
+    piped.sort(*names)
+    piped.read()
+    piped.sort("last.jpeg")
+    assert b"last.jpeg" in piped.read()
+    piped.started.terminate()
+    assert piped.started.wait(20) == 0
+    found = [json.loads(line) for line in piped.read().splitlines()]
+    catalogue.check_text(piped.found)
+    [lost] = [line for line in found if line["event"] == "log.lines_lost"]
+    images = sum(line["event"].startswith("image.") for line in found)
+    assert (lost["lines"], found[-1]["event"]) == (len(names) + 1 - images, "daemon.stopped")
+    assert lost["lines"] > 0
+
+
+def test_a_stalled_reader_does_not_hold_up_the_end(piped: Piped) -> None:
+    """SIGTERM ends the daemon, too, while its output is stuck."""
+    piped.sort(*(f"{number}.jpeg" for number in range(400)))
+    piped.started.terminate()
+    assert piped.started.wait(20) == 0
 
 
 class TestRepeats:

@@ -59,11 +59,18 @@ class Journal:
             old.close()
 
     def flush(self, *, all: bool = False) -> None:
-        """Write what was held back long enough, or (``all``) whatever was: see :class:`watcher.repeats.Repeats`."""
+        """Write what was held back long enough, or (``all``) whatever was: see :class:`watcher.repeats.Repeats`.
+
+        And how many lines were lost, where lines are written again.
+        """
         with self._lock:
             due = self._repeats.due(all=all)
         for method, line in due:
             getattr(self.logger, method)(**line)
+        for output in (self._stream, self._file):
+            if isinstance(output, Output) and (lines := output.lost_before()):
+                place = output.path if isinstance(output, File) else "standard output"
+                self.logger.warning("log.lines_lost", lines=lines, place=printable(str(place)))
 
     def _filter(self, logger: Any, method: str, line: EventDict) -> EventDict:
         if logging.getLevelNamesMapping()[method.upper()] < self._level:

@@ -1,13 +1,24 @@
-"""Where log lines are written. A log that can not be written must not stop the sorting."""
+"""Where log lines are written. A log that can not be written must not stop the sorting.
+
+Not even one whose reader has stalled: a full pipe would hold the writer for as
+long, signals or not. So nothing is written that would have to wait, but for a
+moment, once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import glob
 import os
+import select
+import stat
+import time
 from collections import deque
 from pathlib import Path
 from typing import TextIO
+
+PATIENCE_S = 1.0
+"""How long a line waits for a reader who is behind. Until he goes on, those after it do not wait at all."""
 
 RECENT = 4 * 2**20
 """Bytes of the last lines that are kept, in case the file is cut before they were copied."""
@@ -19,27 +30,41 @@ class Output:
     ``lost`` counts the lines that could not be written: the ledger has every outcome all the same.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream, self._torn = stream, False
-        self.lost = 0
+    def __init__(self, stream: TextIO | None = None, patience_s: float = PATIENCE_S) -> None:
+        self._stream, self._patience_s = stream, patience_s
+        self._fd = -1
+        self._most = select.PIPE_BUF
+        self._rest = b""  # of a line that was begun: goes before the next
+        self._failing = False
+        self.lost = self._told = 0
 
     def isatty(self) -> bool:
         """Whether a person reads it."""
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> None:
-        """Write one line, or count it as lost (disk full, nobody reads any more)."""
-        written = 0
+        """Write one line, or count it as lost (disk full, nobody reads any more or just now)."""
+        line = text.encode("utf-8", "backslashreplace")
         try:
             fd = self._descriptor()
-            line = b"\n" * self._torn + text.encode("utf-8", "backslashreplace")
-            while written < len(line):
-                written += os.write(fd, line[written:])
-            self._torn = False
-            self._wrote(line)
         except OSError:
-            self.lost += 1
-            self._torn = self._torn or written > 0
+            rest, left = self._rest, line
+        else:
+            until_s = time.monotonic() + (0.0 if self._failing else self._patience_s)
+            rest = self._push(fd, self._rest, until_s)
+            left = line if rest else self._push(fd, line, until_s)
+        self.lost += left == line
+        self._rest, self._failing = rest if left == line else left, bool(left)
+        if not left:
+            with contextlib.suppress(OSError):  # a pipe has no end to look at
+                self._wrote(line)
+
+    def lost_before(self) -> int:
+        """How many lines were lost since the last call, once lines are written again: until then none."""
+        if self._failing:
+            return 0
+        lost, self._told = self.lost - self._told, self.lost
+        return lost
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -47,9 +72,33 @@ class Output:
     def _wrote(self, line: bytes) -> None:
         """What is to be done after each line."""
 
+    def _push(self, fd: int, data: bytes, until_s: float) -> bytes:
+        """Write what can be written without waiting beyond a time. Gives what can not."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        with contextlib.suppress(OSError):
+            while data and poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
+                data = data[os.write(fd, data[: self._most]) :]
+        return data
+
     def _descriptor(self) -> int:
         assert self._stream is not None
-        return self._stream.fileno()
+        if self._fd < 0:
+            self._fd, self._most = _unshared(self._stream.fileno())
+        return self._fd
+
+
+def _unshared(fd: int) -> tuple[int, int]:
+    """What to write to, and how much at most at a time so that it does not block.
+
+    That our end does not block is said of a pipe opened anew: the one given is other processes', too. Where that can
+    not be had, what may be written takes PIPE_BUF bytes, by pipe(7).
+    """
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode):
+        with contextlib.suppress(OSError):  # another user made it, or there is no /proc
+            fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return fd, 1 << 30 if stat.S_ISREG(mode) else select.PIPE_BUF
 
 
 def is_journal(stream: TextIO, told: str | None) -> bool:
@@ -76,21 +125,23 @@ class File(Output):
             OSError: it can not be opened.
         """
         super().__init__()
-        self._path, self._fd = path, -1
+        self.path, self._most = path, 1 << 30
         self._recent: deque[tuple[int, bytes]] = deque()  # lines of this file, each with where it ended
         self._kept = 0
         self._open()
 
     def _open(self) -> None:
-        fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        # A pipe, too: the description is our own, and must neither wait for a reader now nor block later.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(self.path, flags, 0o640)
         self.close()
         found = os.fstat(fd)
-        self._fd, self._which, self._torn = fd, (found.st_dev, found.st_ino), False
+        self._fd, self._which, self._rest = fd, (found.st_dev, found.st_ino), b""
         self._forget()
 
     def _descriptor(self) -> int:
         with contextlib.suppress(FileNotFoundError):
-            found = os.stat(self._path)
+            found = os.stat(self.path)
             if self._fd >= 0 and (found.st_dev, found.st_ino) == self._which:
                 return self._fd
         self._open()
@@ -122,7 +173,7 @@ class File(Output):
         kept = b"".join(line for _, line in self._recent)
         end = self._recent[-1][0]
         begin = end - len(kept)
-        for copy in self._path.parent.glob(f"{glob.escape(self._path.name)}?*"):
+        for copy in self.path.parent.glob(f"{glob.escape(self.path.name)}?*"):
             with contextlib.suppress(OSError), copy.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 same = kept[: size - begin][-4096:] if begin < size <= end else b""
