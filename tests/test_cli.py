@@ -57,6 +57,43 @@ def test_unknown_command_is_a_usage_error() -> None:
     assert "invalid choice" in ended.stderr
 
 
+class TestClosedStreams:
+    """Started by something that closed standard streams, as an old init script does."""
+
+    @pytest.mark.parametrize("command", ["status", "check-config", "audit"])
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_a_command_does_its_work(self, tmp_path: Path, command: str, closed: str) -> None:
+        """Its exit code says what it would say, and nothing of ours is written into a file that got their number."""
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "config.yaml").touch()
+        told = mednet(command, cwd=tmp_path)
+        ended = _closed(closed, tmp_path, command)
+        assert (ended.returncode, "Traceback" in told.stderr + ended.stderr) == (told.returncode, False)
+        assert "2>&-" in closed or ended.stderr == told.stderr
+
+    def test_the_daemon_sorts(self, tmp_path: Path) -> None:
+        """Files are sorted, the log file has the lines, SIGTERM ends it."""
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "config.yaml").write_text("log: {file: x.log}\n")
+        (tmp_path / "inbox" / "x.jpeg").write_bytes(Sampler(seed=1).jpeg("CXR"))
+        ended = _closed("<&- >&- 2>&-", tmp_path, "run", until=tmp_path / "sorted" / "CXR" / "x.jpeg")
+        assert ended.returncode == 0
+        assert '"image.sorted"' in (tmp_path / "x.log").read_text()
+
+
+def _closed(which: str, cwd: Path, *words: str, until: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'exec "$@" {which}', "sh", sys.executable, "-m", "watcher", *words]
+    environ = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, cwd=cwd, env=environ) as process:
+        deadline = time.monotonic() + 60
+        while until is not None and not until.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if until is not None:
+            process.terminate()
+        out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 class TestClassify:
     def test_json_is_one_object_for_every_file(self, tmp_path: Path, folder: Path) -> None:
         """Good, damaged, missing, linked and special files: a line each, in the order given, with the agreed keys."""

@@ -20,6 +20,7 @@ EXTRAS = {"matplotlib": "train", "rich": "train"}
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Every :class:`Fatal` ends here, as a message and an exit code."""
+    _open_closed()
     args = parser().parse_args(argv)
     try:
         command = importlib.import_module(f"watcher.commands.{args.module}")
@@ -48,6 +49,20 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mednet-watcher: interrupted", file=sys.stderr)
         return Exit.INTERRUPTED
+
+
+def _open_closed() -> None:
+    """Put /dev/null where a standard stream was closed (``>&-``), for our children as well.
+
+    Else a file that is opened later would get its number.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _forget_output() -> None:
