@@ -92,7 +92,7 @@ $(LOCKED): .requirements/locked.txt
 	@echo "== .venv: $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv
 	@echo "== .venv: locked requirements"
-	@$(PIP) install --require-hashes -r .requirements/locked.txt
+	@$(PIP) install --require-hashes --no-deps -r .requirements/locked.txt
 	@touch $@
 
 $(TORCH): $(LOCKED) .requirements/torch.txt
