@@ -124,13 +124,13 @@ def test_files_in_doubt_are_not_judged(tmp_path: Path, identify: Callable[[Path]
 
 
 def test_parallel_writers_of_one_name(tmp_path: Path) -> None:
-    """Four processes that publish forty files each under the same name lose none, whatever name each ends under."""
+    """Four processes that publish ten files each under the same name lose none, whatever name each ends under."""
     with Daemon(tmp_path, FAST, stub=True) as daemon:
         rng = np.random.default_rng(3)
         dropped: Counter[str] = Counter()
         for writer in range(4):
             (tmp_path / f"writer{writer}").mkdir()
-            for number in range(40):
+            for number in range(10):
                 data = picture(rng)
                 dropped[digest(data)] += 1
                 (tmp_path / f"writer{writer}" / f"{number}").write_bytes(data)
@@ -149,6 +149,6 @@ def test_parallel_writers_of_one_name(tmp_path: Path) -> None:
             subprocess.Popen([sys.executable, "-c", script, str(tmp_path / f"writer{n}"), target]) for n in range(4)
         ]
         assert [writer.wait(timeout=100) for writer in writers] == [0, 0, 0, 0]
-        daemon.until_filed(160)
+        daemon.until_filed(40)
         assert daemon.stop() == 0
     assert daemon.digests() == dropped

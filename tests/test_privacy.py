@@ -29,7 +29,8 @@ PICTURE = {"PhotometricInterpretation", "NumberOfFrames", "RescaleSlope", "Resca
 
 def spoilt(keep: set[str] = PICTURE, syntax: str = "explicit") -> bytes:
     """A file whose every tag of text holds the canary, also within a sequence and in a private tag."""
-    found, inner = dataset((SHADE // 16).astype(np.uint8), SYNTAXES[syntax]), Dataset()
+    plain = {"RescaleSlope": "1", "RescaleIntercept": "0"}
+    found, inner = dataset((SHADE // 16).astype(np.uint8), SYNTAXES[syntax], **plain), Dataset()
     for keyword in TAGS.keys() - keep - {"SOPClassUID", "SOPInstanceUID", "SpecificCharacterSet"}:
         for place in (found, inner):
             place.add_new(tag_for_keyword(keyword), "LT", CANARY.decode())

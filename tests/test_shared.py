@@ -58,7 +58,7 @@ def share(pair: Pair, files: int) -> float:
     with pair.first, pair.second:
         for _ in range(files // 100):
             producer.drop(100)
-        pair.second.until(lambda: pair.outcomes() > files // 3)
+        pair.second.until(lambda: pair.outcomes() > files // 3 and bool(pair.second.outcomes()))
         assert pair.second.stop(signal.SIGKILL) == -signal.SIGKILL
         pair.second.process = None
         pair.first.until(pair.drained, timeout_s=300)
