@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from harness import Daemon, Sampler, digest, mednet
+
+from watcher.lock import Lock
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +208,32 @@ class TestRefusals:
         ended = mednet("run", "--config", str(tmp_path / "config.yaml"))
         assert (ended.returncode, "Traceback" in ended.stderr) == (code, False)
         assert told in ended.stderr
+        assert _logged(ended.stdout)["problem"] in ended.stderr
+
+    def test_another_daemon_is_logged(self, tmp_path: Path) -> None:
+        """Who only has the log learns of it as well."""
+        held = Lock(tmp_path / "state" / "daemon.lock")
+        held.acquire()
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "config.yaml").touch()
+        ended = mednet("run", cwd=tmp_path)
+        assert ended.returncode == 6
+        assert "another daemon" in _logged(ended.stdout)["problem"]
+        held.release()
+
+    def test_a_defect_is_logged(self, tmp_path: Path) -> None:
+        """What nobody foresaw at the start is one JSON line with its traceback, and exit code 1."""
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "config.yaml").touch()
+        code = (
+            "import sys; from pathlib import Path; from watcher import composition; from watcher.commands import run\n"
+            "def build(*_, **__): raise KeyError('x')\n"
+            "composition.build = build; sys.exit(run.serve(Path('config.yaml'), None))"
+        )
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (1, "")
+        assert "KeyError: 'x'" in _logged(ended.stdout, "daemon.crashed")["exception"]
 
     def test_three_mistakes_at_once(self, tmp_path: Path) -> None:
         """A config with three mistakes names all three, with their lines."""
@@ -211,3 +242,11 @@ class TestRefusals:
         assert ended.returncode == 3
         assert all(f"config.yaml:{line}:" in ended.stderr for line in (2, 4, 6))
         assert "settle_s" in ended.stderr
+        assert "settle_s" in _logged(ended.stdout)["problem"]
+
+
+def _logged(text: str, event: str = "daemon.failed") -> dict[str, str]:
+    """The one line that tells of the end, as the catalogue has it and at its level."""
+    [line] = [line for line in map(json.loads, text.splitlines()) if line["event"] == event]
+    assert line["level"] == "critical"
+    return line

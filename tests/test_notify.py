@@ -93,13 +93,14 @@ def test_from_start_to_stop(tmp_path: Path, abstract: bool) -> None:
 
 
 def test_a_failed_start_is_never_ready(tmp_path: Path, manager: Manager) -> None:
-    """Without its inbox the daemon ends, and was not ready."""
+    """Without its inbox the daemon ends, and was not ready; STATUS says why."""
     started = daemon(tmp_path, manager)
     started.inbox.rmdir()
     started.start(wait=False)
     assert started.process is not None
     assert started.process.wait(timeout=30) == 5
-    assert manager.hear() == ["STATUS=starting"]
+    first, last = manager.hear()
+    assert (first, last.startswith("STATUS=failed: "), str(started.inbox) in last) == ("STATUS=starting", True, True)
 
 
 def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> None:

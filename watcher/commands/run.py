@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from watcher import composition, config, daemon, log, notify, outputs
-from watcher.errors import Fatal
+from watcher.errors import Exit, Fatal
 from watcher.reload import Fresh, Maker, Reload
 from watcher.route import Route
 from watcher.service import Service
@@ -24,25 +24,34 @@ def run(args: argparse.Namespace) -> int:
 
 def serve(path: Path, load: composition.Loader, *, replaced: bool = False) -> int:
     """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
-    started = time.monotonic()
-    settings = config.load(path, os.environ)
     faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
     to_journal = outputs.is_journal(sys.stdout, os.environ.get("JOURNAL_STREAM"))
     journal = log.Journal(outputs.Output(sys.stdout), priorities=to_journal)
-    logger = journal.logger
-    _use(journal, settings, composition.log_file(settings))
+    journal.use("auto", "info")  # until the config has told
     service = Service(notify.from_environment(os.environ), journal)
     service.notify.status("starting")
+    try:
+        return _serve(path, load, journal, service, replaced=replaced)
+    except Fatal as error:
+        journal.logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
+        service.notify.status(f"failed: {error.problem}")
+        raise
+    except Exception:
+        # The edge of the start, as that of `daemon.run`: what nobody foresaw is told like everything else.
+        journal.logger.critical("daemon.crashed", exc_info=True)
+        return Exit.FAILED
+
+
+def _serve(path: Path, load: composition.Loader, journal: log.Journal, service: Service, *, replaced: bool) -> int:
+    started, logger = time.monotonic(), journal.logger
+    settings = config.load(path, os.environ)
+    _use(journal, settings, composition.log_file(settings))
     seat = composition.take_seat(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
     wake, stop = daemon.Wake(), daemon.Stop()
     stop.install(wake, hangup_ends=sys.stdout.isatty())
-    try:
-        route = composition.build(settings, seat, wake, logger, load, replaced=replaced)
-        stop_metrics = composition.serve_metrics(settings, route, logger)
-    except Fatal as error:
-        logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
-        raise
+    route = composition.build(settings, seat, wake, logger, load, replaced=replaced)
+    stop_metrics = composition.serve_metrics(settings, route, logger)
     reload = Reload(settings, Maker(path, os.environ, seat, wake, load), service.notify, logger, wake)
     at = datetime.now(UTC).isoformat(timespec="seconds")
 
