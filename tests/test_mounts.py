@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,3 +128,17 @@ def test_no_mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the file nothing is known, and nothing fails."""
     monkeypatch.setattr(mounts, "MOUNTINFO", tmp_path / "absent")
     assert mounts.of(tmp_path) is None
+
+
+def test_advice_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a read-only mount, or below one, the advice is the mount and systemd's key; else it is the rights."""
+    assert "right to write" in mounts.let_write(tmp_path / "not" / "made")
+    asked = []
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        asked.append(path)
+        return SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert "ReadWritePaths=" in mounts.let_write(tmp_path / "not" / "made")
+    assert asked == [tmp_path]

@@ -15,6 +15,7 @@ from container import Container, missing
 from harness import Sampler, mednet
 
 from watcher import config
+from watcher.errors import Exit
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
 ENVIRONMENT = "PYTHONPATH=/opt/mednet-watcher/site:/opt/mednet-watcher/repo\n"
@@ -44,6 +45,20 @@ def test_what_systemd_says_of_the_unit(tmp_path: Path, words: tuple[str, ...], m
     told = analyze("security", "--offline=yes", str(unit)).stdout
     [exposure] = re.findall(r"Overall exposure level for mednet-watcher\.service: ([0-9.]+)", told)
     assert float(exposure) <= most
+
+
+def test_what_a_restart_may_mend(tmp_path: Path) -> None:
+    """Mistakes of the operator end the service for good; a disk, a mount, a daemon that dies slowly never do.
+
+    Nor, with the GPU drop-in, does a driver that is loaded late.
+    """
+    unit = install(tmp_path, "--gpu")
+    never = re.findall("^RestartPreventExitStatus=(.*)$", unit.read_text(), re.MULTILINE)
+    assert [set(map(int, each.split())) for each in never] == [{Exit.USAGE, Exit.CONFIG, Exit.MODEL}]
+    gpu = (unit.with_name(f"{unit.name}.d") / "gpu.conf").read_text()
+    never = re.findall("^RestartPreventExitStatus=(.*)$", gpu, re.MULTILINE)
+    assert [set(map(int, each.split())) for each in never] == [set(), {Exit.USAGE, Exit.CONFIG}]
+    assert "StartLimitIntervalSec=0" in unit.read_text()
 
 
 @needs_systemd
@@ -79,6 +94,8 @@ def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
     found = config.load(tmp_path / "etc/mednet-watcher/config.yaml", {})
     shipped = config.load(Path(__file__).parents[1] / "config.yaml", {})
     images = [found.inbox.path, found.output.sorted, found.output.review, found.output.quarantine]
+    [mounts] = re.findall("^RequiresMountsFor=(.*)$", unit, re.MULTILINE)
+    assert mounts.split() == [str(path) for path in images]
     [writable] = re.findall("^ReadWritePaths=(.*)$", unit, re.MULTILINE)
     assert all(path.is_relative_to(writable) for path in images)
     assert "StateDirectory=mednet-watcher" in unit

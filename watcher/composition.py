@@ -19,6 +19,7 @@ from watcher import (
     decoder_pool,
     filing,
     log,
+    mounts,
     outputs,
     pulse,
     recover,
@@ -195,7 +196,7 @@ def usable_inbox(settings: config.Config) -> Inbox:
     if not os.access(settings.inbox.path, os.W_OK | os.X_OK):
         raise Fatal(
             f"files can not be moved out of the inbox {settings.inbox.path}",
-            "Give the daemon's user the right to write there.",
+            mounts.let_write(settings.inbox.path),
             Exit.DIRECTORY,
         )
     return found
@@ -259,12 +260,14 @@ def log_file(settings: config.Config) -> outputs.File | None:
         Fatal: exit code 5; it can not be opened.
     """
     path = settings.log.file
+    if path is None:
+        return None
     try:
-        return None if path is None else outputs.File(path)
+        return outputs.File(path)
     except OSError as error:
         raise Fatal(
             f"the log file {path} can not be written: {error.strerror}",
-            "Make its directory, give the daemon's user the right to write there, or set log.file.",
+            f"Make its directory, or set log.file. {mounts.let_write(path)}",
             Exit.DIRECTORY,
         ) from error
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from watcher import failpoints, unique
+from watcher import failpoints, mounts, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.records import Identity
 
@@ -223,15 +223,11 @@ def prepare(directory: Path) -> None:
     except OSError as error:
         raise Fatal(
             f"the directory {directory} can not be made: {error.strerror}",
-            "Remove what is in its way, or give the daemon's user the right to write there.",
+            f"Remove what may be in its way. {mounts.let_write(directory)}",
             Exit.DIRECTORY,
         ) from error
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise Fatal(
-            f"the directory {directory} can not be written",
-            "Give the daemon's user the right to write there.",
-            Exit.DIRECTORY,
-        )
+        raise Fatal(f"the directory {directory} can not be written", mounts.let_write(directory), Exit.DIRECTORY)
 
 
 def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from watcher import mounts
 from watcher.errors import Exit, Fatal
 
 
@@ -31,7 +32,7 @@ class Lock:
         except OSError as error:
             raise Fatal(
                 f"the state directory {self._path.parent} can not be written: {error.strerror}",
-                "Give the daemon's user the right to write there, or set state.path.",
+                f"{mounts.let_write(self._path.parent)} Or set state.path.",
                 Exit.DIRECTORY,
             ) from error
         try:

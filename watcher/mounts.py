@@ -87,3 +87,23 @@ def of(path: Path) -> Mount | None:
     except OSError:
         return None
     return holding(Path(os.path.realpath(path)), parse(text))
+
+
+def read_only(path: Path) -> bool:
+    """Whether a path, or what is there of it, lies on a read-only mount, if only for this process."""
+    while not os.path.exists(path) and path != path.parent:
+        path = path.parent
+    try:
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def let_write(path: Path) -> str:
+    """What an operator does so that the daemon can write at a path."""
+    if read_only(path):
+        return (
+            "It is read-only for the daemon: mount it writable, and under systemd name it in ReadWritePaths= "
+            "(`systemctl edit mednet-watcher`)."
+        )
+    return "Give the daemon's user the right to write there."
