@@ -103,6 +103,20 @@ class TestValues:
             Config().batch.size = 1
 
 
+class TestDefault:
+    def test_here_first_then_the_service(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A command that is not told takes config.yaml here, else that of the service, if there is one."""
+        monkeypatch.chdir(tmp_path)
+        service = tmp_path / "etc" / "config.yaml"
+        monkeypatch.setattr(config, "SERVICE", service)
+        assert config.default() == Path("config.yaml")
+        service.parent.mkdir()
+        service.touch()
+        assert config.default() == service
+        Path("config.yaml").touch()
+        assert config.default() == Path("config.yaml")
+
+
 class TestMistakes:
     def test_all_at_once_in_order_with_places(self, file: Path) -> None:
         """Three mistakes are three lines, each with the line and column of its key."""

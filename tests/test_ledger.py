@@ -62,6 +62,21 @@ def rows(path: Path, question: str) -> list[tuple[object, ...]]:
         db.close()
 
 
+class TestLastFiled:
+    def test_by_the_daemon_and_of_any_life(self, path: Path) -> None:
+        """The newest ending of a file sorted or handed to a person; none of one that a person put back, or of none."""
+        times = (NOON + timedelta(hours=hours) for hours in itertools.count())
+        book = Ledger(path, lambda: next(times))
+        assert book.last_filed() is None
+        for outcome in (Outcome.SORTED, Outcome.QUARANTINE, Outcome.RESTORED):
+            [number] = decided(book, [order(decision=Decision(outcome, "Hand", 0.9, "undo"))], ["/x"], "m")
+            book.ended([Ending(number, "filed", "/x/a")])
+        [number] = decided(book, [order()], ["/x"], "m")
+        book.ended([Ending(number, "returned", None, "gone")])
+        assert book.last_filed() == NOON + timedelta(hours=3)
+        book.close()
+
+
 class TestDecided:
     def test_is_committed_with_everything_an_auditor_asks(self, path: Path, book: Ledger) -> None:
         """A decision is on disk, for other processes too, when decided() returns: file, outcome, model, time."""

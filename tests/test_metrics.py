@@ -5,16 +5,20 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
+import struct
 import subprocess
+import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from accounts import Producer, check, metrics
 from harness import Daemon, mednet
 
+from watcher import metrics_server
 from watcher.errors import Fatal
 from watcher.figures import Histogram
 from watcher.metrics import Metrics
@@ -101,6 +105,8 @@ def test_times_classes_and_backlog(tmp_path: Path) -> None:
         assert daemon.stop() == 0
         (next((tmp_path / "review").iterdir())).unlink()  # a person has seen to one
         with daemon.start():
+            again = metrics(daemon)["mednet_last_filed_timestamp_seconds"]
+            assert again == pytest.approx(told["mednet_last_filed_timestamp_seconds"], abs=1)
             assert metrics(daemon)["mednet_backlog_files,review"] == backlog["review"] - 1
             assert metrics(daemon)["mednet_backlog_files,quarantine"] == backlog["quarantine"]
 
@@ -126,6 +132,59 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
             text = answer.read()
     linted = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, b"")
+
+
+def read(port: int, address: str = "127.0.0.1") -> bytes:
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as answer:
+        return bytes(answer.read())
+
+
+class TestServer:
+    @pytest.fixture
+    def port(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+        monkeypatch.setattr(metrics_server._Handler, "timeout", 1.0)
+        monkeypatch.setattr(metrics_server._Server, "request_queue_size", 64)  # so that no connection is held up
+        port, stop = Metrics(dict).serve(0, "127.0.0.1")
+        yield port
+        stop()
+
+    def test_silent_clients_cost_few_threads_and_not_for_long(self, port: int) -> None:
+        """Fifty that connect and say nothing take no more than a few threads; soon others are answered again."""
+        before = threading.active_count()
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+        time.sleep(0.2)
+        assert 0 < threading.active_count() - before <= metrics_server.MOST
+        time.sleep(1.5)
+        assert b"mednet_watcher_info" in read(port)
+        assert threading.active_count() - before <= 1
+        for each in silent:
+            each.close()
+
+    def test_one_who_does_not_read_the_answer(self, port: int, capfd: pytest.CaptureFixture[str]) -> None:
+        """Neither he nor one who breaks off, or talks nonsense, leaves a word or a thread."""
+        for said in (b"GET /metrics HTTP/1.0\r\n\r\n", b"rubbish\r\n\r\n", b"\0" * 70_000):
+            client = socket.create_connection(("127.0.0.1", port))
+            client.sendall(said)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+        time.sleep(0.5)
+        assert b"mednet_watcher_info" in read(port)
+        assert capfd.readouterr() == ("", "")
+
+    def test_ipv6(self) -> None:
+        """Where the address is one."""
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("no IPv6 here")
+        port, stop = Metrics(dict).serve(0, "::1")
+        assert b"mednet_watcher_info" in read(port, "[::1]")
+        stop()
+
+    def test_a_name_that_is_none(self) -> None:
+        """An address that can not be resolved is the operator's mistake, told as such."""
+        with pytest.raises(Fatal, match="can not be served at nowhere"):
+            Metrics(dict).serve(0, "nowhere.invalid")
 
 
 def test_histogram_bounds() -> None:

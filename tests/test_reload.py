@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from accounts import Producer, check, picture
+from accounts import Producer, check, metrics, picture
 from harness import Daemon, Sampler, digest
 from numpy.random import default_rng
 from test_notify import Manager
@@ -100,16 +100,27 @@ def test_a_bad_config_leaves_the_old_in_force(tmp_path: Path, wrong: str, told: 
 
 
 def test_systemd_hears_of_it(tmp_path: Path, other: Path) -> None:
-    """RELOADING=1 with its time, then READY=1: after a good reload and after a refused one."""
+    """RELOADING=1 with its time, then READY=1: after a good reload and after a refused one, of which STATUS tells.
+
+    So does a metric: the next start would fail.
+    """
     manager = Manager(str(tmp_path / "notify"))
-    site = Site(tmp_path)
+    site = Site(tmp_path, "metrics: {port: 0}\n")
     site.daemon.environ = manager.environ
     with site.daemon:
+        successful = "mednet_config_last_reload_successful"
+        assert metrics(site.daemon)[successful] == 1
         site.reload(site.base + f"model: {{weights: {other}}}\n")
         site.reload("nonsense: {}\n")
         site.daemon.until(lambda: manager.count("READY=1") == 3)
+        assert metrics(site.daemon)[successful] == 0
+        refused = "; the config on disk was refused"
+        site.daemon.until(lambda: any(word.endswith(refused) for word in manager.hear()))
+        site.reload(site.base)
+        assert metrics(site.daemon)[successful] == 1
+        site.daemon.until(lambda: manager.count("READY=1") == 4 and not manager.heard[-1].endswith(refused))
     told = [word.split("\n")[0] for word in manager.hear() if word.startswith(("READY", "RELOADING"))]
-    assert told == ["READY=1", "RELOADING=1", "READY=1", "RELOADING=1", "READY=1"]
+    assert told == ["READY=1", *["RELOADING=1", "READY=1"] * 3]
     manager.socket.close()
 
 

@@ -7,12 +7,22 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from accounts import picture
 from harness import Daemon, mednet
 from numpy.random import default_rng
+
+from watcher import composition, config
+from watcher.annals import Annals
+from watcher.clerk import Places
+from watcher.commands import doctor, status
+from watcher.errors import Exit, Fatal
+from watcher.ledger import Ledger
+from watcher.records import Decision, Ending, Identity, Order, Outcome, Timing
 
 FILE = {
     "event": "image.review", "level": "warning", "timestamp": "2026-11-22T22:10:01.554989Z", "name": "a\\x1b.jpeg",
@@ -112,6 +122,60 @@ def test_without_a_log_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     ended = mednet("tail", cwd=tmp_path)
     assert (ended.returncode, "journalctl" in ended.stderr) == (2, True)
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[config.Config]:
+    """The settings of a daemon whose state directory this process may not enter."""
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "state").mkdir(mode=0)
+    settings = config.load(tmp_path / "config.yaml", {})
+    user = os.geteuid()
+    os.seteuid(65534 if user == 0 else user)
+    yield settings
+    os.seteuid(user)
+    (tmp_path / "state").chmod(0o700)
+
+
+def test_who_may_not_look_is_not_told_that_nothing_runs(closed: config.Config) -> None:
+    """Another user's state can not be read: an error with what to do, never a wrong answer."""
+    with pytest.raises(Fatal, match="can not be entered") as told:
+        status._state(closed)
+    assert (told.value.code, "root" in told.value.advice) == (Exit.DIRECTORY, True)
+    assert doctor.ledger(closed.state.path / "ledger.sqlite3").state == "fail"
+    with pytest.raises(Fatal, match="can not be entered"):
+        Annals(closed.state.path / "ledger.sqlite3")
+
+
+def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
+    """Review may hold thousands for all that is known: so it says, and no metric says 0."""
+    where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path)
+    (tmp_path / "a.jpeg").touch()
+    counts = composition.backlog(where)
+    assert counts == {"review": None, "quarantine": 1}
+    assert status._backlog(counts) == "review can not be listed, quarantine 1"
+    assert status._backlog({"review": 0, "quarantine": 0}) == "nothing"
+
+
+def test_counts_today_and_all_time(tmp_path: Path) -> None:
+    """What was filed before midnight, local time, is not of today."""
+    yesterday = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(seconds=1)
+    times = iter([yesterday.astimezone(UTC)] * 2 + [datetime.now(UTC)] * 9)
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "state").mkdir()
+    book = Ledger(tmp_path / "state" / "ledger.sqlite3", lambda: next(times))
+    for outcome in (Outcome.SORTED, Outcome.REVIEW):
+        order = Order("a", Identity(1, 2, 3, 4), "d", Decision(outcome, "Hand", 0.9), Timing(0.0))
+        with book.deciding():
+            [number] = book.decided([order], [str(tmp_path)], None, tmp_path / "inbox")
+        book.ended([Ending(number, "filed", "/x/a")])
+    book.close()
+    ended = mednet("status", "--json", cwd=tmp_path)
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["running"]) == (1, False)
+    assert (told["today"], told["total"]) == ({"review": 1}, {"review": 1, "sorted": 1})
 
 
 def test_status_while_it_runs_and_after(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Annals:
             Fatal: exit code 5; there is no ledger, or it can not be read.
         """
         self._path = path
-        if not path.exists():
+        if not exists(path):
             raise Fatal(
                 f"there is no ledger {path}",
                 "Is this the daemon's config file? The ledger is made when the daemon first starts.",
@@ -122,6 +122,25 @@ class Annals:
             yield
         except sqlite3.Error as error:
             raise _unreadable(self._path, error) from error
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a ledger.
+
+    Raises:
+        Fatal: exit code 5; its directory can not be entered.
+    """
+    try:
+        path.lstat()
+    except PermissionError as error:
+        raise Fatal(
+            f"the state directory {path.parent} can not be entered: {error.strerror}",
+            "Run this as root, or as the daemon's user.",
+            Exit.DIRECTORY,
+        ) from error
+    except OSError:
+        return False
+    return True
 
 
 LIES = "state = 'filed' and outcome != 'restored' and restored_by is null"

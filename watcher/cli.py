@@ -99,8 +99,10 @@ def _adder(commands: _Commands[argparse.ArgumentParser]) -> _Add:
     return add
 
 
-def _config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="default: ./config.yaml")
+def _config(
+    command: argparse.ArgumentParser, default: str = "./config.yaml, else /etc/mednet-watcher/config.yaml"
+) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {default}")
 
 
 def _weights(command: argparse.ArgumentParser) -> None:
@@ -124,7 +126,7 @@ def _run(add: _Add) -> None:
         action="store_true",
         help="after a crash: inbox or outputs are other directories than then, for good, and not a missing mount",
     )
-    _config(command)
+    _config(command, "./config.yaml")
 
 
 def _classify(add: _Add) -> None:

@@ -111,7 +111,7 @@ def build(
         arrivals=arrivals,
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
-        tally=Tally(ledger.counts()),
+        tally=_tally(ledger),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
@@ -124,6 +124,11 @@ def build(
         in_flight=4 * settings.batch.size,
         limits=limits(settings),
     )
+
+
+def _tally(ledger: Ledger) -> Tally:
+    last = ledger.last_filed()
+    return Tally(ledger.counts(), last_filed_at=None if last is None else last.timestamp())
 
 
 def limits(settings: config.Config) -> pulse.Limits:
@@ -232,8 +237,8 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
 
     def disk() -> dict[str, dict[str, float]]:
         now = route.clerk.places
-        backlog = {"review": float(filing.count(now.review)), "quarantine": float(filing.count(now.quarantine))}
-        return {"backlog_files": backlog, "disk_free_bytes": free_space(settings, now)}
+        counts = {place: float(count) for place, count in backlog(now).items() if count is not None}
+        return {"backlog_files": counts, "disk_free_bytes": free_space(settings, now)}
 
     metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()}, route.tally, disk)
     route.observe = metrics.observe
@@ -241,6 +246,11 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
     logger.info("metrics.serving", address=settings.metrics.address, port=port)
     return stop
+
+
+def backlog(where: Places) -> dict[str, int | None]:
+    """Files that wait for a person; None where the place can not be listed."""
+    return {"review": filing.count(where.review), "quarantine": filing.count(where.quarantine)}
 
 
 def free_space(settings: config.Config, where: Places) -> dict[str, float]:
@@ -274,7 +284,7 @@ def log_file(settings: config.Config) -> outputs.File | None:
 
 def optional_config(path: Path | None) -> config.Config:
     """The settings of a file, or the defaults where none is given and none lies here."""
-    return config.load(path or config.DEFAULT, os.environ, optional=path is None)
+    return config.load(path or config.default(), os.environ, optional=path is None)
 
 
 def weights_path(wanted: Path | None, settings: config.Config) -> Path:

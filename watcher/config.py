@@ -25,7 +25,10 @@ from watcher.settings import Config
 __all__ = ["Config", "ConfigError", "load"]
 
 DEFAULT = Path("config.yaml")
-"""Where a command looks when it is not told."""
+"""Where `run` looks when it is not told."""
+
+SERVICE = Path("/etc/mednet-watcher/config.yaml")
+"""The config of the service, see `install-service`."""
 
 PREFIX = "MEDNET_"
 
@@ -55,6 +58,11 @@ _INBOX: _Key = ("inbox", "path")
 _STATE: _Key = ("state", "path")
 _LOG: _Key = ("log", "file")
 _AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
+
+
+def default() -> Path:
+    """Where other commands look when they are not told: in this directory, else where the service has it."""
+    return SERVICE if os.path.exists(SERVICE) and not os.path.exists(DEFAULT) else DEFAULT
 
 
 def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> Config:

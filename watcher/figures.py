@@ -56,7 +56,10 @@ def _histograms() -> dict[str, Histogram]:
 
 @dataclass
 class Tally:
-    """What was done in this life; ``before`` is what was filed in earlier ones, by outcome."""
+    """What was done in this life; ``before`` is what was filed in earlier ones, by outcome.
+
+    ``config_refused``: the last reload was, so the config on disk is not the one in force.
+    """
 
     before: Mapping[str, int] = field(default_factory=dict)
     filed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
@@ -66,6 +69,7 @@ class Tally:
     confidence: Histogram = field(default_factory=lambda: Histogram(CONFIDENCES))
     batches: Histogram = field(default_factory=lambda: Histogram(IMAGES))
     last_filed_at: float | None = None
+    config_refused: bool = False
     clock: Callable[[], float] = time.time
 
     def record(self, result: Filed, total_s: float) -> None:

@@ -140,14 +140,14 @@ class Filing:
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
 
 
-def count(directory: Path) -> int:
-    """How many files wait in a directory for a person. None in one that can not be read."""
+def count(directory: Path) -> int | None:
+    """How many files wait in a directory for a person; None: it can not be listed."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         return sum(
             not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
             for entry in entries
         )
-    return 0
+    return None
 
 
 def explain(destination: Path, reason: Mapping[str, Any]) -> None:

@@ -223,6 +223,14 @@ class Ledger:
         """How many files this owner has filed so far, by outcome."""
         return dict(self._read("select outcome, files from tally where owner = ?", self.owner))
 
+    def last_filed(self) -> datetime | None:
+        """When a file was last sorted or handed to a person, by any owner; None: never yet."""
+        rows = self._read(
+            "select ended_at from ending join decision on decision.id = ending.decision"
+            " where state = 'filed' and outcome != 'restored' order by ending.decision desc limit 1"
+        )
+        return datetime.fromisoformat(rows[0][0]) if rows else None
+
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:
             return self._db.execute(query, values).fetchall()

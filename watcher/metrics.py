@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -14,7 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from watcher import __version__
+from watcher import __version__, metrics_server
 from watcher.errors import Exit, Fatal
 from watcher.figures import Figures, Histogram, Tally
 
@@ -33,7 +33,8 @@ _HELP = {
     "stage": "Time that filed files spent in each stage, and from first sight to filed (total), since the start.",
     "confidence": "Probability of the most probable class of each file classified, since the start.",
     "batch": "Images in each batch that was classified, since the start.",
-    "last": "When a file was last filed, in seconds since 1970; absent before the first one.",
+    "last": "When a file was last filed, in this life or before, in seconds since 1970; absent before the first one.",
+    "reload": "1 unless the last reload was refused: then the config on disk is not the one in force.",
     "backlog_files": "Files that lie in review or quarantine just now, by what the disk says.",
     "disk_free_bytes": "Space left on the disk of each place.",
 }
@@ -98,6 +99,9 @@ class Metrics(Collector):
             family = HistogramMetricFamily(f"mednet_{name}", _HELP[name.partition("_")[0]], labels=[])
             _add(family, [], histogram)
             yield family
+        yield GaugeMetricFamily(
+            "mednet_config_last_reload_successful", _HELP["reload"], float(not tally.config_refused)
+        )
         if tally.last_filed_at is not None:
             yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], tally.last_filed_at)
 
@@ -111,7 +115,7 @@ class Metrics(Collector):
         registry.register(self)
         ProcessCollector(registry=registry)  # its memory, CPU time, and when it started
         try:
-            server, thread = start_http_server(port, address, registry)
+            return metrics_server.start(port, address, registry)
         except OSError as error:
             raise Fatal(
                 f"metrics can not be served at {address}:{port}: {error.strerror}",
@@ -119,13 +123,6 @@ class Metrics(Collector):
                 "`mednet-watcher install-service --metrics` opens the loopback interface.",
                 Exit.FAILED,
             ) from error
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return server.server_port, stop
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

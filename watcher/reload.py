@@ -157,14 +157,15 @@ class Reload:
         try:
             fresh = making.result()
         except Fatal as error:
-            self._refuse(error.problem, error.advice)
+            self._refuse(route, error.problem, error.advice)
         except (OSError, RuntimeError, MemoryError) as error:  # a device or its memory: torch raises RuntimeError
-            self._refuse(f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
+            self._refuse(route, f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
         else:
             self._waiting = fresh
             route.renew(lambda: self._put_in(fresh, route))
 
-    def _refuse(self, problem: str, advice: str) -> None:
+    def _refuse(self, route: Route, problem: str, advice: str) -> None:
+        route.tally.config_refused = True
         self._log.error("reload.refused", problem=problem, advice=advice, note="the old config stays in force")
         self._notify.ready()
 
@@ -172,6 +173,7 @@ class Reload:
         fresh.put_in(route)
         self.done(fresh)
         self.settings, self._waiting = fresh.settings, None
+        route.tally.config_refused = False
         self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
         self._notify.ready()
         self._wake()

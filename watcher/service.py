@@ -35,7 +35,8 @@ class Service:
         if stuck is None:
             self.notify.alive()
         self._tell(stuck)
-        self._show(f"{stuck.station} is stuck" if stuck else status(route.figures))
+        told = status(route.figures, refused=route.tally.config_refused)
+        self._show(f"{stuck.station} is stuck" if stuck else told)
         return self._next_s
 
     def _tell(self, stuck: Stuck | None) -> None:
@@ -57,7 +58,8 @@ class Service:
             self.notify.status(text)
 
 
-def status(figures: Figures) -> str:
-    """The figures in one line."""
+def status(figures: Figures, *, refused: bool = False) -> str:
+    """The figures in one line. ``refused``: the config on disk is not the one in force."""
     counts = ", ".join(f"{count} {outcome}" for outcome, count in figures.filed.items())
-    return f"{counts}; {figures.pending} pending{'' if figures.reachable else '; the inbox can not be reached'}"
+    away = "" if figures.reachable else "; the inbox can not be reached"
+    return f"{counts}; {figures.pending} pending{away}{'; the config on disk was refused' if refused else ''}"

@@ -19,7 +19,7 @@ PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined"}
 
 def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     output = settings.output
     inbox = composition.inbox(settings)
     with Annals(composition.ledger_path(settings)) as annals:

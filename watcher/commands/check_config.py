@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: it is not fine.
     """
-    path: Path = args.config or config.DEFAULT
+    path: Path = args.config or config.default()
     effective: Effective = config.load(path, os.environ).model_dump(mode="json")
     if args.json:
         print(json.dumps(effective))

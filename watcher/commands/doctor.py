@@ -34,7 +34,7 @@ LIBRARIES = ("Pillow", "simplejpeg", "pydicom", "python-gdcm", "pylibjpeg-openjp
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each check, with advice where something is not well. Exit code 1 if something fails."""
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: probes removed
     seen: Counter[str] = Counter()
     for check in checks(settings):
@@ -71,9 +71,9 @@ def running(settings: config.Config) -> Check:
 def ledger(path: Path) -> Check:
     """Can it be read, and by which SQLite?"""
     version = f"SQLite {sqlite3.sqlite_version}"
-    if not path.exists():
-        return Check("ok", "ledger", f"made by the first start, {version}")
     try:
+        if not annals.exists(path):
+            return Check("ok", "ledger", f"made by the first start, {version}")
         with annals.Annals(path) as book:
             return Check("ok", "ledger", f"{book.last():,} decisions, {version}")
     except Fatal as error:

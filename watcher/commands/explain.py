@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what is known. Exit code 1 if nothing is known of one of them."""
     if not args.what and not args.id:
         raise Fatal("explain what?", "Give a path, a name, #ID, or 8 or more digits of a SHA-256.", Exit.USAGE)
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     unknown = False
     with Annals(composition.ledger_path(settings)) as annals:
         for word in [*args.what, *(f"#{number}" for number in args.id)]:

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> int:
     """Put them back. Exit code 1 if one could not be."""
     if args.files and args.reason:
         raise Fatal("--reason chooses among all quarantined files", "Name files or a reason, not both.", Exit.USAGE)
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     with Annals(composition.ledger_path(settings)) as annals:
         return putting_back.run(
             lambda: (

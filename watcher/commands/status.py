@@ -10,24 +10,25 @@ import time
 from datetime import datetime
 from typing import Any
 
-from watcher import annals, claims, composition, config, filing, lock, log, seat
+from watcher import annals, claims, composition, config, lock, log, seat
 from watcher.errors import Exit, Retry
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the state. Exit code 0 if the daemon runs, else 1."""
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     told = _state(settings)
     print(json.dumps(told) if args.json else _text(told))
     return Exit.OK if told["running"] else Exit.FAILED
 
 
 def _state(settings: config.Config) -> dict[str, Any]:
+    path = composition.ledger_path(settings)
+    known = annals.exists(path)  # first: who may not look would be told that nothing runs
     holder = lock.holder(composition.lock_path(settings))
     sharing = {name: facts for name, path in seat.workers(settings.state.path).items() if (facts := lock.holder(path))}
-    path = composition.ledger_path(settings)
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    tally = annals.tally(path, midnight) if path.exists() else annals.Tally({}, {}, {}, None, 0)
+    tally = annals.tally(path, midnight) if known else annals.Tally({}, {}, {}, None, 0)
     places, waiting = composition.places(settings), _waiting(settings)
     return {
         "running": holder is not None or bool(sharing),
@@ -36,7 +37,7 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "inbox": str(settings.inbox.path),
         "waiting": None if waiting is None else waiting[0],
         "oldest_pending_s": None if waiting is None else waiting[1],
-        "backlog": {"review": filing.count(places.review), "quarantine": filing.count(places.quarantine)},
+        "backlog": composition.backlog(places),
         "disk_free_bytes": composition.free_space(settings, places),
         "last_error": _last_error(settings),
         "today": tally.since,
@@ -85,7 +86,7 @@ def _text(told: dict[str, Any]) -> str:
         f"all time    {_counts(told['total'])}",
         f"classes     {_counts(told['classes'])}",
         f"last filed  {told['last_filed_at'] or '-'}",
-        f"to see to   {_counts({k: n for k, n in told['backlog'].items() if n})}",
+        f"to see to   {_backlog(told['backlog'])}",
         f"disk left   {', '.join(f'{place} {free / 1e9:.1f} GB' for place, free in told['disk_free_bytes'].items())}",
         f"last error  {_error(told['last_error'])}",
     ]
@@ -105,6 +106,11 @@ def _error(line: dict[str, Any] | None) -> str:
         return "none"
     about = line.get("detail") or line.get("problem") or line.get("station") or ""
     return log.printable(f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip())
+
+
+def _backlog(counts: dict[str, int | None]) -> str:
+    words = [f"{place} {'can not be listed' if n is None else n}" for place, n in counts.items() if n != 0]
+    return ", ".join(words) or "nothing"
 
 
 def _counts(counts: dict[str, int]) -> str:

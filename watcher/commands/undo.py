@@ -16,7 +16,7 @@ from watcher.errors import Exit, Fatal
 
 def run(args: argparse.Namespace) -> int:
     """Put them back. Exit code 1 if one is no longer what and where it was."""
-    settings = config.load(args.config or config.DEFAULT, os.environ)
+    settings = config.load(args.config or config.default(), os.environ)
     since = restore.since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox
