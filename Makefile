@@ -59,8 +59,8 @@ hostile: $(INSTALLED)  ## drop ten thousand hostile files among good ones, and l
 test-producers: $(INSTALLED)  ## cp, rsync, scp, Samba, FTP ... into the inbox, a hundred files each (installs what is missing, as root)
 	@$(BIN)/python tests/producers.py --install --write docs/producers.md
 
-service: $(INSTALLED)  ## the service under a real systemd in a container: start, work, watchdog, stop (needs root)
-	@$(BIN)/pytest -q -s -m slow tests/test_systemd.py
+service: $(INSTALLED)  ## the service under a real systemd in a container: start, work, trouble, watchdog, stop (needs root)
+	@$(BIN)/pytest -q -s tests/test_systemd.py
 
 rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the file over, and look for each
 	@$(BIN)/python tests/rotation.py

@@ -50,6 +50,7 @@ printf 'Wants=systemd-journald.service\\n' >> run/units/idle.target
 printf '[Journal]\\nReadKMsg=no\\n' > etc/systemd/journald.conf.d/own.conf
 pivot_root . below
 umount -l below
+mount --make-rshared /
 exec env -i container=mednet SYSTEMD_UNIT_PATH=/run/units:/etc/systemd/system PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
     {systemd} --system --unit=idle.target --log-target=journal --show-status=no
 """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,10 @@ from watcher import config
 from watcher.errors import Exit
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
-ENVIRONMENT = "PYTHONPATH=/opt/mednet-watcher/site:/opt/mednet-watcher/repo\n"
+# Python's own library as well: where it was built to look for it may be hidden from the service.
+ENVIRONMENT = (
+    "PYTHONPATH=/opt/mednet-watcher/site:/opt/mednet-watcher/repo\nLD_LIBRARY_PATH=/opt/mednet-watcher/python/lib\n"
+)
 CONFIG = "/etc/mednet-watcher/config.yaml"
 needs_systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not there")
 
@@ -44,6 +49,7 @@ def test_what_systemd_says_of_the_unit(tmp_path: Path, words: tuple[str, ...], m
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
     told = analyze("security", "--offline=yes", str(unit)).stdout
     [exposure] = re.findall(r"Overall exposure level for mednet-watcher\.service: ([0-9.]+)", told)
+    print(f"exposure {exposure} of 10 with {' '.join(words) or 'no drop-in'}")
     assert float(exposure) <= most
 
 
@@ -129,12 +135,18 @@ def booted(tmp_path: Path) -> Iterator[Container]:
     if why is not None:
         pytest.skip(why)
     with Container(tmp_path) as container:
-        container.run("env", ENVIRONMENT.strip(), "/opt/mednet-watcher/bin/mednet-watcher", "install-service")
+        shell(container, "mednet-watcher install-service --metrics")
         container.write("/etc/mednet-watcher/environment", ENVIRONMENT)
         container.write(f"/{UNIT}.d/test.conf", "[Service]\nWatchdogSec=3\nTimeoutAbortSec=2\nRestartSec=1\n")
         for command in ("systemd-sysusers", "systemd-tmpfiles --create mednet-watcher.conf", "systemctl daemon-reload"):
             container.run(*command.split())
         yield container
+
+
+def shell(container: Container, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run as an operator would, the program on the path."""
+    own = f"export PATH=$PATH:/opt/mednet-watcher/bin {' '.join(ENVIRONMENT.split())}"
+    return container.run("sh", "-c", f"{own}; {script}", check=check)
 
 
 def drop(container: Container, sampler: Sampler, label: str, name: str) -> None:
@@ -197,9 +209,7 @@ def _ask_the_journal(booted: Container) -> None:
     queries = re.findall("^    (journalctl .*)$", text, re.MULTILINE)
     assert len(queries) >= 6
     for query in queries:
-        path = "PATH=$PATH:/opt/mednet-watcher/bin"
-        told = booted.run("sh", "-c", f"export {ENVIRONMENT.strip()} {path}; {query} --no-pager" if "|" not in query
-                          else f"export {ENVIRONMENT.strip()} {path}; {query}")  # fmt: skip
+        told = shell(booted, query if "|" in query else f"{query} --no-pager")
         print(f"$ {query}\n{told.stdout}")
         assert told.stdout.strip()
         if "-p warning" in query:
@@ -213,8 +223,126 @@ def _confined(booted: Container) -> None:
     facts = dict(line.split(":\t", 1) for line in status.splitlines())
     assert facts["Uid"].split("\t")[0] != "0"
     assert (facts["CapBnd"], facts["NoNewPrivs"], facts["Seccomp"]) == ("0" * 16, "1", "2")
+    _within_limits(booted)
     mounts = booted.run("cat", f"/proc/{booted.main_pid()}/mounts").stdout.splitlines()
     options = {line.split()[1]: line.split()[3].split(",") for line in mounts}
     assert "ro" in options["/"]
     assert "rw" in options["/srv/radiology"]
     print("".join(f"{key}:\t{facts[key]}\n" for key in ("Uid", "CapBnd", "NoNewPrivs", "Seccomp", "Seccomp_filters")))
+
+
+def _within_limits(booted: Container) -> None:
+    """Threads and memory of the service and its decoder lie far below what the unit allows them.
+
+    The decoder has the limit of its own that the config sets: the filter of system calls lets it.
+    """
+    unit = (Path(__file__).parents[1] / "systemd" / "mednet-watcher.service").read_text()
+    [tasks] = re.findall(r"^TasksMax=(\d+)$", unit, re.MULTILINE)
+    [gigabytes] = re.findall(r"^MemoryHigh=(\d+)G$", unit, re.MULTILINE)
+    pids = [booted.main_pid(), *booted.run("pgrep", "-P", booted.main_pid()).stdout.split()]
+    told = "".join(booted.run("cat", f"/proc/{pid}/status").stdout for pid in pids)
+    peak_kb, threads = (
+        sum(map(int, re.findall(rf"^{key}:\s*(\d+)", told, re.MULTILINE))) for key in ("VmHWM", "Threads")
+    )
+    print(f"\n{len(pids)} processes, {threads} threads, at most {peak_kb // 1024} MiB")
+    assert len(pids) == 2
+    assert threads < int(tasks) / 2
+    assert peak_kb < int(gigabytes) * 2**20 / 2
+    limits = booted.run("cat", f"/proc/{pids[1]}/limits").stdout
+    assert re.search(rf"^Max address space +{1024 << 20} ", limits, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_on_call(booted: Container) -> None:
+    """Each mishap is said where an operator looks, and what mends itself is waited for."""
+    edit = (
+        "systemctl daemon-reload; sed -i 's/scan_interval_s: 5.0/scan_interval_s: 0.5/;s/settle_s: 2.0/settle_s: 0.3/;"
+    )
+    shell(booted, f"{edit}s/port: null/port: 0/' {CONFIG}")
+    _another_has_the_lock(booted)
+    _a_typo(booted)
+    _an_inbox_elsewhere(booted)
+    _who_asks(booted)
+    sampler = Sampler()
+    _metrics(booted)
+    _another_user_delivers(booted, sampler)
+    _a_share_comes_and_goes(booted, sampler)
+
+
+def _warnings(booted: Container) -> str:
+    return booted.run("journalctl", "-u", "mednet-watcher", "-p", "warning", "-o", "cat", "--no-pager").stdout
+
+
+def _another_has_the_lock(booted: Container) -> None:
+    """As one that a dead mount keeps from dying: the service comes up when it is gone."""
+    state, user = "/var/lib/mednet-watcher", "setpriv --reuid mednet-watcher --regid mednet-watcher --clear-groups"
+    script = f"install -d -o mednet-watcher -g mednet-watcher {state};"
+    script += f" ({user} flock {state}/daemon.lock sleep 4 >/dev/null 2>&1 &); sleep 0.3;"
+    assert shell(booted, f"{script} systemctl start mednet-watcher", check=False).returncode == 1
+    assert "another daemon" in _warnings(booted)
+    shell(booted, "until systemctl is-active mednet-watcher; do sleep 0.2; done")
+
+
+def _a_typo(booted: Container) -> None:
+    """Reloaded, the service goes on and says so in its status; restarted, it does not start and says why."""
+    shell(booted, f"cp {CONFIG} /tmp/good; sed -i 's/patience_s/patiense_s/' {CONFIG}; systemctl reload mednet-watcher")
+    shell(booted, "until systemctl status mednet-watcher | grep 'config on disk was refused'; do sleep 0.2; done")
+    assert shell(booted, "systemctl restart mednet-watcher", check=False).returncode == 1
+    last = _warnings(booted).split('"event": "reload.refused"')[-1]
+    assert all(word in last for word in ("did you mean `patience_s`", "daemon.failed"))
+    assert shell(booted, "sleep 2; systemctl is-failed mednet-watcher").stdout.strip() == "failed"
+    shell(booted, f"cp /tmp/good {CONFIG}; systemctl restart mednet-watcher")
+
+
+def _an_inbox_elsewhere(booted: Container) -> None:
+    """Outside what the unit lets it write, the advice is the key that does; and it works."""
+    shell(
+        booted,
+        f"install -d -o mednet-watcher /mnt/pacs; sed -i 's#path: /srv/radiology/inbox#path: /mnt/pacs#' {CONFIG}",
+    )
+    assert shell(booted, "systemctl restart mednet-watcher", check=False).returncode == 1
+    assert "ReadWritePaths=" in _warnings(booted)
+    booted.write(f"/{UNIT}.d/elsewhere.conf", "[Service]\nReadWritePaths=/mnt/pacs\n")
+    shell(booted, "systemctl daemon-reload; systemctl restart mednet-watcher")
+    shell(booted, f"rm /{UNIT}.d/elsewhere.conf; cp /tmp/good {CONFIG}; systemctl daemon-reload")
+    shell(booted, "systemctl restart mednet-watcher")
+
+
+def _who_asks(booted: Container) -> None:
+    """``status`` finds the service's config by itself; who may not look is not told that nothing runs."""
+    assert "running     yes, process" in shell(booted, "cd /; mednet-watcher status").stdout
+    nobody = shell(
+        booted, "cd /; setpriv --reuid nobody --regid nogroup --clear-groups mednet-watcher status", check=False
+    )
+    assert (nobody.returncode, nobody.stdout, "can not be entered" in nobody.stderr) == (5, "", True)
+
+
+def _metrics(booted: Container) -> None:
+    """Read over the loopback interface, which metrics.conf opens."""
+    lines = booted.run("journalctl", "-u", "mednet-watcher", "-g", "metrics.serving", "-o", "cat", "--no-pager").stdout
+    port = json.loads(lines.splitlines()[-1])["port"]
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/metrics", timeout=10
+    ) as answer:  # the container has our network
+        assert b"mednet_inbox_reachable 1.0" in answer.read()
+
+
+def _another_user_delivers(booted: Container, sampler: Sampler) -> None:
+    """A member of the service's group, by the modes that tmpfiles.d gave."""
+    booted.write("/tmp/a.jpeg", sampler.jpeg("Hand"))
+    shell(booted, "useradd --system --groups mednet-watcher ris; chmod 644 /tmp/a.jpeg")
+    copy = "sh -c 'umask 027; cp /tmp/a.jpeg /srv/radiology/inbox'"
+    shell(booted, f"setpriv --reuid ris --regid ris --init-groups {copy}")
+    assert until_sorted(booted, 1) == ["./Hand/a.jpeg"]
+
+
+def _a_share_comes_and_goes(booted: Container, sampler: Sampler) -> None:
+    """Mounted over the inbox while the service runs, it is sorted from; unmounted, what lies beneath is."""
+    own = "mode=2770,uid=mednet-watcher,gid=mednet-watcher"
+    booted.run("mount", "-t", "tmpfs", "-o", own, "share", "/srv/radiology/inbox")
+    drop(booted, sampler, "CXR", "share.jpeg")
+    until_sorted(booted, 2)
+    booted.run("umount", "/srv/radiology/inbox")
+    drop(booted, sampler, "CXR", "beneath.jpeg")
+    until_sorted(booted, 3)
+    assert booted.run("systemctl", "show", "-P", "NRestarts", "mednet-watcher").stdout.strip() == "0"
