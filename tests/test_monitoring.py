@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from accounts import picture
+from harness import Daemon
+from numpy.random import default_rng
 
 from watcher.figures import Figures, Tally
 from watcher.metrics import Metrics
@@ -43,6 +47,14 @@ def test_promtool(words: tuple[str, ...]) -> None:
     """The rules are valid, each of those tested fires when it should and only then, and the scrape config is valid."""
     ended = tool("promtool", *words)
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_every_alert_is_tried() -> None:
+    """None is without a test of its own."""
+    rules = yaml.safe_load((KIT / "alerts.yml").read_text())["groups"][0]["rules"]
+    tests = yaml.safe_load((KIT / "alerts_test.yml").read_text())["tests"]
+    tried = {each["alertname"] for test in tests for each in test["alert_rule_test"] if each["exp_alerts"]}
+    assert tried == {rule["alert"] for rule in rules}
 
 
 @needs_promtool
@@ -79,7 +91,41 @@ def test_logrotate_takes_its_config(tmp_path: Path) -> None:
     assert (ended.returncode, "error" in ended.stderr.lower()) == (0, False), ended.stderr
 
 
-def test_vector_says_that_it_was_not_run() -> None:
-    """As long as nobody has."""
-    assert "NOT RUN" in (KIT / "vector.yaml").read_text()
-    assert yaml.safe_load((KIT / "vector.yaml").read_text())["sources"]
+class TestVector:
+    @pytest.fixture
+    def file(self) -> dict[str, Any]:
+        return yaml.safe_load((KIT / "vector.yaml").read_text())
+
+    def test_says_that_it_was_not_run(self) -> None:
+        """As long as nobody has."""
+        assert "NOT RUN" in (KIT / "vector.yaml").read_text()
+
+    def test_nothing_leads_nowhere(self, file: dict[str, Any]) -> None:
+        """Every input is there, and every output is taken by somebody: what is dropped, too."""
+        made = {*file["sources"], *file["transforms"]}
+        made |= {f"{name}.dropped" for name, what in file["transforms"].items() if what.get("reroute_dropped")}
+        taken = {name for what in (*file["transforms"].values(), *file["sinks"].values()) for name in what["inputs"]}
+        assert made == taken
+
+    def test_its_programs_on_what_the_daemon_writes(self, file: dict[str, Any], tmp_path: Path) -> None:
+        """Each line is taken apart whole, its host kept; people get what needs them; a stack trace is dropped."""
+        vrl = pytest.importorskip("vrl_python", reason="vrl-python (PyPI) is not there").VRLRuntime
+        program, condition = file["transforms"]["lines"]["source"], file["transforms"]["for_people"]["condition"]
+        with Daemon(tmp_path, stub=True) as daemon:
+            (daemon.inbox / "good.jpeg").write_bytes(picture(default_rng(200)))
+            (daemon.inbox / "bad.jpeg").write_bytes(b"no image")
+            daemon.until_filed(2)
+            assert daemon.stop() == 0
+        for_people = []
+        for line in daemon.log.read_text().splitlines():
+            event = {"message": line, "host": "pacs-1", "PRIORITY": "6"}
+            found = vrl.run(program, event, "UTC").processed_event
+            told = json.loads(line)
+            assert found.pop("host") == "pacs-1"
+            assert found.pop("timestamp")
+            assert found == {key: value for key, value in told.items() if key != "timestamp"}
+            if vrl.run(condition, found, "UTC").runtime_result:
+                for_people.append(told["event"])
+        assert for_people == ["image.quarantined"]
+        with pytest.raises(Exception, match="parse_json"):
+            vrl.run(program, {"message": "Fatal Python error: Aborted"}, "UTC")
