@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -113,6 +114,17 @@ def test_auto_is_json_without_a_terminal() -> None:
     stream = io.StringIO()
     log.configure("auto", "info", stream).info("inbox.reachable")
     assert json.loads(stream.getvalue())["event"] == "inbox.reachable"
+
+
+def test_auto_is_for_people_on_a_terminal() -> None:
+    """Coloured text where a person reads; no JSON."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        log.outcome(log.configure("auto", "info", stream), filed(), 7, 5, "model", "cpu", now_s=100.5)
+        text = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "image.sorted" in text and "a.png" in text
+    assert "\x1b[" in text and "{" not in text
 
 
 def test_console_without_a_terminal_has_no_colour_codes() -> None:

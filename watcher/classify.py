@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import decode, mednet
+from watcher import cores, decode, mednet
 from watcher.checkpoint import Checkpoint
 from watcher.errors import Exit, Fatal
 
@@ -141,5 +140,5 @@ def _joined(first: Scores, second: Scores) -> Scores:
 
 
 def use_threads(threads: int) -> None:
-    """CPU threads for inference; 0 means every core this process may run on."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    """CPU threads for inference; 0 means as many as there are cores for this process."""
+    torch.set_num_threads(threads or cores.usable())

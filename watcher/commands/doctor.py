@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher import annals, checkpoint, composition, config, doctor, formats, lock, log, seat
+from watcher import annals, checkpoint, composition, config, cores, doctor, formats, lock, log, seat
 from watcher.decoder_pool import DecoderPool
 from watcher.doctor import Check
 from watcher.errors import Exit, Fatal
@@ -106,9 +106,9 @@ def device(wanted: str) -> Check:
 
 def threads(wanted: int) -> Check:
     """Whether there are as many cores as threads are asked for."""
-    cores = len(os.sched_getaffinity(0))
-    told = f"{cores} cores, {wanted or 'as many'} threads"
-    if wanted > cores:
+    usable = cores.usable()
+    told = f"{usable} cores, {wanted or 'as many'} threads"
+    if wanted > usable:
         return Check("warn", "cores", told, "More threads than cores are slower: lower model.threads.")
     return Check("ok", "cores", told)
 
