@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,25 @@ def test_other_header(small: Checkpoint, path: Path, key: str, value: object, sa
     path.parent.mkdir()
     digest = checkpoint._digest(header, small.tensors)
     save_file(small.tensors, path, metadata={"mednet": json.dumps(header), "digest": digest})
+    assert says in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"classes": ()}, "no classes"),
+        ({"classes": ("Hand", "Hand")}, "two of one name"),
+        ({"classes": ("Hand", 7)}, "can not be a directory's"),
+        ({"thresholds": [0.9]}, "no numbers"),
+        ({"thresholds": {"min_confidence": "0.9"}}, "no numbers"),
+        ({"thresholds": {"min_confidence": float("nan")}}, "no numbers"),
+        ({"thresholds": {"min_confidence": True}}, "no numbers"),
+        ({"thresholds": {"temperature": 0}}, "not above 0"),
+    ],
+)
+def test_what_no_decision_could_be_taken_by(small: Checkpoint, path: Path, change: dict[str, Any], says: str) -> None:
+    """Whole and ours, but its classes or thresholds can not be: refused when loaded, not at the first image."""
+    checkpoint.save(replace(small, **change), path)
     assert says in refused(path)
 
 

@@ -204,6 +204,25 @@ class TestBuild:
             classify.build(wrong)
         assert caught.value.code is Exit.MODEL
 
+    @pytest.mark.parametrize("count", [0, 5, 7])
+    def test_classes_that_are_not_its_own_are_fatal(self, net: Limited, count: int) -> None:
+        """A network with other than as many results as there are classes is refused, not found out by an image."""
+        with pytest.raises(Fatal, match=f"6 results for {count} classes") as caught:
+            classify.build(replace(self.of(net), classes=tuple("abcdefg"[:count])))
+        assert caught.value.code is Exit.MODEL
+
+    def test_results_that_are_no_numbers_are_fatal(self, net: Limited) -> None:
+        """Weights of a training that diverged."""
+        found = self.of(net)
+        broken = {n: value * np.nan if value.dtype.kind == "f" else value for n, value in found.tensors.items()}
+        with pytest.raises(Fatal, match="no numbers"):
+            classify.build(replace(found, tensors=broken))
+
+    def test_an_architecture_of_another_form_is_fatal(self, net: Limited) -> None:
+        """A list, say."""
+        with pytest.raises(Fatal):
+            classify.build(replace(self.of(net), architecture=[1, 2]))
+
     @pytest.mark.parametrize("architecture", [{"unknown": 1}, {"kernels": [99, 99]}, {"hidden": [1]}, {"filters": []}])
     def test_architecture_that_is_none_is_fatal(self, net: Limited, architecture: dict[str, Any]) -> None:
         """An architecture that can not be built ends the start with exit code 4."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,8 +67,8 @@ def load(path: Path) -> Checkpoint:
     """Read a weights file and prove that it is whole.
 
     Raises:
-        Fatal: exit code 4; the file is missing, damaged, of another product or
-            made for another preprocessing.
+        Fatal: exit code 4; the file is missing, damaged, of another product,
+            made for another preprocessing, or says what can not be of its classes.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -93,11 +94,26 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         raise _fatal(f"{path} was written in another format than {FORMAT}")
     if found.digest != _digest(_header(found), tensors):
         raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
-    if any(name in ("", ".", "..") or "/" in name or "\0" in name for name in found.classes):
+    if not all(_is_directory_name(name) for name in found.classes):
         raise _fatal(f"{path} has a class whose name can not be a directory's")
+    if not found.classes or len(set(found.classes)) < len(found.classes):
+        raise _fatal(f"{path} has no classes, or two of one name")
+    if not _are_numbers(found.thresholds):
+        raise _fatal(f"{path} has thresholds that are no numbers, or a temperature that is not above 0")
     if found.preprocessing != PREPROCESSING:
         raise _fatal(f"{path} expects other preprocessing: {found.preprocessing}")
     return found
+
+
+def _is_directory_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
+def _are_numbers(thresholds: object) -> bool:
+    if not isinstance(thresholds, dict):
+        return False
+    numbers = all(type(value) in (int, float) and math.isfinite(value) for value in thresholds.values())
+    return numbers and thresholds.get("temperature", 1) > 0
 
 
 def _fatal(problem: str) -> Fatal:

@@ -27,22 +27,32 @@ class Scores:
 
 
 def build(checkpoint: Checkpoint) -> mednet.MedNet:
-    """The network of a checkpoint, in evaluation mode, float32 on the CPU.
+    """The network of a checkpoint, in evaluation mode, float32 on the CPU, tried on one image.
 
     Raises:
-        Fatal: exit code 4; the tensors do not fit the architecture.
+        Fatal: exit code 4; the tensors do not fit the architecture, or the network not its classes.
     """
     try:
         net = mednet.MedNet(mednet.MedNetConfig.from_dict(checkpoint.architecture))
         state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors.items()}
         net.load_state_dict(state)  # half precision on disk is widened here
-    except (TypeError, ValueError, RuntimeError) as error:
+        _try(net.eval(), len(checkpoint.classes))
+    except (TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise Fatal(
             f"the weights {checkpoint.name} do not fit their own architecture: {error}",
             "Set model.weights to a file made by this version of mednet-watcher.",
             Exit.MODEL,
         ) from error
-    return net.eval()
+    return net
+
+
+@torch.inference_mode()
+def _try(net: mednet.MedNet, classes: int) -> None:
+    logits = net(torch.zeros(1, 1, decode.SIDE, decode.SIDE)).logits
+    if logits.shape != (1, classes):
+        raise ValueError(f"{logits.shape[1]} results for {classes} classes")
+    if not logits.isfinite().all():
+        raise ValueError("its results are no numbers")
 
 
 def choose_device(wanted: Device) -> torch.device:
