@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,17 @@ def test_other_header(small: Checkpoint, path: Path, key: str, value: object, sa
     digest = checkpoint._digest(header, small.tensors)
     save_file(small.tensors, path, metadata={"mednet": json.dumps(header), "digest": digest})
     assert says in refused(path)
+
+
+def test_not_ours_to_read(small: Checkpoint, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rights are said to be missing, not the file."""
+    checkpoint.save(small, path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "Permission denied" in refused(path)
 
 
 @pytest.mark.parametrize(

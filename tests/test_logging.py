@@ -248,6 +248,29 @@ def test_a_stalled_reader_does_not_hold_up_the_end(piped: Piped) -> None:
     assert piped.started.wait(20) == 0
 
 
+def test_a_log_file_that_fails_is_told_where_it_can_be(tmp_path: Path) -> None:
+    """Its directory is gone: the output says how many lines it lacks, once a minute for as long, and at the end."""
+    now, path = [0.0], tmp_path / "logs" / "x.log"
+    path.parent.mkdir()
+    with (tmp_path / "out").open("w") as stream:
+        journal = log.Journal(Output(stream), lambda: now[0])
+        journal.use("json", "info", File(path))
+        shutil.rmtree(path.parent)
+        lost = []
+        for now[0] in (1.0, 2.0, 30.0, 62.0, 63.0):
+            journal.logger.info("inbox.reachable")
+            journal.flush()
+            lost.append([json.loads(line)["lines"] for line in lines(tmp_path / "out") if "log.lines_lost" in line])
+        assert lost == [[1], [1], [1], [1, 4], [1, 4]], "the file lacks the warning itself, too"
+        path.parent.mkdir()
+        journal.logger.info("inbox.reachable")
+        journal.flush()
+        journal.use("json", "info")
+    told = [json.loads(line) for line in lines(path)]
+    assert [line["event"] for line in told] == ["inbox.reachable", "log.lines_lost"]
+    assert (told[1]["lines"], told[1]["place"]) == (2, str(path))
+
+
 class TestRepeats:
     def setup_method(self) -> None:
         self.now = 0.0

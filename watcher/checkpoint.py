@@ -71,6 +71,8 @@ def load(path: Path) -> Checkpoint:
             made for another preprocessing, or says what can not be of its classes.
     """
     try:
+        with path.open("rb"):
+            pass  # for safetensors, what may not be read does not exist
         with safe_open(path, framework="numpy") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -117,7 +119,11 @@ def _are_numbers(thresholds: object) -> bool:
 
 
 def _fatal(problem: str) -> Fatal:
-    return Fatal(problem, "Set model.weights to a file made by `mednet-watcher train` or shipped with it.", Exit.MODEL)
+    return Fatal(
+        problem,
+        "Set model.weights to a file that `mednet-watcher train` made or that was shipped, and that its user may read.",
+        Exit.MODEL,
+    )
 
 
 def _header(checkpoint: Checkpoint) -> dict[str, Any]:

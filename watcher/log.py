@@ -15,7 +15,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.outputs import File, Output
 from watcher.records import Ending, Filed, Outcome
-from watcher.repeats import Repeats
+from watcher.repeats import WINDOW_S, Repeats
 
 EVENTS = {
     Outcome.SORTED: "image.sorted",
@@ -36,6 +36,7 @@ class Journal:
         """With ``priorities`` each line begins with the one of its level, as systemd's journal takes it off."""
         self._priorities = _PRIORITIES if priorities else {}
         self._stream, self._repeats, self._lock = stream, Repeats(clock), threading.Lock()
+        self._clock, self._next_lost_s = clock, float("-inf")
         self._level = logging.INFO
         self._file: File | None = None
         self._last_error: Path | None = None
@@ -67,10 +68,18 @@ class Journal:
             due = self._repeats.due(all=all)
         for method, line in due:
             getattr(self.logger, method)(**line)
-        for output in (self._stream, self._file):
-            if isinstance(output, Output) and (lines := output.lost_before()):
-                place = output.path if isinstance(output, File) else "standard output"
-                self.logger.warning("log.lines_lost", lines=lines, place=printable(str(place)))
+        for output, other in ((self._stream, self._file), (self._file, self._stream)):
+            if isinstance(output, Output):
+                self._tell_lost(output, other)
+
+    def _tell_lost(self, output: Output, other: TextIO | Output | None) -> None:
+        """When lines are written again; while they are not, once a minute where the other output has them."""
+        now = self._clock()
+        still = isinstance(other, Output) and not other.failing and now >= self._next_lost_s
+        if lines := output.lost_before(still=still):
+            self._next_lost_s = now + WINDOW_S
+            place = output.path if isinstance(output, File) else "standard output"
+            self.logger.warning("log.lines_lost", lines=lines, place=printable(str(place)))
 
     def _filter(self, logger: Any, method: str, line: EventDict) -> EventDict:
         if logging.getLevelNamesMapping()[method.upper()] < self._level:

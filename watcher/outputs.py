@@ -59,9 +59,17 @@ class Output:
             with contextlib.suppress(OSError):  # a pipe has no end to look at
                 self._wrote(line)
 
-    def lost_before(self) -> int:
-        """How many lines were lost since the last call, once lines are written again: until then none."""
-        if self._failing:
+    @property
+    def failing(self) -> bool:
+        """Whether the last line could not be written."""
+        return self._failing
+
+    def lost_before(self, *, still: bool = False) -> int:
+        """How many lines were lost since the last call, once lines are written again: until then none.
+
+        With ``still`` those that are being lost count, too: for who can be told elsewhere.
+        """
+        if self._failing and not still:
             return 0
         lost, self._told = self.lost - self._told, self.lost
         return lost
