@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -17,6 +18,7 @@ from container import Container, missing
 from harness import Sampler, mednet
 
 from watcher import config
+from watcher.commands import install_service
 from watcher.errors import Exit
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
@@ -115,10 +117,28 @@ def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_program_is_found(tmp_path: Path) -> None:
-    """Where the program is not in the unit's PATH, a drop-in names its directory; one in /root is warned of."""
+    """Where the program is not in the unit's PATH, a drop-in names its directory."""
     unit = install(tmp_path)
     drop_in = unit.with_name(f"{unit.name}.d") / "program.conf"
     assert f"PATH={Path(sys.executable).parent}:/opt/mednet-watcher/bin:" in drop_in.read_text()
+
+
+def test_a_program_that_the_service_can_not_see_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also through a link from where the service could: it is the program's own place that counts."""
+    program, link = tmp_path / "venv" / "mednet-watcher", tmp_path / "bin" / "mednet-watcher"
+    program.parent.mkdir()
+    link.parent.mkdir()
+    program.touch()
+    link.symlink_to(program)
+    monkeypatch.setattr(sys, "argv", [str(link)])
+    monkeypatch.setattr(install_service, "_HIDDEN", (str(program.parent),))
+    args = argparse.Namespace(prefix=tmp_path / "root", gpu=False, metrics=False, dry_run=False)
+    assert install_service.run(args) == 0
+    assert f"can not see {program.parent}" in capsys.readouterr().err
+    drop_in = tmp_path / "root" / f"{UNIT}.d" / "program.conf"
+    assert f"PATH={program.parent}:" in drop_in.read_text()
 
 
 def test_a_prefix_that_can_not_be_written_is_told(tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def service_config() -> str:
 
 
 def _program() -> Path:
-    """The directory of this very program."""
-    called = Path(os.path.abspath(sys.argv[0]))
+    """The directory of this very program, and not of a link to it."""
+    called = Path(os.path.realpath(sys.argv[0]))
     return (called if called.name == "mednet-watcher" else Path(sys.executable)).parent
 
 
