@@ -155,7 +155,7 @@ def booted(tmp_path: Path) -> Iterator[Container]:
     if why is not None:
         pytest.skip(why)
     with Container(tmp_path) as container:
-        shell(container, "mednet-watcher install-service --metrics")
+        shell(container, "mednet-watcher install-service")
         container.write("/etc/mednet-watcher/environment", ENVIRONMENT)
         container.write(f"/{UNIT}.d/test.conf", "[Service]\nWatchdogSec=3\nTimeoutAbortSec=2\nRestartSec=1\n")
         for command in ("systemd-sysusers", "systemd-tmpfiles --create mednet-watcher.conf", "systemctl daemon-reload"):
@@ -275,10 +275,11 @@ def _within_limits(booted: Container) -> None:
 @pytest.mark.slow
 def test_what_goes_wrong_on_call(booted: Container) -> None:
     """Each mishap is said where an operator looks, and what mends itself is waited for."""
-    edit = (
-        "systemctl daemon-reload; sed -i 's/scan_interval_s: 5.0/scan_interval_s: 0.5/;s/settle_s: 2.0/settle_s: 0.3/;"
+    shell(
+        booted,
+        f"sed -i 's/interval_s: 5.0/interval_s: 0.5/;s/settle_s: 2.0/settle_s: 0.3/;s/port: null/port: 0/' {CONFIG}",
     )
-    shell(booted, f"{edit}s/port: null/port: 0/' {CONFIG}")
+    _metrics_without_the_drop_in(booted)
     _another_has_the_lock(booted)
     _a_typo(booted)
     _an_inbox_elsewhere(booted)
@@ -287,17 +288,24 @@ def test_what_goes_wrong_on_call(booted: Container) -> None:
     _metrics(booted)
     _another_user_delivers(booted, sampler)
     _a_share_comes_and_goes(booted, sampler)
+    print(f"$ journalctl -u mednet-watcher -p warning -o cat\n{_warnings(booted)}")
 
 
 def _warnings(booted: Container) -> str:
     return booted.run("journalctl", "-u", "mednet-watcher", "-p", "warning", "-o", "cat", "--no-pager").stdout
 
 
+def _metrics_without_the_drop_in(booted: Container) -> None:
+    """The unit opens no network: the service does not start, and says which drop-in does."""
+    assert shell(booted, "systemctl start mednet-watcher", check=False).returncode == 1
+    assert "`mednet-watcher install-service --metrics`" in _warnings(booted)
+    shell(booted, "systemctl stop mednet-watcher; mednet-watcher install-service --metrics; systemctl daemon-reload")
+
+
 def _another_has_the_lock(booted: Container) -> None:
     """As one that a dead mount keeps from dying: the service comes up when it is gone."""
     state, user = "/var/lib/mednet-watcher", "setpriv --reuid mednet-watcher --regid mednet-watcher --clear-groups"
-    script = f"install -d -o mednet-watcher -g mednet-watcher {state};"
-    script += f" ({user} flock {state}/daemon.lock sleep 4 >/dev/null 2>&1 &); sleep 0.3;"
+    script = f"({user} flock {state}/daemon.lock sleep 4 >/dev/null 2>&1 &); sleep 0.3;"
     assert shell(booted, f"{script} systemctl start mednet-watcher", check=False).returncode == 1
     assert "another daemon" in _warnings(booted)
     shell(booted, "until systemctl is-active mednet-watcher; do sleep 0.2; done")
