@@ -72,6 +72,45 @@ class TestFile:
         assert lines(tmp_path / "x.log.1") == list("01234")
         assert sorted(lines(path)) == list("56789")
 
+    def test_copied_while_a_line_was_written(self, tmp_path: Path) -> None:
+        """The half line at the end of the copy is taken off; the line comes back whole, and once."""
+        path, copy = tmp_path / "x.log", tmp_path / "x.log.1"
+        file = File(path)
+        for number in range(3):
+            file.write(f"line {number}\n")
+        copy.write_bytes(path.read_bytes()[:-3])
+        os.truncate(path, 0)
+        file.write("line 3\n")
+        file.close()
+        assert copy.read_text() == "line 0\nline 1\n"
+        assert sorted(lines(path)) == ["line 2", "line 3"]
+
+    def test_cut_again_while_lines_come_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A second rotation in the middle of writing the first one's lines again: each line is there once."""
+        path, written, write = tmp_path / "x.log", [], os.write
+
+        def rotate(fd: int, data: bytes) -> int:
+            count = write(fd, data)
+            written.append(data)
+            if data == b"line 6\n" and written.count(data) == 2:  # comes back for the first time
+                shutil.copy(path, tmp_path / "x.log.2")
+            if data == b"line 8\n" and written.count(data) == 2:
+                os.truncate(path, 0)
+            return count
+
+        monkeypatch.setattr(os, "write", rotate)
+        file = File(path)
+        for number in range(10):
+            file.write(f"line {number}\n")
+            if number == 4:
+                shutil.copy(path, tmp_path / "x.log.1")
+        os.truncate(path, 0)
+        for number in range(10, 12):
+            file.write(f"line {number}\n")
+        file.close()
+        found = lines(path, *tmp_path.glob("x.log.*"))
+        assert sorted(found) == sorted(f"line {number}" for number in range(12))
+
     def test_cut_without_a_copy(self, tmp_path: Path) -> None:
         """Somebody emptied the file on purpose: nothing comes back."""
         path = tmp_path / "x.log"

@@ -118,12 +118,24 @@ def is_journal(stream: TextIO, told: str | None) -> bool:
     return told == f"{found.st_dev}:{found.st_ino}"
 
 
+def _shorten(fd: int, size: int, whole: int) -> None:
+    """Take the half line off the end of a copy, where it was made while that line was written. Best effort."""
+    if whole < size:
+        with contextlib.suppress(OSError):  # not ours to write, or there is no /proc
+            same = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.ftruncate(same, whole)
+            finally:
+                os.close(same)
+
+
 class File(Output):
     """Appends to whatever file has the name just now.
 
     Rotation may move the file away, with or without making another (the next line makes it), or copy and then cut it
     (``copytruncate``). What was written between copy and cut is written again, as far as the copy lies beside the
-    file, uncompressed: it is found by its own last bytes. Each line is one write to one file: never torn.
+    file, uncompressed: it is found by its own last bytes. Each line is one write to one file: never torn. Only a copy
+    can end within a line, that was just being written: such an end is taken off it, for the line is written again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -156,15 +168,21 @@ class File(Output):
         return self._fd
 
     def _wrote(self, line: bytes) -> None:
+        again = deque(self._cut_before(line))
+        while again:  # the file may be cut once more meanwhile
+            lost = again.popleft()
+            os.write(self._fd, lost)
+            again.extendleft(reversed(self._cut_before(lost)))
+
+    def _cut_before(self, line: bytes) -> list[bytes]:
+        """Remember a line just written. If the file was cut before it: the lines that no copy has."""
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         cut = bool(self._recent) and end - len(line) < self._recent[-1][0]
         lost = self._not_copied() if cut else []
         if cut:
             self._forget()
         self._remember(end, line)
-        for again in lost:
-            os.write(self._fd, again)
-            self._remember(os.lseek(self._fd, 0, os.SEEK_CUR), again)
+        return lost
 
     def _remember(self, end: int, line: bytes) -> None:
         self._recent.append((end, line))
@@ -187,6 +205,8 @@ class File(Output):
                 same = kept[: size - begin][-4096:] if begin < size <= end else b""
                 file.seek(size - len(same))
                 if same and file.read() == same:
+                    whole = max((ended for ended, _ in self._recent if ended <= size), default=begin)
+                    _shorten(file.fileno(), size, whole)
                     return [line for ended, line in self._recent if ended > size]
         return []
 
