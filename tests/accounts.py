@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 import urllib.request
@@ -15,6 +16,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from watcher import claims
+from watcher.filing import REASON
 
 
 def picture(rng: np.random.Generator) -> bytes:
@@ -96,10 +98,20 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
         if path.is_file() and not path.name.endswith(".reason.json") and path.name != "id"  # of shared mode
     }
     assert set(rows) == on_disk
+    _explained(daemon.places[3])
     if told is not None:
         _reconcile(daemon, told)
     for destination, recorded in rows.items():
         assert digest(Path(os.fsdecode(destination)).read_bytes()) == recorded
+
+
+def _explained(quarantine: Path) -> None:
+    """Beside each quarantined file, and only there, lies its reason, whole."""
+    there = {path.name for path in quarantine.iterdir()} if quarantine.is_dir() else set()
+    files = {name for name in there if not name.endswith(REASON)}
+    assert there == files | {f"{name}{REASON}" for name in files}
+    for name in files:
+        assert json.loads((quarantine / f"{name}{REASON}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
 
 
 def _seen(path: bytes) -> bytes:

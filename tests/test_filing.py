@@ -376,6 +376,18 @@ class TestExplain:
         filing.explain(target / "missing" / "a", {"reason": "empty"})
         assert content(target) == {"a.reason.json": b"mine"}
 
+    def test_whole_or_not_at_all(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a disk that fills up while it is written there is no reason, and nothing in the way of a later one."""
+        with monkeypatch.context() as patch:
+            patch.setattr(unique, "rename_noreplace", _full)
+            filing.explain(target / "a", {"reason": "empty"})
+        with open("/dev/full", "wb") as full, monkeypatch.context() as patch:
+            patch.setattr(Path, "write_bytes", lambda path, data: path.touch() or os.write(full.fileno(), data))
+            filing.explain(target / "a", {"reason": "empty"})
+        assert content(target) == {}
+        filing.explain(target / "a", {"reason": "empty"})
+        assert list(content(target)) == ["a.reason.json"]
+
 
 class TestPrepare:
     def test_makes_the_directory(self, tmp_path: Path) -> None:
@@ -409,6 +421,10 @@ class TestCandidates:
         names = list(itertools.islice(unique.candidates("scan.1.png", "abcdef0123"), 4))
         assert names == ["scan.1.png", "scan.1-abcdef01.png", "scan.1-abcdef01-2.png", "scan.1-abcdef01-3.png"]
         assert list(itertools.islice(unique.candidates(".hidden", None), 2)) == [".hidden", ".hidden-1"]
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _keep(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,10 +151,12 @@ def count(directory: Path) -> int | None:
 
 
 def explain(destination: Path, reason: Mapping[str, Any]) -> None:
-    """Put a JSON file with the reason beside a quarantined file. Best effort: the ledger has it too."""
-    with contextlib.suppress(OSError), reason_beside(destination).open("x", encoding="utf-8") as file:
-        json.dump(reason, file, indent=2)
-        file.write("\n")
+    """Put a JSON file with the reason beside a quarantined file, whole at once or not at all.
+
+    Best effort: the ledger has it too.
+    """
+    with contextlib.suppress(OSError):
+        unique.write(reason_beside(destination), json.dumps(reason, indent=2).encode() + b"\n")
 
 
 def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:

@@ -192,6 +192,21 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
     return made
 
 
+def write(path: Path, data: bytes) -> None:
+    """Make a file that is whole as soon as it has its name.
+
+    Raises:
+        OSError: as the kernel says, FileExistsError if the name is taken. No trace is left.
+    """
+    partial = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
+    try:
+        partial.write_bytes(data)
+        rename_noreplace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
 def _private(path: str, flags: int) -> int:
     """Nobody else reads a copy before it has the mode of its source."""
     return os.open(path, flags, 0o600)
