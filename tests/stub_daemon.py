@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, composition, config, inbox, log, pulse, unique
+from watcher import assets, checkpoint, composition, config, inbox, log, pulse, route, unique
 from watcher.commands import run
 from watcher.errors import Fatal
 
@@ -62,6 +62,7 @@ if __name__ == "__main__":
         unique._libc.renameat2 = without_renameat2
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
+    route.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", route.PAUSE_S))
     inbox.Inbox.look = look  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
         composition.limits = lambda settings: pulse.Limits(*[limit] * 7)

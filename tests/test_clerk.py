@@ -122,6 +122,31 @@ def test_nothing_moves_when_the_decision_can_not_be_recorded(office: Office) -> 
     assert not (office.root / "sorted").exists()
 
 
+def test_a_ledger_that_can_not_follow_stops_nothing_for_good(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk is full right after a move: the file is filed, no other moves, and later all is recorded."""
+    ledger, flush = office.clerk.ledger, office.clerk.filing.flush
+    first, second = office.order("a.png", HAND), office.order("b.png", HAND)
+
+    def then_full() -> None:
+        flush()
+        ledger._db.execute("pragma busy_timeout = 0")
+        other.execute("begin immediate")
+
+    with contextlib.closing(sqlite3.connect(office.root / "ledger", isolation_level=None)) as other:
+        monkeypatch.setattr(office.clerk.filing, "flush", then_full)
+        [(_, result)] = office.clerk.carry_out([first])
+        monkeypatch.undo()
+        assert isinstance(result, Filed)
+        assert ledger.behind is not None
+        [(_, result)] = office.clerk.carry_out([second])
+        assert isinstance(result, Returned) and result.later
+        assert [unended.name for unended in ledger.unended()] == ["a.png"], "who dies now is reconciled at the start"
+    [(_, result)] = office.clerk.carry_out([second])
+    assert isinstance(result, Filed)
+    assert (ledger.behind, ledger.unended()) == (None, [])
+    assert office.rows("select state from ending") == [("filed",), ("filed",)]
+
+
 def test_move_that_can_not_be_synced_is_fatal(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that moved but may not survive a power cut are not called filed: the next start reconciles."""
     order = office.order("a.png", HAND)

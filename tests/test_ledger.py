@@ -14,7 +14,8 @@ import pytest
 
 from watcher import annals
 from watcher.errors import Exit, Fatal, Retry
-from watcher.ledger import Ending, Ledger, Unended
+from watcher.ledger import Ending, Ledger
+from watcher.ledger_rows import Unended
 from watcher.records import Decision, Identity, Order, Outcome, Timing
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -152,13 +153,38 @@ class TestEnded:
         assert "has changed since it was read" in str(note)
         assert book.unended() == []
 
-    def test_failure_is_fatal_and_leaves_the_decisions_open(self, book: Ledger) -> None:
-        """When endings can not be written the daemon stops, and the next start finds every decision open."""
+    def test_failure_leaves_the_decisions_open(self, book: Ledger) -> None:
+        """When endings can not be written none is, and the next start finds every decision open."""
         first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
         book.ended([Ending(first, "filed", "/x/a.png")])
-        with pytest.raises(Fatal):
+        with pytest.raises(Retry):
             book.ended([Ending(second, "filed", "/x/b"), Ending(first, "filed", "/x/a.png")])
         assert [open_.decision for open_ in book.unended()] == [second]
+
+    def test_what_is_owed_comes_before_the_next_decision(self, path: Path, book: Ledger) -> None:
+        """While endings can not be written nothing is decided; when they can, they are recorded, each once."""
+        book._db.execute("pragma busy_timeout = 0")
+        [first] = decided(book, [order()], ["/x"], "m")
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("begin immediate")
+        book.owe([Ending(first, "filed", "/x/a.png")])
+        assert book.behind is not None and book.behind.files == 1
+        with pytest.raises(Retry, match="after files were moved"):
+            decided(book, [order("b")], ["/x"], "m")
+        other.execute("rollback")
+        other.close()
+        [second] = decided(book, [order("b")], ["/x"], "m")
+        assert book.behind is None
+        book.catch_up()
+        assert rows(path, "select decision from ending") == [(first,)]
+        assert [open_.decision for open_ in book.unended()] == [second]
+
+    def test_a_ledger_that_was_removed_is_fatal(self, path: Path, book: Ledger) -> None:
+        """What is owed to a ledger that is not there any more is not kept in vain: the daemon stops."""
+        [number] = decided(book, [order()], ["/x"], "m")
+        path.unlink()
+        with pytest.raises(Fatal, match="removed"):
+            book.owe([Ending(number, "filed", "/x/a.png")])
 
 
 class TestOpening:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -426,6 +427,24 @@ class TestKilledAtIt:
         assert [state for _, _, state, _ in site.entries()] == ["filed", "returned", "filed"]
         assert (claims.place(site.inbox, "operator") / "a.png").read_bytes() == b"a radiograph"
         assert self.take_over(site) == ([], ["a.png"])
+
+    def test_a_ledger_that_can_not_follow(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Moved, and the ledger can not be written: that is told, and nothing appears in the inbox before it can."""
+        site.file("a.png")
+        other = sqlite3.connect(site.path, isolation_level=None)
+        flush = Filing.flush
+
+        def then_busy(filing: Filing) -> None:
+            flush(filing)
+            other.execute("begin immediate")
+
+        monkeypatch.setattr(Filing, "flush", then_busy)
+        monkeypatch.setattr("watcher.ledger.BUSY_S", 0)
+        with pytest.raises(Fatal, match="can not be written after files were moved"):
+            site.undo(since=NOW - timedelta(days=9999))
+        assert os.listdir(site.inbox) == [claims.DIRECTORY]
+        other.close()
+        assert self.take_over(site) == (["filed"], ["a.png"])
 
 
 def _refuse(*_: object) -> None:

@@ -68,10 +68,11 @@ class Clerk:
     def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
 
-        All go to ``to``, or where their decisions say.
+        All go to ``to``, or where their decisions say. If the ledger can not follow the files just now
+        (its disk is full, say), it is :attr:`Ledger.behind`, and nothing else moves before it has caught up.
 
         Raises:
-            Fatal: files moved and the ledger or the directories could not follow.
+            Fatal: files moved and the directories could not be synced, or the ledger was removed.
         """
         try:
             with self.ledger.deciding():
@@ -92,7 +93,7 @@ class Clerk:
         except Retry as error:
             raise Fatal(str(error), "Check the disk. The next start reconciles ledger and disk.") from error
         failpoints.reach("synced")
-        self.ledger.ended(_ending(*each) for each in zip(ids, results, strict=True))
+        self.ledger.owe(_ending(*each) for each in zip(ids, results, strict=True))
         self.carried += 1
         failpoints.reach("filed")
         return list(zip(ids, results, strict=True))

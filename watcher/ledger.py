@@ -9,18 +9,18 @@ writers, and the state directory must not be on a network file system either.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from watcher import ledger_rows
 from watcher.errors import Exit, Fatal, Retry
-from watcher.records import Ending, Identity, Order, Outcome
+from watcher.ledger_rows import Unended
+from watcher.records import Behind, Ending, Order
 
 _DECIDE = f"insert into decision values ({', '.join('?' * 19)})"
 
@@ -29,22 +29,6 @@ _VERSION = 2
 
 BUSY_S = 30
 """How long a transaction waits for that of another process."""
-
-
-@dataclass(frozen=True)
-class Unended:
-    """A decision whose file may or may not have moved, from before a crash."""
-
-    decision: int
-    outcome: Outcome
-    name: str
-    source: str
-    directory: str
-    identity: Identity | None
-    digest: str | None
-    reason: str | None
-    detail: str | None
-    decided_at: datetime
 
 
 class Ledger:
@@ -63,6 +47,9 @@ class Ledger:
         """
         self._clock, self._path, self.owner = clock, path, owner
         self._noted: dict[Path, tuple[int, int]] = {}
+        self._owed: list[tuple[Any, ...]] = []
+        self.behind: Behind | None = None
+        """What is not recorded yet although it has happened, and why."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
@@ -80,16 +67,16 @@ class Ledger:
         """One transaction around looking what was decided before and :meth:`decided`: nobody decides in between.
 
         Raises:
-            Retry: nothing was recorded (the disk is full, say), so nothing may move.
+            Retry: nothing was recorded (the disk is full, say, or an ending is still owed), so nothing may move.
             Fatal: the ledger was removed while it was in use.
         """
         try:
+            self.catch_up()
             self._db.execute("begin immediate")
             yield
             self._db.execute("commit")
         except sqlite3.Error as error:
-            if not self._path.exists():
-                raise _unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
+            self._refuse_removed(error)
             raise Retry(f"the ledger can not be written: {error}") from error
         finally:
             self._roll_back()
@@ -102,7 +89,7 @@ class Ledger:
         ids = list(range(first, first + len(orders)))
         at = self._clock().isoformat(timespec="milliseconds")
         rows = [
-            _row(number, first, order, str(inbox / (order.source or order.name)), directory, model, at)
+            ledger_rows.decision(number, first, order, str(inbox / (order.source or order.name)), directory, model, at)
             for number, order, directory in zip(ids, orders, directories, strict=True)
         ]
         self._db.executemany(_DECIDE, rows)
@@ -116,7 +103,7 @@ class Ledger:
                 found = os.stat(directory)
             except OSError:
                 continue
-            which = _signed(found.st_dev), _signed(found.st_ino)
+            which = ledger_rows.signed(found.st_dev), ledger_rows.signed(found.st_ino)
             if self._noted.get(directory) != which:
                 self._db.execute("insert or replace into place values (?, ?, ?)", (os.fsencode(directory), *which))
                 self._noted[directory] = which
@@ -149,21 +136,43 @@ class Ledger:
 
     def coming(self, path: Path) -> list[str | None]:
         """The digests of files of this name that others move to this directory just now."""
-        query = f"{_UNENDED} where name = ? and directory = ?"
-        return [_unended(row).digest for row in self._read(query, os.fsencode(path.name), os.fsencode(path.parent))]
+        found = self._unended("name = ? and directory = ?", os.fsencode(path.name), os.fsencode(path.parent))
+        return [decision.digest for decision in found]
 
     def ended(self, endings: Iterable[Ending]) -> None:
         """Record how decisions ended, one transaction for all.
 
         Raises:
-            Fatal: it can not be written although the files have moved. A restart
-                finds them (see :mod:`watcher.recover`).
+            Retry: it can not be written, although the files have moved. Nothing was recorded.
         """
         at = self._clock().isoformat(timespec="milliseconds")
-        rows = [
-            (e.decision, e.state, None if e.destination is None else os.fsencode(e.destination), _text(e.note), at)
-            for e in endings
-        ]
+        self._record([ledger_rows.ending(ending, at) for ending in endings])
+
+    def owe(self, endings: Iterable[Ending]) -> None:
+        """The same, and what can not be recorded just now is kept for :meth:`catch_up`. Nothing is decided before.
+
+        Whoever dies meanwhile leaves what he does after any move: decisions without an ending.
+        """
+        at = self._clock().isoformat(timespec="milliseconds")
+        self._owed += [ledger_rows.ending(ending, at) for ending in endings]
+        with contextlib.suppress(Retry):
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Record what is owed.
+
+        Raises:
+            Retry: it still can not be written.
+        """
+        try:
+            if self._owed:
+                self._record(self._owed)
+        except Retry as error:
+            self.behind = Behind(len(self._owed), str(error))
+            raise
+        self._owed, self.behind = [], None
+
+    def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
         try:
             self._db.execute("begin immediate")
             self._db.executemany("insert into ending values (?, ?, ?, ?, ?)", rows)
@@ -171,10 +180,12 @@ class Ledger:
             self._db.execute("commit")
         except sqlite3.Error as error:
             self._roll_back()
-            raise Fatal(
-                f"the ledger can not be written after files were moved: {error}",
-                "Free space on the state directory's disk; the next start reconciles ledger and disk.",
-            ) from error
+            self._refuse_removed(error)
+            raise Retry(f"the ledger can not be written after files were moved: {error}") from error
+
+    def _refuse_removed(self, error: sqlite3.Error) -> None:
+        if not self._path.exists():
+            raise _unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -198,7 +209,7 @@ class Ledger:
 
     def unended(self, owner: str | None = None) -> list[Unended]:
         """Decisions of an owner (None: of this ledger's) without an ending: what :mod:`watcher.recover` looks into."""
-        return [_unended(row) for row in self._read(f"{_UNENDED} where owner = ? order by id", owner or self.owner)]
+        return self._unended("owner = ? order by id", owner or self.owner)
 
     def holds(self, path: str) -> bool:
         """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
@@ -213,15 +224,25 @@ class Ledger:
 
     def leaving(self, path: str) -> list[Unended]:
         """Decisions without an ending, of anybody, to take what was at this very path."""
-        return [_unended(row) for row in self._read(f"{_UNENDED} where source = ? order by id", os.fsencode(path))]
+        return self._unended("source = ? order by id", os.fsencode(path))
 
     def now(self) -> datetime:
         """What time it is for this ledger, UTC."""
         return self._clock()
 
     def counts(self) -> dict[str, int]:
-        """How many files this owner has filed so far, by outcome."""
-        return dict(self._read("select outcome, files from tally where owner = ?", self.owner))
+        """How many files this owner has filed so far, by outcome.
+
+        Raises:
+            Fatal: it can not be read.
+        """
+        try:
+            return dict(self._read("select outcome, files from tally where owner = ?", self.owner))
+        except Retry as error:
+            raise _unusable(self._path, error) from error
+
+    def _unended(self, where: str, *values: Any) -> list[Unended]:
+        return [ledger_rows.unended(row) for row in self._read(f"{_UNENDED} where {where}", *values)]
 
     def last_filed(self) -> datetime | None:
         """When a file was last sorted or handed to a person, by any owner; None: never yet."""
@@ -235,6 +256,8 @@ class Ledger:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise Retry(f"the ledger can not be read: {error}") from error
             raise _unusable(self._path, error) from error
 
     def close(self) -> None:
@@ -262,45 +285,11 @@ limit 1
 """
 
 
-def _row(
-    number: int, batch: int, order: Order, source: str, directory: str, model: str | None, at: str
-) -> tuple[Any, ...]:
-    i, d = order.identity, order.decision
-    stamp = (_signed(i.device), _signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
-    told = (d.outcome.value, d.label, d.confidence, _text(d.reason), _text(d.detail), json.dumps(d.top), model)
-    names = (os.fsencode(order.name), os.fsencode(source))
-    return (number, batch, *names, order.digest, *stamp, *told, os.fsencode(directory), order.restores, at)
-
-
-def _unended(row: Sequence[Any]) -> Unended:
-    number, outcome, name, source, directory, digest, reason, detail, at, *stamp = row
-    identity = None if stamp[0] is None else _identity(stamp)
-    paths = (os.fsdecode(name), os.fsdecode(source), os.fsdecode(directory))
-    return Unended(
-        number, Outcome(outcome), *paths, identity, digest, reason, detail, decided_at=datetime.fromisoformat(at)
-    )
-
-
 def _refuse_other_version(db: sqlite3.Connection) -> None:
     empty = db.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
     version = db.execute("pragma user_version").fetchone()[0]
     if version != _VERSION and not empty:
         raise sqlite3.DatabaseError(f"it is of version {version}, this is for version {_VERSION}")
-
-
-def _text(text: str | None) -> str | None:
-    """SQLite takes no surrogate escapes: names that are no UTF-8 appear in words as escapes."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
-
-
-def _signed(number: int) -> int:
-    """SQLite's integers are signed; device and inode numbers may use all 64 bits."""
-    return number - (1 << 64) if number >= 1 << 63 else number
-
-
-def _identity(row: Sequence[int]) -> Identity:
-    device, inode, size, mtime_ns = row
-    return Identity(device % (1 << 64), inode % (1 << 64), size, mtime_ns)
 
 
 def _unusable(path: Path, error: Exception) -> Fatal:

@@ -14,7 +14,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.outputs import File, Output
-from watcher.records import Ending, Filed, Outcome
+from watcher.records import Behind, Ending, Filed, Outcome
 from watcher.repeats import WINDOW_S, Repeats
 
 EVENTS = {
@@ -140,6 +140,15 @@ def recovered(log: Logger, endings: Sequence[Ending]) -> None:
     if endings:
         counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
         log.warning("daemon.recovered", **counts)
+
+
+def ledger(log: Logger, was: Behind | None, now: Behind | None) -> None:
+    """That the ledger does not follow the files, once, and that it does again."""
+    if now is not None and was is None:
+        note = "recorded as soon as it can be written; until then nothing else is filed"
+        log.error("ledger.behind", files=now.files, detail=now.why, note=note)
+    elif now is None and was is not None:
+        log.info("ledger.caught_up", files=was.files)
 
 
 def outcome(

@@ -133,3 +133,11 @@ class Ending:
     state: Literal["filed", "returned", "missing"]
     destination: str | None = None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """How many decisions have ended on disk and not yet in the ledger, and what keeps them from it."""
+
+    files: int
+    why: str

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from watcher import claims, clerk, failpoints, filing, mounts, unique
 from watcher.errors import Exit, Fatal, Retry
-from watcher.ledger import Ledger, Unended
+from watcher.ledger import Ledger
+from watcher.ledger_rows import Unended
 from watcher.lock import Lock, path_of
 from watcher.records import Ending, Outcome
 
@@ -30,8 +31,8 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
     files go nobody takes them on before their decision has ended (see :mod:`watcher.restore`).
 
     Raises:
-        Retry: a directory is not the one that files were moved from or to: its mount is missing,
-            say. Nothing was ended, for nothing can be told.
+        Retry: a directory is not the one that files were moved from or to (its mount is missing,
+            say), so that nothing can be told; or the ledger can not be used. Nothing was ended.
     """
     endings: list[Ending] = []
     claimed: set[str] = set()  # of two equal files each needs a place of its own
@@ -60,14 +61,15 @@ def at_start(ledger: Ledger, state: Path) -> list[Ending]:
     """The same where nothing else may be done before.
 
     Raises:
-        Fatal: exit code 5; a directory is not the one it was.
+        Fatal: exit code 5; a directory is not the one it was, or the ledger can not be used.
     """
     try:
         return recover_all(ledger, state)
     except Retry as error:
         raise Fatal(
             f"what was being moved when its owner died can not be reconciled: {error}",
-            "Mount what belongs there. If it was replaced for good, start once with `run --directories-replaced`.",
+            "Mount what belongs there, or free space for the ledger. If a directory was replaced for good, start once "
+            "with `run --directories-replaced`.",
             Exit.DIRECTORY,
         ) from error
 

@@ -15,7 +15,7 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ledger
-from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
+from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing
 
 OWNER = claims.OPERATOR
 
@@ -223,7 +223,7 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     while chunk := list(itertools.islice(todo, CHUNK)):
         looked = [(wish, _order(wish, why, to)) for wish in chunk]
         orders = [order for _, order in looked if isinstance(order, Order)]
-        done = iter(clerk.carry_out(orders, _landing(to, clerk.filing.inbox)) if clerk is not None and orders else ())
+        done = iter(_carry_out(orders, _landing(to, clerk.filing.inbox), clerk) if clerk is not None and orders else ())
         for wish, order in looked:
             if isinstance(order, str):
                 yield Result(wish, "left", why=order)
@@ -237,6 +237,18 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield Result(wish, "left", number, why=result.why)
+
+
+def _carry_out(orders: Sequence[Order], landing: Path, clerk: Clerk) -> list[tuple[int, Filed | Returned]]:
+    """As the clerk does, and nothing may appear before the ledger has it."""
+    done = clerk.carry_out(orders, landing)
+    if clerk.ledger.behind is not None:
+        raise Fatal(
+            clerk.ledger.behind.why,
+            "Nothing is lost. Mend that: the daemon, or the next retry or undo, ends what this one began.",
+            Exit.DIRECTORY,
+        )
+    return done
 
 
 def _appear(filed: Filed, to: Path, inbox: Path) -> Path:

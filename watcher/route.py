@@ -24,11 +24,12 @@ from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
+from watcher.errors import Fatal, Retry
 from watcher.figures import Figures, Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.pulse import Work
-from watcher.records import Decision, Decoded, Ending, Filed, Order, Outcome, Rejected, Returned, Timing
+from watcher.records import Behind, Decision, Decoded, Ending, Filed, Order, Outcome, Rejected, Returned, Timing
 from watcher.settle import Ready, Settle
 from watcher.takeover import Takeover
 
@@ -76,6 +77,7 @@ class Route:
         self._oldest_s, self._look_back_s = 0.0, float("-inf")
         self._answers = self._begun = self._thought = 0
         self._orders: list[Order] = []
+        self._behind: Behind | None = None
         self._taken_over_at = 0
         self._taking_over: Future[tuple[list[Ending], list[str]]] | None = None
         self._thinking: Future[list[Order]] | None = None
@@ -146,8 +148,10 @@ class Route:
         return self.decoders.connections if self._thinking is None else []
 
     def _look_back(self, now: float) -> None:
-        """Once a second: how long the oldest file has been waiting."""
+        """Once a second: how long the oldest file has been waiting, and whether the ledger follows."""
         if now >= self._look_back_s:
+            log.ledger(self.log, self._behind, self.clerk.ledger.behind)
+            self._behind = self.clerk.ledger.behind
             self._look_back_s, oldest = now + 1, self.settle.oldest_s
             self._oldest_s = 0.0 if oldest is None else now - oldest
 
@@ -308,7 +312,11 @@ class Route:
         return min((due for due in (sweep, front, batch, settle, answers) if due is not None), default=None)
 
     def close(self, now: float) -> None:
-        """Finish the move under way; everything else simply stays in the inbox."""
+        """Finish the move under way; everything else simply stays in the inbox.
+
+        Raises:
+            Fatal: the ledger does not have yet what was moved.
+        """
         for arrivals in (self.arrivals, *([self.front.arrivals] if self.front else [])):
             arrivals.close()
         self._thinker.shutdown(wait=True)
@@ -319,6 +327,10 @@ class Route:
         self.decoders.close()
         if self.front is not None and (returned := self.front.claims.give_back()):
             self.log.info("inbox.given_back", files=returned)
+        try:
+            self.clerk.ledger.catch_up()
+        except Retry as error:
+            raise Fatal(str(error), "Mend that; the next start reconciles ledger and disk.") from error
 
 
 def _queued_ms(ready: Ready, image: Decoded, now: float) -> float:

@@ -18,7 +18,7 @@ from watcher.records import Ending
 class Takeover:
     """Ends what the dead had decided and takes over what they had claimed, for ``mine`` or for the inbox.
 
-    Called by the thread that uses the ledger.
+    First what this one's own ledger is still owed. Called by the thread that uses the ledger.
     """
 
     ledger: Ledger
@@ -30,6 +30,10 @@ class Takeover:
         """The endings, and the names of the files, which lie where the route works."""
         endings: list[Ending] = []
         names: list[str] = []
+        try:
+            self.ledger.catch_up()
+        except Retry:
+            return [], []  # it can not be written: the next time, then
         if self.mine is not None:  # alone there are no workers: what commands leave has a place in the inbox
             with contextlib.suppress(Retry):  # the inbox has gone since the scan: the next one tells
                 endings += recover.recover_all(self.ledger, self.state, own=False)

@@ -1,0 +1,70 @@
+"""How decisions are written in the ledger's rows, and read from them again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from watcher.records import Ending, Identity, Order, Outcome
+
+
+@dataclass(frozen=True)
+class Unended:
+    """A decision whose file may or may not have moved, from before a crash."""
+
+    decision: int
+    outcome: Outcome
+    name: str
+    source: str
+    directory: str
+    identity: Identity | None
+    digest: str | None
+    reason: str | None
+    detail: str | None
+    decided_at: datetime
+
+
+def decision(
+    number: int, batch: int, order: Order, source: str, directory: str, model: str | None, at: str
+) -> tuple[Any, ...]:
+    """The row of a decision, as ``ledger.sql`` has it."""
+    i, d = order.identity, order.decision
+    stamp = (signed(i.device), signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
+    told = (d.outcome.value, d.label, d.confidence, text(d.reason), text(d.detail), json.dumps(d.top), model)
+    names = (os.fsencode(order.name), os.fsencode(source))
+    return (number, batch, *names, order.digest, *stamp, *told, os.fsencode(directory), order.restores, at)
+
+
+def unended(row: Sequence[Any]) -> Unended:
+    """What a row says of a decision without an ending."""
+    number, outcome, name, source, directory, digest, reason, detail, at, *stamp = row
+    identity = None if stamp[0] is None else _identity(stamp)
+    paths = (os.fsdecode(name), os.fsdecode(source), os.fsdecode(directory))
+    return Unended(
+        number, Outcome(outcome), *paths, identity, digest, reason, detail, decided_at=datetime.fromisoformat(at)
+    )
+
+
+def ending(ended: Ending, at: str) -> tuple[Any, ...]:
+    """The row of an ending."""
+    destination = None if ended.destination is None else os.fsencode(ended.destination)
+    return (ended.decision, ended.state, destination, text(ended.note), at)
+
+
+def text(told: str | None) -> str | None:
+    """SQLite takes no surrogate escapes: names that are no UTF-8 appear in words as escapes."""
+    return None if told is None else told.encode("utf-8", "backslashreplace").decode()
+
+
+def signed(number: int) -> int:
+    """SQLite's integers are signed; device and inode numbers may use all 64 bits."""
+    return number - (1 << 64) if number >= 1 << 63 else number
+
+
+def _identity(row: Sequence[int]) -> Identity:
+    device, inode, size, mtime_ns = row
+    return Identity(device % (1 << 64), inode % (1 << 64), size, mtime_ns)
