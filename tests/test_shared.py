@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,10 @@ import pytest
 from accounts import Producer, check, picture
 from harness import Daemon, digest, mednet
 
-from watcher.claims import DIRECTORY, Claim, Claims, release
-from watcher.errors import Fatal
+from watcher import claims, restore, seat
+from watcher.claims import DIRECTORY, Claim, Claims, held, owners, release
+from watcher.errors import Fatal, Retry
+from watcher.inbox import Inbox
 
 FAST = "inbox: {shared: true, settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
 
@@ -167,6 +170,8 @@ def test_workers_end_what_a_daemon_alone_left(tmp_path: Path, point: str) -> Non
             daemon.start(wait=False)
         with pair.first, pair.second:
             pair.first.until(pair.drained)
+            for daemon in (pair.first, pair.second):  # before that SIGTERM is no orderly end
+                daemon.until(lambda daemon=daemon: bool(daemon.events("daemon.ready")))  # type: ignore[misc]
             assert pair.first.stop() == pair.second.stop() == 0
             pair.first.process = pair.second.process = None
         check(pair.first, producer.dropped)
@@ -253,17 +258,86 @@ class TestClaims:
     def test_adoption_leaves_a_name_that_is_in_hand(self, tmp_path: Path) -> None:
         """Of a dead worker's claims, one whose name is claimed here already waits for the next time."""
         dead, mine = Claims(tmp_path, "worker-1"), Claims(tmp_path, "worker-2")
-        for claims, name in ((dead, "x"), (dead, "y"), (mine, "x")):
-            claims.path.mkdir(parents=True, exist_ok=True)
-            (claims.path / name).write_bytes(claims.worker.encode())
+        for each, name in ((dead, "x"), (dead, "y"), (mine, "x")):
+            each.path.mkdir(parents=True, exist_ok=True)
+            (each.path / name).write_bytes(each.worker.encode())
         assert mine.adopt("worker-1") == ["y"]
         assert (os.listdir(dead.path), (mine.path / "x").read_bytes()) == (["x"], b"worker-2")
 
 
+class TestLinks:
+    """A link where claims should lie, as anybody can put there who may write in the inbox, leads nowhere."""
+
+    @pytest.fixture(params=["all claims", "one worker's"])
+    def elsewhere(self, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+        """A directory that does not belong to the inbox, with a file in it, and a link to it."""
+        inner = tmp_path / "elsewhere" / "worker-1"
+        inner.mkdir(parents=True)
+        (inner / "secret").write_bytes(b"not ours to move")
+        (tmp_path / "inbox").mkdir()
+        if request.param == "all claims":
+            (tmp_path / "inbox" / DIRECTORY).symlink_to(tmp_path / "elsewhere")
+        else:
+            (tmp_path / "inbox" / DIRECTORY).mkdir()
+            (tmp_path / "inbox" / DIRECTORY / "worker-1").symlink_to(inner)
+        yield inner
+        assert [path.name for path in inner.iterdir()] == ["secret"]
+
+    def test_nothing_is_claimed_into_it(self, tmp_path: Path, elsewhere: Path) -> None:
+        """A claim fails, and the file stays in the inbox."""
+        (tmp_path / "inbox" / "x").touch()
+        with pytest.raises(Retry):
+            Claims(tmp_path / "inbox", "worker-1").take("x")
+        assert (tmp_path / "inbox" / "x").exists()
+
+    def test_nothing_is_taken_out_of_it(self, tmp_path: Path, elsewhere: Path) -> None:
+        """Neither as a dead worker's claims nor as one's own; nor is it counted or swept."""
+        inbox = tmp_path / "inbox"
+        assert release(inbox, "worker-1") == []
+        assert Claims(inbox, "worker-2").adopt("worker-1") == []
+        assert (owners(inbox), held(inbox)) == ([], 0)
+        with pytest.raises(Retry):
+            next(Inbox(Claims(inbox, "worker-1").path, own=True).sweep())
+
+    def test_a_worker_does_not_start_there(self, tmp_path: Path, elsewhere: Path) -> None:
+        """Shared mode is refused with exit code 5."""
+        with pytest.raises(Fatal) as caught:
+            seat.shared(tmp_path / "inbox", tmp_path / "state")
+        assert caught.value.code == 5
+        assert os.listdir(elsewhere.parent) == ["worker-1"]
+
+    def test_nothing_is_put_back_through_it(self, tmp_path: Path) -> None:
+        """``retry`` and ``undo`` refuse a link in the place where they would put files first."""
+        (tmp_path / "elsewhere" / "operator").mkdir(parents=True)
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "inbox" / DIRECTORY).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(Fatal, match="can not be used"):
+            restore.ready(tmp_path / "inbox", tmp_path / "inbox")
+
+    def test_the_daemon_leaves_it_alone(self, tmp_path: Path) -> None:
+        """A producer who makes a link to the class directories does not make the daemon sort them again."""
+        (tmp_path / "sorted" / "Hand").mkdir(parents=True)
+        (tmp_path / "sorted" / "Hand" / "x.jpeg").write_bytes(picture(np.random.default_rng(1)))
+        daemon = Daemon(tmp_path, FAST.replace("shared: true, ", ""), stub=True)
+        (daemon.inbox / DIRECTORY).symlink_to(tmp_path / "sorted")
+        with daemon.start():
+            (daemon.inbox / "y.jpeg").write_bytes(picture(np.random.default_rng(2)))
+            daemon.until_filed(1)
+            time.sleep(0.5)  # another scan
+            assert daemon.stop() == 0
+        assert [line["name"] for line in daemon.outcomes()] == ["y.jpeg"]
+        assert (tmp_path / "sorted" / "Hand" / "x.jpeg").exists()
+
+
+def test_directories_of_nobody_are_left_alone(tmp_path: Path) -> None:
+    """What lies beside the claims of workers and operators has no owner, and is nobody's to take over."""
+    for name in ("worker-1", "operator", "worker-x", "Hand", "daemon"):
+        (tmp_path / DIRECTORY / name).mkdir(parents=True)
+    assert owners(tmp_path) == ["operator", "worker-1"]
+
+
 def test_a_full_house_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One worker more than there may be gets exit code 6."""
-    from watcher import claims, seat
-
     monkeypatch.setattr(claims, "MOST_WORKERS", 1)
     (tmp_path / "inbox").mkdir()
     first = seat.shared(tmp_path / "inbox", tmp_path / "state")

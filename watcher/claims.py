@@ -12,7 +12,9 @@ the inbox proper nobody sees a file before the ledger has how it came.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -28,6 +30,9 @@ OPERATOR = "operator"
 """Who puts files back."""
 
 MOST_WORKERS = 64
+
+_OWNER = re.compile(rf"{OPERATOR}|worker-\d{{1,2}}")
+"""What else lies there has no owner that could die: it is left alone."""
 
 
 class Claim(Enum):
@@ -52,7 +57,8 @@ class Claims:
             Retry: neither claimed nor gone; the surroundings failed.
         """
         try:
-            unique.rename_noreplace(self._inbox / name, self.path / name)
+            with _opened(self._inbox, self.worker) as own:
+                unique.rename_noreplace(self._inbox / name, own / name)
         except FileExistsError:
             return Claim.BUSY
         except FileNotFoundError:
@@ -78,11 +84,16 @@ class Claims:
         A name that is claimed here already is left for the next time.
         """
         adopted = []
-        for path in _files(place(self._inbox, worker)):
-            with contextlib.suppress(OSError):
-                unique.rename_noreplace(path, self.path / path.name)
-                failpoints.reach("adopted")
-                adopted.append(path.name)
+        with (
+            contextlib.suppress(OSError),
+            _opened(self._inbox, worker) as dead,
+            _opened(self._inbox, self.worker) as own,
+        ):
+            for path in _files(dead):
+                with contextlib.suppress(OSError):
+                    unique.rename_noreplace(path, own / path.name)
+                    failpoints.reach("adopted")
+                    adopted.append(path.name)
         return adopted
 
     def give_back(self) -> int:
@@ -112,18 +123,23 @@ def owners(inbox: Path) -> list[str]:
         OSError: the inbox can not be read.
     """
     try:
+        if os.path.islink(inbox / DIRECTORY):
+            return []
         with os.scandir(inbox / DIRECTORY) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return sorted(name for name in found if _OWNER.fullmatch(name))
 
 
 def held(inbox: Path) -> int:
     """How many files are claimed just now, by anybody."""
-    try:
-        return sum(1 for owner in owners(inbox) for _ in _files(place(inbox, owner)))
-    except OSError:
-        return 0
+    count = 0
+    with contextlib.suppress(OSError):
+        for owner in owners(inbox):
+            with _opened(inbox, owner) as own:
+                count += sum(1 for _ in _files(own))
+    return count
 
 
 def release(inbox: Path, owner: str) -> list[str]:
@@ -132,9 +148,10 @@ def release(inbox: Path, owner: str) -> list[str]:
     What can not be put back (the inbox is gone, say) stays claimed, and is taken over later.
     """
     released = []
-    for path in _files(place(inbox, owner)):
-        with contextlib.suppress(OSError):
-            released.append(publish(path, inbox, path.name).name)
+    with contextlib.suppress(OSError), _opened(inbox, owner) as own:
+        for path in _files(own):
+            with contextlib.suppress(OSError):
+                released.append(publish(path, inbox, path.name).name)
     with contextlib.suppress(OSError):  # there is none, something stayed, or others claim files, too
         place(inbox, owner).rmdir()
         (inbox / DIRECTORY).rmdir()
@@ -154,6 +171,39 @@ def publish(path: Path, inbox: Path, name: str) -> Path:
     raise AssertionError("candidates() does not end")
 
 
+@contextlib.contextmanager
+def _opened(inbox: Path, owner: str) -> Iterator[Path]:
+    """The place of an owner by its descriptor. Whoever may write in the inbox could put a link in its stead.
+
+    Raises:
+        OSError: it is not there, or a link.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+        above = os.open(inbox / DIRECTORY, flags)
+        stack.callback(os.close, above)
+        here = os.open(owner, flags, dir_fd=above)
+        stack.callback(os.close, here)
+        yield Path(f"/proc/self/fd/{here}")
+
+
+def see(inbox: Path, owner: str) -> None:
+    """See that an owner's place is a directory in this inbox, and no link to somewhere else.
+
+    Raises:
+        Fatal: exit code 5; it is one, or can not be opened.
+    """
+    try:
+        with _opened(inbox, owner):
+            pass
+    except OSError as error:
+        raise Fatal(
+            f"{place(inbox, owner)} can not be used: {error.strerror}",
+            "It must be a directory of the daemon's user, and no link. See what is in it, and who made it.",
+            Exit.DIRECTORY,
+        ) from error
+
+
 def belong(inbox: Path, state: Path) -> None:
     """See that this inbox's claims belong to this state directory: its ledger knows what became of them.
 
@@ -162,6 +212,8 @@ def belong(inbox: Path, state: Path) -> None:
     """
     try:
         (inbox / DIRECTORY).mkdir(exist_ok=True)
+        if os.path.islink(inbox / DIRECTORY):
+            raise NotADirectoryError(errno.ENOTDIR, f"{DIRECTORY} is a link", str(inbox / DIRECTORY))
         ours, theirs = _stamp(state / "id"), _stamp(inbox / DIRECTORY / "id", state / "id")
     except OSError as error:
         raise Fatal(

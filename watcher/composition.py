@@ -106,7 +106,7 @@ def build(
     arrivals.keep_watched()
     if at.claims is not None:
         front = Front(arrivals, at.claims)
-        arrivals = Arrivals(Inbox(at.inbox), None, _settle(settings), logger, scan_interval_s)
+        arrivals = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), logger, scan_interval_s)
     return Route(
         arrivals=arrivals,
         front=front,

@@ -32,10 +32,12 @@ logging.getLogger("watchdog.observers.inotify_c").addHandler(logging.NullHandler
 
 
 class Inbox:
-    """The watched directory, by its names."""
+    """The watched directory, by its names. ``own``: a place that we made in it, never reached through a link."""
 
-    def __init__(self, path: Path, ignore: Sequence[str] = (), sentinel: str | None = None) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, ignore: Sequence[str] = (), sentinel: str | None = None, *, own: bool = False
+    ) -> None:
+        self.path, self._own = path, own
         self._sentinel = sentinel
         self._ignored = re.compile("|".join(translate(pattern) for pattern in ignore) or r"(?!)")
         self.directories = 0
@@ -55,6 +57,8 @@ class Inbox:
         directories = 0
         if self._sentinel is not None and self.look(self._sentinel) is None:
             raise Retry(f"the inbox {self.path} has no file {self._sentinel}, its sentinel: has its mount gone?")
+        if self._own and any(map(os.path.islink, (self.path, self.path.parent))):
+            raise Retry(f"{self.path} is a link")
         try:
             with os.scandir(self.path) as entries:
                 for entry in entries:

@@ -203,6 +203,8 @@ def ready(to: Path, inbox: Path) -> Path:
         if not os.access(inbox, os.W_OK | os.X_OK):
             raise Fatal(f"the inbox {inbox} can not be written", "Run this as the daemon's user.", Exit.DIRECTORY)
     filing.prepare(_landing(to, inbox))
+    if to == inbox:
+        claims.see(inbox, OWNER)
     return _landing(to, inbox)
 
 

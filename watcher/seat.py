@@ -55,6 +55,7 @@ def shared(inbox: Path, state: Path) -> Seat:
         if own.try_acquire():
             mine = claims.Claims(inbox, worker)
             mine.path.mkdir(parents=True, exist_ok=True)
+            claims.see(inbox, worker)
             return Seat(worker, mine.path, own, mine, lambda own=own: _leave(held, own, common))  # type: ignore[misc]
     raise Fatal(f"{claims.MOST_WORKERS} workers sort {inbox} already", "Stop one of them first.", Exit.ALREADY_RUNNING)
 
