@@ -8,6 +8,7 @@ import os
 import sqlite3
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,9 @@ from watcher import claims
 from watcher.filing import REASON
 
 
-def picture(rng: np.random.Generator) -> bytes:
+def picture(rng: np.random.Generator, darkest: int = 0) -> bytes:
     """A small JPEG that no other is equal to; how bright it is makes its class, if dark it goes to review."""
-    noise = rng.integers(0, 24, (64, 64)) + rng.integers(0, 230)
+    noise = rng.integers(0, 24, (64, 64)) + rng.integers(darkest, 230)
     buffer = io.BytesIO()
     Image.fromarray(noise.astype(np.uint8)).save(buffer, "JPEG")
     return buffer.getvalue()
@@ -59,6 +60,14 @@ class Producer:
                 except FileExistsError:
                     name = f"{self.number}.jpeg"
             outside.unlink()
+
+
+def metrics_of_all(daemons: Sequence[Daemon]) -> dict[str, float]:
+    """The sums over daemons that share an inbox."""
+    total: Counter[str] = Counter()
+    for daemon in daemons:
+        total.update(metrics(daemon))
+    return dict(total)
 
 
 def metrics(daemon: Daemon) -> dict[str, float]:
@@ -123,7 +132,10 @@ def _seen(path: bytes) -> bytes:
 def _reconcile(daemon: Daemon, told: dict[str, float]) -> None:
     """seen = sorted + review + quarantined + pending: in the metrics, and each of them on disk."""
     on_disk = {
-        outcome: sum(path.is_file() and not path.name.endswith(".reason.json") for path in place.rglob("*"))
+        outcome: sum(
+            path.is_file() and not path.name.endswith(".reason.json") and path.name != "id"  # of shared mode
+            for path in place.rglob("*")
+        )
         for outcome, place in zip(("pending", "sorted", "review", "quarantine"), daemon.places, strict=True)
     }
     in_metrics = {outcome: told[f"mednet_files_filed_total,{outcome}"] for outcome in list(on_disk)[1:]}

@@ -7,6 +7,7 @@ the last kill the daemon drains the inbox, and every file is looked for.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from accounts import Producer, check, metrics
+from accounts import Producer, check, metrics_of_all
 from harness import Daemon
 
 
@@ -53,12 +54,15 @@ class Chaos:
                 sys.stderr.write(f"chaos: {number} kills, {self.producer.number} files dropped\n")
         for daemon in self.daemons:
             daemon.stop(signal.SIGKILL)
-        with self.daemon.start():
+        with contextlib.ExitStack() as stack:
+            for daemon in self.daemons:
+                stack.enter_context(daemon.start())
             self.daemon.until(self._drained, timeout_s=300)
-            self.daemon.until(lambda: metrics(self.daemon)["mednet_files_pending"] == 0)
-            told = metrics(self.daemon)
-            assert self.daemon.stop() == 0
-        check(self.daemon, self.producer.dropped, told if len(self.daemons) == 1 else None)
+            self.daemon.until(lambda: metrics_of_all(self.daemons)["mednet_files_pending"] == 0)
+            told = metrics_of_all(self.daemons)
+            for daemon in self.daemons:
+                assert daemon.stop() == 0
+        check(self.daemon, self.producer.dropped, told)
         recovered = sum(e["filed"] + e["returned"] for d in self.daemons for e in d.events("daemon.recovered"))
         return Tally(kills, self.producer.number, before_ready, recovered, time.monotonic() - started)
 
@@ -101,8 +105,7 @@ def main() -> None:
         f"{tally.recovered} moves reconciled at a start, {tally.seconds:.0f} s\n"
         "0 lost, 0 doubled, 0 unexplained: by SHA-256 over inbox, classes, review and quarantine, and by the ledger\n"
     )
-    if args.workers == 1:
-        sys.stdout.write("seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n")
+    sys.stdout.write("seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n")
     shutil.rmtree(root)
 
 

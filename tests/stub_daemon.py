@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, composition, config, inbox, log, pulse, route, unique
+from watcher import assets, checkpoint, composition, config, filing, inbox, log, pulse, route, unique
 from watcher.commands import run
 from watcher.errors import Fatal
 
@@ -44,6 +44,12 @@ def look(directory: inbox.Inbox, name: str, found=inbox.Inbox.look):  # type: ig
     return found(directory, name)
 
 
+def flush(mover: filing.Filing, found=filing.Filing.flush):  # type: ignore[no-untyped-def]
+    """A disk that takes its time over a move."""
+    time.sleep(float(os.environ.get("STUB_MOVE_S", "0")))
+    return found(mover)
+
+
 def without_renameat2(*_: object) -> int:
     """A file system that does not know the call."""
     import ctypes
@@ -63,6 +69,7 @@ if __name__ == "__main__":
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
     route.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", route.PAUSE_S))
+    filing.Filing.flush = flush  # type: ignore[method-assign]
     inbox.Inbox.look = look  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
         composition.limits = lambda settings: pulse.Limits(*[limit] * 7)

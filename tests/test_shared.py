@@ -177,6 +177,37 @@ def test_workers_end_what_a_daemon_alone_left(tmp_path: Path, point: str) -> Non
         check(pair.first, producer.dropped)
 
 
+@pytest.mark.parametrize("across", [False, True])
+def test_of_equal_files_that_two_workers_sort_at_once_one_is_the_first(tmp_path: Path, across: bool) -> None:
+    """Forty pairs of equal bytes under two names, decided upon by two processes: of each pair one is a duplicate."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if across and os.path.isdir("/dev/shm") else tmp_path) as output:
+        rules = f"collisions: {{other_name_same_bytes: quarantine}}\noutput: {{sorted: {output}/sorted}}\n"
+        pair = Pair(tmp_path, f"{rules}batch: {{size: 4}}\n")
+        pair.first.places[1] = Path(output) / "sorted"
+        for daemon in (pair.first, pair.second):
+            daemon.environ["STUB_MOVE_S"] = "0.05"  # long enough for the other to decide meanwhile
+        rng = np.random.default_rng(12)
+        images = [picture(rng, 60) for _ in range(40)]
+        with pair.first.start(), pair.second.start():
+            for number, data in enumerate(images):
+                for name in ("a", "b"):
+                    (tmp_path / "outside").write_bytes(data)
+                    (tmp_path / "outside").rename(pair.first.inbox / f"{name}{number}.jpeg")
+            pair.first.until(lambda: pair.outcomes() == 80)
+            assert pair.first.stop() == pair.second.stop() == 0
+            pair.first.process = pair.second.process = None
+        check(pair.first, Counter(digest(data) for data in images for _ in range(2)))
+    lines = [line for daemon in (pair.first, pair.second) for line in daemon.outcomes()]
+    told = Counter((line["digest"], line["event"], line["reason"]) for line in lines)
+    assert told == Counter(
+        (digest(data), *rest)
+        for data in images
+        for rest in (("image.sorted", None), ("image.quarantined", "duplicate"))
+    )
+    by_worker = [{line["digest"] for line in daemon.outcomes()} for daemon in (pair.first, pair.second)]
+    assert by_worker[0] & by_worker[1], "no pair was shared by both: nothing was tried"
+
+
 def test_alone_and_shared_exclude_each_other(tmp_path: Path) -> None:
     """Neither a daemon that wants the inbox for itself nor one that shares it starts beside the other kind."""
     root = tmp_path
