@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,37 @@ def test_comes_back_by_itself(
         daemon.until(lambda: not os.listdir(daemon.inbox))
         assert daemon.stop() == 0
     check(daemon, producer.dropped)
+
+
+def test_a_start_beneath_a_missing_mount_is_refused(tmp_path: Path) -> None:
+    """After an orderly end, too: where a class directory's mount is missing nothing is made, nor sorted."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        daemon = Daemon(tmp_path, FAST, stub=True)
+        out = daemon.places[1]
+        out.mkdir()
+        if os.stat(disk).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("/dev/shm is no other file system here")
+        if subprocess.run(["mount", "--bind", disk, out], capture_output=True, check=False).returncode:
+            pytest.skip("no right to mount here")
+        try:
+            producer = Producer(daemon, seed=8)
+            for mounted in (True, False, True):
+                producer.drop(10)
+                if not mounted:
+                    subprocess.run(["umount", out], check=True)
+                    refused = subprocess.run(
+                        [*daemon.command, daemon.config], capture_output=True, text=True, check=False
+                    )
+                    assert (refused.returncode, "Mount what belongs there" in refused.stderr) == (5, True)
+                    assert (os.listdir(out), len(os.listdir(daemon.inbox))) == ([], 10)
+                    subprocess.run(["mount", "--bind", disk, out], check=True)
+                    continue
+                with daemon.start():
+                    daemon.until(lambda: not os.listdir(daemon.inbox))
+                    assert daemon.stop() == 0
+            check(daemon, producer.dropped)
+        finally:
+            subprocess.run(["umount", "-l", out], capture_output=True, check=False)
 
 
 def test_an_inbox_that_lets_nothing_go(tmp_path: Path, mount: Disk) -> None:

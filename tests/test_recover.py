@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from watcher import mounts
 from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ending, Ledger
 from watcher.records import Decision, Identity, Order, Outcome, Timing
-from watcher.recover import at_start, recover
+from watcher.recover import at_start, recover, refuse_missing
 
 CONTENT = b"a radiograph"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -237,6 +238,37 @@ class TestMountsGone:
         monkeypatch.setattr(mounts, "of", lambda _: exfat)
         self.unmounted(scene.inbox)
         assert scene.recover().state == "missing"
+
+
+class TestMissingAtTheStart:
+    """Whether a directory that files were moved to before is beneath a mount that is gone."""
+
+    @pytest.mark.parametrize(
+        ("device", "inode", "there", "refused"),
+        [
+            (0, 0, True, False),  # as it was
+            (1, 0, True, False),  # after a reboot that gave the device another number
+            (0, 1, True, False),  # made anew where it was
+            (1, 1, True, True),
+            (0, 0, False, False),  # removed: it will be made anew
+            (1, 0, False, True),  # it would be made on another file system
+        ],
+    )
+    def test_what_it_was(self, tmp_path: Path, device: int, inode: int, there: bool, refused: bool) -> None:
+        """Refused if neither file system nor directory are those of the last move, unless a person says so."""
+        directory = tmp_path / "sorted" / "Hand"
+        directory.mkdir(parents=True)
+        found = directory.stat()
+        book = Ledger(tmp_path / "ledger")
+        row = (os.fsencode(directory), found.st_dev + device, found.st_ino + inode)
+        book._db.execute("insert into place values (?, ?, ?)", row)
+        if not there:
+            shutil.rmtree(tmp_path / "sorted")
+        with pytest.raises(Fatal, match="Hand is not on the file system") if refused else contextlib.nullcontext():
+            refuse_missing(book, [tmp_path / "new", directory])
+        book.forget_places()
+        refuse_missing(book, [directory])
+        book.close()
 
 
 def test_another_file_of_the_name_is_left_alone(scene: Scene) -> None:

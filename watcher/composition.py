@@ -87,14 +87,15 @@ def build(
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
+        ledger = Ledger(ledger_path(settings), owner=at.owner)
+        if replaced:
+            ledger.forget_places()
+        recover.refuse_missing(ledger, places(settings).all(weights.classes))
         mover, where = directories(settings, at, weights)
         for directory in where.all(weights.classes):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
-        ledger = Ledger(ledger_path(settings), owner=at.owner)
         if at.claims is not None:
             ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
-        if replaced:
-            ledger.forget_places()
         log.recovered(logger, recover.at_start(ledger, settings.state.path))
         network, device = load(settings, weights, logger)
         events = watch(settings, wake)

@@ -244,6 +244,9 @@ def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
 
 
 def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
+    if not os.access(source.parent, os.W_OK | os.X_OK):  # what can not be removed is not copied in vain, try after try
+        code = errno.EROFS if os.statvfs(source.parent).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, f"{source.parent}: {os.strerror(code)}")
     regular = stat.S_ISREG(os.lstat(source).st_mode)
     final = unique.copy(source, target, identity, digest) if regular else unique.make_again(source, target)
     failpoints.reach("published")

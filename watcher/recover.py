@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from watcher import claims, clerk, failpoints, filing, mounts, unique
@@ -72,6 +73,32 @@ def at_start(ledger: Ledger, state: Path) -> list[Ending]:
             "with `run --directories-replaced`.",
             Exit.DIRECTORY,
         ) from error
+
+
+def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
+    """See that none lies beneath a mount that is gone: on another file system than when files were last moved there.
+
+    To be asked before any of them is made.
+
+    Raises:
+        Fatal: exit code 5; one does.
+    """
+    for directory in directories:
+        was = ledger.place(directory)
+        if was is None:
+            continue
+        there = next(path for path in (directory, *directory.parents) if path.is_dir())
+        found, mount = os.stat(there), mounts.of(there)
+        same = found.st_dev == was[0] or (
+            there == directory and found.st_ino == was[1]
+        )  # a reboot may renumber devices
+        if not same and not (mount is not None and mount.renumbers):
+            raise Fatal(
+                f"{directory} is not on the file system it was on when files were last moved there",
+                "Mount what belongs there: files would be hidden beneath it later. If it was replaced for good, start "
+                "once with `run --directories-replaced`.",
+                Exit.DIRECTORY,
+            )
 
 
 def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
