@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from accounts import Producer, check, metrics_of_all
-from harness import Daemon
+from harness import Daemon, mednet
 
 
 @dataclass
@@ -35,13 +38,17 @@ class Tally:
 class Chaos:
     """A daemon in ``root``, to be killed; or several that share one inbox, killed in turn."""
 
-    def __init__(self, root: Path, seed: int, workers: int = 1) -> None:
+    def __init__(self, root: Path, seed: int, workers: int = 1, people: bool = False) -> None:
+        """With ``people``, somebody puts files back all the while, and is killed at it, too."""
         more = "shared: true, " if workers > 1 else ""
         fast = f"inbox: {{{more}settle_s: 0.05, patience_s: 0.2, scan_interval_s: 0.2}}\nmetrics: {{port: 0}}\n"
         self.daemons = [Daemon(root, fast, stub=True) for _ in range(workers)]
         for number, daemon in enumerate(self.daemons):
             daemon.log = root / f"log{number}"
         self.daemon = self.daemons[0]
+        self.people = people
+        self.commands: list[subprocess.Popen[bytes]] = []
+        self.ended: Counter[int] = Counter()
         self.producer = Producer(self.daemon, seed)
         self.random = random.Random(seed)
 
@@ -54,6 +61,8 @@ class Chaos:
                 sys.stderr.write(f"chaos: {number} kills, {self.producer.number} files dropped\n")
         for daemon in self.daemons:
             daemon.stop(signal.SIGKILL)
+        while self.commands:
+            self._kill_somebody()
         with contextlib.ExitStack() as stack:
             for daemon in self.daemons:
                 stack.enter_context(daemon.start())
@@ -62,7 +71,7 @@ class Chaos:
             told = metrics_of_all(self.daemons)
             for daemon in self.daemons:
                 assert daemon.stop() == 0
-        check(self.daemon, self.producer.dropped, told)
+        self._check(told)
         recovered = sum(e["filed"] + e["returned"] for d in self.daemons for e in d.events("daemon.recovered"))
         return Tally(kills, self.producer.number, before_ready, recovered, time.monotonic() - started)
 
@@ -76,9 +85,35 @@ class Chaos:
         if len(self.daemons) == 1 and self.random.random() < 0.9:
             daemon.until(lambda: _ready(daemon) > ready)
         self.producer.drop(files)
+        if self.people:
+            self._put_back()
         time.sleep(self.random.uniform(0, 0.25 if len(self.daemons) == 1 else 1))
         assert daemon.stop(signal.SIGKILL) == -signal.SIGKILL
         return _ready(daemon) == ready
+
+    def _put_back(self) -> None:
+        """One more retry or undo, and an older one ends, by itself or not."""
+        words = self.random.choice([["retry"], ["undo", "--since", "2s"], ["undo", "--since", "20s"]])
+        command = [sys.executable, "-m", "watcher", *words, "--config", str(self.daemon.config)]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        self.commands.append(subprocess.Popen(command, env=environ, **quiet))  # type: ignore[call-overload]
+        if len(self.commands) > 1:
+            self._kill_somebody()
+
+    def _kill_somebody(self) -> None:
+        command = self.commands.pop(0)
+        command.kill()
+        _, told = command.communicate()
+        assert b"Traceback" not in told, told.decode()
+        self.ended[command.returncode] += 1
+
+    def _check(self, told: dict[str, float]) -> None:
+        """Every file in one place, by the ledger, by the metrics, and by the audit."""
+        check(self.daemon, self.producer.dropped, None if self.people else told)
+        audited = mednet("audit", "--config", str(self.daemon.config))
+        assert audited.returncode == 0, audited.stdout
+        assert f"seen {self.producer.number:,} =" in audited.stdout
 
     def _drained(self) -> bool:
         return not any(path.is_file() and path.name != "id" for path in self.daemon.inbox.rglob("*"))
@@ -94,17 +129,23 @@ def main() -> None:
     words.add_argument("--kills", type=int, default=1000)
     words.add_argument("--files", type=int, default=6, help="files dropped in each life")
     words.add_argument("--workers", type=int, default=1, help="daemons that share the inbox")
+    words.add_argument("--people", action="store_true", help="retry and undo all the while, killed as well")
     words.add_argument("--seed", type=int, default=int(time.time()))
     args = words.parse_args()
     root = Path(tempfile.mkdtemp(prefix="mednet-chaos-"))
     sys.stderr.write(f"chaos: seed {args.seed}, in {root}\n")
-    tally = Chaos(root, args.seed, args.workers).run(args.kills, args.files)
+    chaos = Chaos(root, args.seed, args.workers, args.people)
+    tally = chaos.run(args.kills, args.files)
     sys.stdout.write(
         f"{args.workers} daemon{'s' * (args.workers > 1)}, {tally.kills} kills ({tally.before_ready} before it was "
         f"ready), {tally.files} files, "
         f"{tally.recovered} moves reconciled at a start, {tally.seconds:.0f} s\n"
         "0 lost, 0 doubled, 0 unexplained: by SHA-256 over inbox, classes, review and quarantine, and by the ledger\n"
     )
+    if args.people:
+        killed, ended = chaos.ended[-signal.SIGKILL], chaos.ended.total()
+        sys.stdout.write(f"{ended} times retry or undo beside it, {killed} of them killed at it\n")
+        return
     sys.stdout.write("seen = sorted + review + quarantined + pending: in the metrics, and each as on disk\n")
     shutil.rmtree(root)
 

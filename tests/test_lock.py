@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -107,9 +108,36 @@ def test_asking_does_not_take_it(path: Path) -> None:
     mine.release()
 
 
+def test_who_passes_by_is_waited_for(path: Path) -> None:
+    """A daemon that starts while a command reconciles what the last one left is not refused: it waits."""
+    passing, coming = Lock(path), Lock(path)
+    assert passing.pass_by()
+    assert not coming.pass_by()
+    assert not coming.try_acquire()
+    later = threading.Timer(0.4, passing.release)
+    later.start()
+    coming.acquire()
+    later.join()
+    with pytest.raises(Fatal):
+        passing.acquire()
+    coming.release()
+
+
+def test_who_passes_by_for_too_long(path: Path) -> None:
+    """Waiting has an end."""
+    passing = Lock(path)
+    assert passing.pass_by()
+    with pytest.raises(Fatal, match=str(os.getpid())):
+        Lock(path).acquire(wait_s=0.2)
+    passing.release()
+
+
 def test_state_directory_that_can_not_be_made_is_fatal(tmp_path: Path) -> None:
     """A file in the place of the state directory ends the start with exit code 5."""
     (tmp_path / "state").touch()
     with pytest.raises(Fatal, match="state") as caught:
         Lock(tmp_path / "state" / "daemon.lock").acquire()
     assert caught.value.code is Exit.DIRECTORY
+    with pytest.raises(Fatal):
+        Lock(tmp_path / "state" / "daemon.lock").pass_by()
+    assert not Lock(tmp_path / "state" / "daemon.lock").try_acquire()

@@ -12,6 +12,9 @@ from typing import Any
 from watcher import mounts
 from watcher.errors import Exit, Fatal
 
+PASSING_S = 60.0
+"""How long one who comes to stay waits for one who passes by."""
+
 
 class Lock:
     """Holds ``path`` until :meth:`release`, with facts of the holder in it."""
@@ -20,8 +23,10 @@ class Lock:
         self._path = path
         self._fd: int | None = None
 
-    def acquire(self, *, shared: bool = False) -> None:
+    def acquire(self, *, shared: bool = False, wait_s: float = PASSING_S) -> None:
         """Take the lock, for this process alone or (``shared``) with others that take it so.
+
+        Who merely reconciles what a dead holder left (see :meth:`pass_by`) is waited for, up to ``wait_s`` seconds.
 
         Raises:
             Fatal: exit code 6 if another process holds it, 5 if it can not be made.
@@ -36,7 +41,7 @@ class Lock:
                 Exit.DIRECTORY,
             ) from error
         try:
-            _take(fd, shared=shared)
+            _take(fd, shared=shared, until_s=time.monotonic() + wait_s)
         except OSError as error:
             os.close(fd)
             pid = (holder(self._path) or {}).get("pid", "unknown")
@@ -51,9 +56,24 @@ class Lock:
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it. False if somebody has, or it can not be made."""
         try:
-            self.acquire()
+            self.acquire(wait_s=0)
         except Fatal:
             return False
+        return True
+
+    def pass_by(self) -> bool:
+        """The same for a moment: to reconcile what a dead holder left. Who comes to stay waits meanwhile.
+
+        Raises:
+            Fatal: exit code 5; it can not be made.
+        """
+        try:
+            self.acquire(wait_s=0)
+        except Fatal as error:
+            if error.code is not Exit.ALREADY_RUNNING:
+                raise
+            return False
+        self.describe({"pid": os.getpid(), "passing": True})
         return True
 
     def describe(self, facts: dict[str, Any]) -> None:
@@ -102,15 +122,25 @@ def claim_directory(path: Path, *, shared: bool = False) -> int | None:
     return fd
 
 
-def _take(fd: int, tries: int = 5, *, shared: bool = False) -> None:
-    """Lock. Tries again: somebody asking :func:`holder` has it for an instant."""
+def _take(fd: int, tries: int = 5, *, shared: bool = False, until_s: float = 0.0) -> None:
+    """Lock. Tries again: somebody asking :func:`holder` has it for an instant, or somebody passes by."""
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-    for _ in range(tries - 1):
+    while True:
         try:
             return fcntl.flock(fd, kind)
         except BlockingIOError:
-            time.sleep(0.02)
-    return fcntl.flock(fd, kind)
+            tries -= 1
+            if tries <= 0 and not (time.monotonic() < until_s and _facts(fd).get("passing")):
+                raise
+        time.sleep(0.02)
+
+
+def _facts(fd: int) -> dict[str, Any]:
+    try:
+        facts = json.loads(os.pread(fd, 4096, 0))
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def holder(path: Path) -> dict[str, Any] | None:
@@ -122,11 +152,7 @@ def holder(path: Path) -> dict[str, Any] | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        try:
-            facts = json.loads(os.pread(fd, 4096, 0))
-        except ValueError:
-            return {}
-        return facts if isinstance(facts, dict) else {}
+        return _facts(fd)
     else:
         return None
     finally:

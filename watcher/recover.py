@@ -104,14 +104,9 @@ def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
 def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
     """Hold the lock of an owner who died. False if it lives."""
     held = Lock(path)
-    try:
-        held.acquire()
-    except Fatal as error:
-        if error.code is not Exit.ALREADY_RUNNING:
-            raise
-        return False
+    taken = held.pass_by()
     stack.callback(held.release)
-    return True
+    return taken
 
 
 def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from watcher import claims, recover
 from watcher.claims import Claims
-from watcher.errors import Retry
+from watcher.errors import Fatal, Retry
 from watcher.ledger import Ledger
 from watcher.lock import Lock, path_of
 from watcher.records import Ending
@@ -39,8 +39,11 @@ class Takeover:
                 endings += recover.recover_all(self.ledger, self.state, own=False)
         for owner in self._others():
             lock = Lock(path_of(self.state, owner))
-            if not lock.try_acquire():
-                continue  # it is at work
+            try:
+                if not lock.pass_by():
+                    continue  # it is at work
+            except Fatal:
+                continue  # another user's
             try:
                 endings += recover.recover(self.ledger, owner)  # it may have died since
                 names += self.mine.adopt(owner) if self.mine is not None else claims.release(self.inbox, owner)
