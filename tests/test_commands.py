@@ -70,6 +70,8 @@ def test_undo(site: Site) -> None:
         (["explain"], 2, "explain what"),
         (["explain", "#9"], 1, "nothing is known"),
         (["undo", "--id", "1", "--to", "config.yaml"], 5, "can not be made"),
+        (["undo", "--id", "1", "--to", "sorted/Hand/again"], 2, "lies in output.sorted"),
+        (["undo", "--id", "1", "--to", "sorted/../quarantine"], 2, "lies in output.quarantine"),
     ],
 )
 def test_mistakes_are_told(site: Site, words: list[str], code: int, told: str) -> None:

@@ -16,7 +16,8 @@ import pytest
 from accounts import picture
 from harness import Daemon, mednet
 
-from watcher.errors import Retry
+from watcher import unique
+from watcher.errors import Retry, Vanished
 from watcher.filing import Filing
 from watcher.inbox import Inbox
 from watcher.records import Identity
@@ -97,6 +98,28 @@ class TestMode:
         os.symlink(tmp_path / "secret", tmp_path / "inbox" / "x.jpeg")
         Filing(tmp_path / "inbox", mode=0o644).move("x.jpeg", None, None, tmp_path / "quarantine")
         assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+    def test_another_file_of_the_name_keeps_its_own(
+        self, tmp_path: Path, identify: Callable[[Path], Identity], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Swapped for another (a second name of a private file, say) right before: neither moved nor given the mode."""
+        for directory in ("inbox", "sorted"):
+            (tmp_path / directory).mkdir()
+        (tmp_path / "secret").touch(mode=0o600)
+        decided = tmp_path / "inbox" / "x.jpeg"
+        decided.write_bytes(b"x")
+        identity, same = identify(decided), unique.same
+
+        def then_swapped(path: Path, identity: Identity | None) -> None:
+            same(path, identity)
+            decided.unlink()
+            os.link(tmp_path / "secret", decided)
+
+        monkeypatch.setattr(unique, "same", then_swapped)
+        with pytest.raises(Vanished):
+            Filing(tmp_path / "inbox", mode=0o644).move("x.jpeg", identity, None, tmp_path / "sorted")
+        assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+        assert decided.exists()
 
     def test_a_file_of_another_user_stays(self, tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
         """Where the mode can not be set the file stays in the inbox: it never lands with another mode."""

@@ -68,7 +68,7 @@ class Filing:
             unique.same(path, identity)
             self._refuse_lost_mount(directory)
             if self._mode is not None:
-                unique.set_mode(path, self._mode)
+                unique.set_mode(path, self._mode, identity)
             return self._move(path, identity, digest, directory, name or path.name)
         except FileNotFoundError as error:
             raise Vanished(f"{error.filename}: no longer there") from error

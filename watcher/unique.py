@@ -96,15 +96,17 @@ def _rename_over_own(source: Path, target: Path) -> None:
         raise
 
 
-def set_mode(path: Path, mode: int) -> None:
+def set_mode(path: Path, mode: int, identity: Identity | None) -> None:
     """Give a regular file its mode. Links and special files are left alone.
 
     Raises:
+        Vanished: it is not the file that was decided upon.
         OSError: EPERM where the file is another user's.
     """
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
+        _refuse_other(path, found, identity)
         if stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) != mode:
             os.chmod(f"/proc/self/fd/{fd}", mode)  # the very file that was looked at; fchmod refuses O_PATH
     finally:
@@ -126,7 +128,10 @@ def same(path: Path, identity: Identity | None) -> None:
     Raises:
         Vanished: it stands for another, or for the same one with other content.
     """
-    found = os.lstat(path)
+    _refuse_other(path, os.lstat(path), identity)
+
+
+def _refuse_other(path: Path, found: os.stat_result, identity: Identity | None) -> None:
     now = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
     if identity is not None and now != identity:
         raise Vanished(f"{path} has changed since it was read")
@@ -178,8 +183,8 @@ def copy(source: Path, target: Path, identity: Identity | None, digest: str | No
             with contextlib.suppress(PermissionError):  # only root may give files away
                 os.fchown(writer.fileno(), found.st_uid, found.st_gid)
             os.fchmod(writer.fileno(), stat.S_IMODE(found.st_mode))
-            os.fsync(writer.fileno())
             os.utime(writer.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
+            os.fsync(writer.fileno())  # the time, too: recovery knows the copy by it
         if digest is not None and copied != digest:
             raise Vanished(f"{source} has changed since it was read")
         same(source, identity)

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         if restore.daemons(settings.state.path):
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
+    _refuse_among_sorted(to, settings)
     with Annals(composition.ledger_path(settings)) as annals:
         if args.id is not None:
             _refuse_other_than_filed(annals, args.id)
@@ -36,6 +37,14 @@ def run(args: argparse.Namespace) -> int:
             dry=args.dry_run,
             as_json=args.json,
         )
+
+
+def _refuse_among_sorted(to: Path, settings: config.Config) -> None:
+    """Files put there would lie among those that were filed, and nobody could tell them apart."""
+    output = settings.output
+    for key, place in (("sorted", output.sorted), ("review", output.review), ("quarantine", output.quarantine)):
+        if Path(os.path.realpath(to)).is_relative_to(os.path.realpath(place)):
+            raise Fatal(f"{to} lies in output.{key}", "Choose a directory outside of it with --to.", Exit.USAGE)
 
 
 def _refuse_other_than_filed(annals: Annals, number: int) -> None:
