@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 from accounts import Producer, check, picture
 from harness import Daemon, digest, mednet
 
-from watcher import claims, restore, seat
+from watcher import claims, restore, seat, unique
 from watcher.claims import DIRECTORY, Claim, Claims, held, owners, release
 from watcher.errors import Fatal, Retry
 from watcher.inbox import Inbox
@@ -276,6 +277,25 @@ class TestClaims:
         (tmp_path / "x.png").write_bytes(b"second")
         assert release(tmp_path, "worker-1") == ["x-1.png"]
         assert ((tmp_path / "x.png").read_bytes(), (tmp_path / "x-1.png").read_bytes()) == (b"second", b"first")
+
+    @pytest.mark.parametrize("died", ["taking", "releasing"])
+    def test_no_file_has_two_names_for_good(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: str) -> None:
+        """Where renameat2 is not known (NFS), who dies at a claim or at its return leaves one file, or will have."""
+        monkeypatch.setattr(unique, "rename_in_one_call", lambda *_: False)
+        mine = Claims(tmp_path, "worker-1")
+        (tmp_path / "x.png").write_bytes(b"x")
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            if died == "releasing":
+                mine.take("x.png")
+            patch.setattr(unique, "unlink_or_undo", die)  # what link and unlink come to in between
+            mine.take("x.png") if died == "taking" else release(tmp_path, "worker-1")
+        assert len([path for path in tmp_path.rglob("x*") if path.is_file()]) == (1 if died == "taking" else 2)
+        assert release(tmp_path, "worker-1") == ["x.png"]
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "x.png"]
 
     def test_a_new_mount_gets_its_directory(self, tmp_path: Path) -> None:
         """When the inbox was replaced by another directory, claiming goes on in that one."""

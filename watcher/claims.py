@@ -58,7 +58,7 @@ class Claims:
         """
         try:
             with _opened(self._inbox, self.worker) as own:
-                unique.rename_noreplace(self._inbox / name, own / name)
+                unique.rename_into_own(self._inbox / name, own / name)
         except FileExistsError:
             return Claim.BUSY
         except FileNotFoundError:
@@ -91,7 +91,7 @@ class Claims:
         ):
             for path in _files(dead):
                 with contextlib.suppress(OSError):
-                    unique.rename_noreplace(path, own / path.name)
+                    unique.rename_into_own(path, own / path.name)
                     failpoints.reach("adopted")
                     adopted.append(path.name)
         return adopted
@@ -165,9 +165,13 @@ def publish(path: Path, inbox: Path, name: str) -> Path:
         OSError: as the kernel says; it is still claimed.
     """
     for candidate in unique.candidates(name, None):
-        with contextlib.suppress(FileExistsError):
+        try:
             unique.rename_noreplace(path, inbox / candidate)
-            return inbox / candidate
+        except FileExistsError:
+            if not _is_one_file(path, inbox / candidate):
+                continue
+            os.unlink(path)  # whoever put it there by link and unlink died in between
+        return inbox / candidate
     raise AssertionError("candidates() does not end")
 
 
@@ -202,6 +206,13 @@ def see(inbox: Path, owner: str) -> None:
             "It must be a directory of the daemon's user, and no link. See what is in it, and who made it.",
             Exit.DIRECTORY,
         ) from error
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samestat(os.lstat(one), os.lstat(other))
+    except FileNotFoundError:
+        return False
 
 
 def belong(inbox: Path, state: Path) -> None:

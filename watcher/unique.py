@@ -71,6 +71,19 @@ def rename_noreplace(source: Path, target: Path) -> None:
     unlink_or_undo(source, target)
 
 
+def rename_into_own(source: Path, target: Path) -> None:
+    """The same into a directory that nobody else fills: there one rename serves on every file system, or nothing.
+
+    Raises:
+        OSError: as the kernel says.
+    """
+    if rename_in_one_call(source, target):
+        return
+    if os.path.lexists(target):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(source, target)
+
+
 def rename_in_one_call(source: Path, target: Path) -> bool:
     """The same by renameat2(2). False where the file system does not know that; then nothing has changed."""
     status = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
