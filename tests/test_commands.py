@@ -127,6 +127,21 @@ def test_an_inbox_that_is_gone_is_not_made(site: Site) -> None:
     assert not site.inbox.exists()
 
 
+@pytest.mark.parametrize("known", ["by its sentinel", "by the ledger"])
+def test_an_inbox_whose_mount_is_gone_is_not_filled(site: Site, known: str) -> None:
+    """Nor is anything put beneath the mount, where nobody would see it again."""
+    site.file("a.png", HAND)
+    if known == "by its sentinel":
+        (site.root / "config.yaml").write_text("inbox: {sentinel: MOUNTED}\n")
+    else:
+        where = (os.fsencode(site.inbox), 4711, 4711)
+        site.book._db.execute("insert or replace into place values (?, ?, ?)", where)
+    ended = call(site, "undo", "--id", "1")
+    assert (ended.returncode, "Mount" in ended.stderr or "mount" in ended.stderr) == (5, True)
+    assert (site.hand / "a.png").exists()
+    assert os.listdir(site.inbox) == []
+
+
 def test_beside_a_running_daemon(tmp_path: Path) -> None:
     """A mended file is sorted as soon as it is retried; an undo says that the daemon sorts again what comes back."""
     from accounts import picture

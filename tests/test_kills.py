@@ -238,3 +238,11 @@ def test_random_kills(tmp_path: Path) -> None:
     tally = Chaos(tmp_path, seed=7).run(kills=15, files_a_kill=20)
     assert tally.kills == 15
     assert tally.files == 300
+
+
+def test_random_kills_while_files_are_put_back(tmp_path: Path) -> None:
+    """The same while somebody runs retry and undo, killed as well: the next start is never refused for it."""
+    chaos = Chaos(tmp_path, seed=3, people=True)
+    chaos.run(kills=8, files_a_kill=12)
+    assert chaos.ended.total() == 8
+    assert chaos.ended.keys() - {0, 1, 6, -signal.SIGKILL} == set()

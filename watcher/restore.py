@@ -190,18 +190,11 @@ def since(text: str, now: datetime) -> datetime:
 
 
 def ready(to: Path, inbox: Path) -> Path:
-    """Where files land on their way to this directory. The inbox must be there, another directory is made.
+    """Where files land on their way to this directory. It is made: whether the inbox is there is to be seen before.
 
     Raises:
         Fatal: exit code 5; files can not land there.
     """
-    if to == inbox:
-        if not inbox.is_dir():
-            raise Fatal(
-                f"the inbox {inbox} is not there", "Mount it, or put the files elsewhere with --to.", Exit.DIRECTORY
-            )
-        if not os.access(inbox, os.W_OK | os.X_OK):
-            raise Fatal(f"the inbox {inbox} can not be written", "Run this as the daemon's user.", Exit.DIRECTORY)
     filing.prepare(_landing(to, inbox))
     if to == inbox:
         claims.see(inbox, OWNER)

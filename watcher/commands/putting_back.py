@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from watcher import composition, config, log, restore
+from watcher import composition, config, log, recover, restore
 from watcher.errors import Exit
 from watcher.records import Ending
 from watcher.restore import Result, Wish
@@ -31,6 +31,9 @@ def run(
     with work as clerk:
         chosen = wishes()
         if clerk is not None:
+            if to == settings.inbox.path:  # nor beneath its mount, if that is gone
+                composition.usable_inbox(settings)
+                recover.refuse_missing(clerk.ledger, [to])
             clerk.filing.expect(restore.ready(to, settings.inbox.path))
         for result in restore.put_back(chosen, why, to, clerk):
             counts[result.state] += 1
