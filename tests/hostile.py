@@ -31,6 +31,8 @@ from harness import Daemon
 from mutate import damaged
 from PIL import Image
 
+from watcher.filing import reason_beside
+
 Maker = Callable[[Path], None]
 
 SETTINGS = (
@@ -246,8 +248,7 @@ class Siege:
         assert len(kept) == self.files - 150, "a file was lost or doubled"
         quarantined = [path for path in on_disk if daemon.places[3] in path.parents]
         for path in quarantined:
-            reason = path.with_name(os.fsdecode(os.fsencode(path.name)[: 255 - len(".reason.json")]) + ".reason.json")
-            assert json.loads(reason.read_text())["what_to_do"]
+            assert json.loads(reason_beside(path).read_text())["what_to_do"]
         sorted_names = {line["name"] for line in lines if line["event"] != "image.quarantined"}
         assert set(self.good) <= sorted_names
         took_s = {line["name"]: line["total_ms"] / 1000 for line in lines}

@@ -15,6 +15,7 @@ from watcher import restore
 from watcher.annals import Annals
 from watcher.audit import Audit, Finding, Report
 from watcher.clerk import Places
+from watcher.filing import reason_beside
 from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.lock import Lock
@@ -113,9 +114,14 @@ def test_one_path_filed_twice(site: Site) -> None:
 
 
 def test_stray_reason(site: Site) -> None:
-    """A reason file without its file; a reason file of a name too long to have one is known by its beginning."""
-    site.file("n" * 251 + ".png", BROKEN, b"four")
+    """A reason file without its file; those of names too long for the ending are known, too."""
+    for end, data in (("1", b"four"), ("2", b"five")):
+        site.file("n" * 250 + f"{end}.png", BROKEN, data)
     assert told(site) == []
+    lost = site.quarantine / ("n" * 250 + "2.png")
+    lost.rename(site.root / "aside")
+    assert told(site) == [("stray_reason", reason_beside(lost).name, None), ("missing", lost.name, 5)]
+    (site.root / "aside").rename(lost)
     (site.quarantine / "c.png").rename(site.root / "elsewhere")
     assert told(site) == [("stray_reason", "c.png.reason.json", None), ("missing", "c.png", 3)]
 

@@ -363,11 +363,21 @@ class TestCopy:
 class TestExplain:
     @pytest.mark.parametrize("raw", AWKWARD)
     def test_writes_json_beside_the_file(self, inbox: Path, target: Path, raw: bytes) -> None:
-        """The reason lies beside the file as JSON, under the file's name as far as it fits."""
+        """The reason lies beside the file as JSON, under the file's name as far as that fits."""
         filing.explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"})
         [(name, text)] = content(target).items()
-        assert os.fsencode(name) == raw[: 255 - len(".reason.json")] + b".reason.json"
+        assert os.fsencode(name).startswith(raw[: 255 - len("-01234567.reason.json")])
+        assert len(os.fsencode(name)) == min(len(raw) + len(".reason.json"), 255)
         assert json.loads(text) == {"reason": "empty", "detail": "no bytes"}
+
+    def test_long_names_that_begin_alike_have_a_reason_each(self, target: Path) -> None:
+        """Also where the ending does not fit, no file goes without a reason for another's, or takes it away."""
+        files = [target / ("n" * 250 + end) for end in ("a.png", "b.png")]
+        for path in files:
+            filing.explain(path, {"name": path.name[-5:], "reason": "empty", "what_to_do": "ask"})
+        assert [json.loads(filing.reason_beside(path).read_text())["name"] for path in files] == ["a.png", "b.png"]
+        filing.unexplain(files[0], lambda _: False)
+        assert list(target.iterdir()) == [filing.reason_beside(files[1])]
 
     def test_overwrites_nothing_and_never_fails(self, inbox: Path, target: Path) -> None:
         """A file that has the reason's name already stays, and a missing directory is no error."""

@@ -258,14 +258,16 @@ class Audit:
         return unknown
 
     def _has_file(self, reason: bytes) -> bool:
-        """Whether a reason lies beside its file. A long name was cut to make room for the ending."""
+        """Whether a reason lies beside its file. A long name was cut, see filing.reason_beside."""
         stem = reason[: -len(filing.REASON)]
         if os.path.lexists(stem):
             return True
         if len(os.path.basename(reason)) < unique.NAME_MAX:
             return False
-        query = "select 1 from file where path > ? and substr(path, 1, ?) = ? and path != ? limit 1"
-        return self._disk.execute(query, (stem, len(stem), stem, reason)).fetchone() is not None
+        begin = stem[: -len("-01234567")]
+        query = "select path from file where path > ? and substr(path, 1, ?) = ? and path != ?"
+        others = self._disk.execute(query, (begin, len(begin), begin, reason))
+        return any(os.fsencode(filing.reason_beside(Path(os.fsdecode(path)))) == reason for (path,) in others)
 
     def _match(self, missing: list[Entry], unknown: dict[str, Found]) -> None:
         """Tell of the missing, and where the same bytes lie. A file found so is no longer unknown."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -184,9 +185,12 @@ def _is_reason(path: Path) -> bool:
 
 
 def reason_beside(path: Path) -> Path:
-    """Where the reason of a quarantined file is written."""
-    stem = os.fsencode(path.name)[: unique.NAME_MAX - len(REASON)]
-    return path.with_name(os.fsdecode(stem) + REASON)
+    """Where the reason of a quarantined file is written. A name too long for that is cut, and has a mark."""
+    raw = os.fsencode(path.name)
+    if len(raw) + len(REASON) > unique.NAME_MAX:
+        mark = f"-{hashlib.sha256(raw).hexdigest()[:8]}".encode()
+        raw = raw[: unique.NAME_MAX - len(REASON) - len(mark)] + mark
+    return path.with_name(os.fsdecode(raw) + REASON)
 
 
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:
