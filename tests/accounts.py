@@ -98,7 +98,7 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
     rows: dict[bytes, str] = {}  # where files lie, by what the ledger says, move after move
     for destination, recorded, source in filed:
         assert destination not in rows, "two files under one path"
-        rows.pop(_seen(source), None)
+        rows.pop(_came_from(_seen(source), recorded, rows), None)
         rows[_seen(destination)] = recorded
     on_disk = {
         os.fsencode(path)
@@ -121,6 +121,15 @@ def _explained(quarantine: Path) -> None:
     assert there == files | {f"{name}{REASON}" for name in files}
     for name in files:
         assert json.loads((quarantine / f"{name}{REASON}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
+
+
+def _came_from(source: bytes, recorded: str, rows: dict[bytes, str]) -> bytes:
+    """The row that a file leaves. What was put back may have appeared under the next free name: its digest tells."""
+    if source in rows:
+        return source
+    inbox = os.path.dirname(source)
+    same = (path for path, other in rows.items() if other == recorded and os.path.dirname(path) == inbox)
+    return next(same, source)
 
 
 def _seen(path: bytes) -> bytes:
