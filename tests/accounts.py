@@ -36,9 +36,15 @@ def content(rng: np.random.Generator) -> bytes:
 class Producer:
     """Drops files into a daemon's inbox by writing and by moving in, and remembers what."""
 
-    def __init__(self, daemon: Daemon, seed: int, *, link: bool = True) -> None:
-        """Without ``link``, for inboxes that know no hard links, files are written there, each under a new name."""
+    def __init__(self, daemon: Daemon, seed: int, *, link: bool = True, below: Sequence[str] = ("",)) -> None:
+        """Without ``link``, for inboxes that know no hard links, files are written there, each under a new name.
+
+        They go to these directories ``below`` the inbox in turn.
+        """
         self.daemon, self.rng, self.number, self.link = daemon, np.random.default_rng(seed), 0, link
+        self.below = [daemon.inbox / way for way in below]
+        for directory in self.below:
+            directory.mkdir(parents=True, exist_ok=True)
         self.dropped: Counter[str] = Counter()
 
     def drop(self, count: int) -> None:
@@ -48,14 +54,15 @@ class Producer:
             data = content(self.rng)
             self.dropped[digest(data)] += 1
             name = f"{self.number - int(self.rng.integers(0, 2)) * int(self.rng.integers(0, 50))}.jpeg"
+            directory = self.below[self.number % len(self.below)]
             if not self.link:
-                (self.daemon.inbox / f"{self.number}.jpeg").write_bytes(data)
+                (directory / f"{self.number}.jpeg").write_bytes(data)
                 continue
             outside = self.daemon.root / "outside"
             outside.write_bytes(data)
             while True:
                 try:
-                    os.link(outside, self.daemon.inbox / name)  # fails where a rename would overwrite
+                    os.link(outside, directory / name)  # fails where a rename would overwrite
                     break
                 except FileExistsError:
                     name = f"{self.number}.jpeg"

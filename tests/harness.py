@@ -90,6 +90,10 @@ class Daemon:
     def until_filed(self, count: int, timeout_s: float = 60) -> None:
         self.until(lambda: len(self.outcomes()) >= count, timeout_s)
 
+    def emptied(self) -> bool:
+        """Whether no file is left in the inbox, nor in a directory below."""
+        return not any(names for _, _, names in os.walk(self.inbox))
+
     def digests(self) -> Counter[str]:
         """The content of every file in a place that an operator would look in, but for what the daemon itself wrote."""
         found: Counter[str] = Counter()

@@ -309,6 +309,13 @@ class TestDirectories:
         (problem,) = problems(file, "inbox: {path: 5}\noutput: {sorted: inbox}")
         assert problem.startswith("config.yaml:1:9: inbox.path: must be a path")
 
+    def test_a_shared_inbox_has_no_directories(self, file: Path) -> None:
+        """Of the two only one can be had, and check-config says so at the line."""
+        (problem,) = problems(file, "inbox:\n  shared: true\n  recursive: true")
+        assert problem == "config.yaml:3:3: inbox.recursive: must be false where inbox.shared is true: " + (
+            "claims know no directories"
+        )
+
     def test_inbox_may_lie_beside_the_ledger(self, file: Path) -> None:
         """One directory for everything, with the inbox inside it, is a common layout."""
         assert load(file, "state: {path: .}").state.path == file.parent

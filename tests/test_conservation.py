@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -36,7 +37,7 @@ RENAMES = [errno.EEXIST, errno.EXDEV]
 FILED = [Outcome.SORTED, Outcome.REVIEW, Outcome.QUARANTINE]
 CONNECT = sqlite3.connect
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-NAMES = [f"{letter}.jpeg" for letter in "abcd"]
+NAMES = ["a.jpeg", "b.jpeg", "s/a.jpeg", "s/t/b.jpeg"]
 
 
 class Crash(BaseException):
@@ -168,6 +169,7 @@ class Conservation(RuleBasedStateMachine):
         A file equal in name, bytes and time to one that is being copied to its place can not be told from the copy.
         """
         if not (self.inbox / name).exists():
+            (self.inbox / name).parent.mkdir(parents=True, exist_ok=True)
             self.number += not same or not self.number
             data = b"%d" % self.number
             (self.inbox / name).write_bytes(data)
@@ -184,8 +186,8 @@ class Conservation(RuleBasedStateMachine):
     def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None, mounts: bool) -> None:
         """The whole inbox is decided upon and filed, and at some step something fails, or everything dies."""
         Takeover(self.ledger, self.inbox, self.other / "state")()  # as after each scan
-        names = sorted(Inbox(self.inbox).sweep())
-        orders = [self._order(self.inbox / name, outcome) for name, outcome in zip(names, outcomes, strict=False)]
+        names = sorted(Inbox(self.inbox, recursive=True).sweep())
+        orders = [self._order(name, outcome) for name, outcome in zip(names, outcomes, strict=False)]
         if not orders:
             return
         self.faults.plan(at, after, error, mounts)
@@ -213,7 +215,12 @@ class Conservation(RuleBasedStateMachine):
         path = self.other / "state" / "ledger.sqlite3"
         try:
             with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
-                found = restore.quarantined(annals) if retry else restore.filed(annals, since=LONG_AGO)
+                name = restore.by_path(self.inbox)
+                found = (
+                    restore.quarantined(annals, name=name)
+                    if retry
+                    else restore.filed(annals, since=LONG_AGO, name=name)
+                )
                 wishes = list(itertools.islice(found, count))
                 self.faults.plan(at, after, error, mounts)
                 for result in restore.put_back(wishes, "retry" if retry else "undo", self.inbox, clerk):
@@ -242,12 +249,17 @@ class Conservation(RuleBasedStateMachine):
         except Crash:
             self._restart()
 
-    def _order(self, path: Path, outcome: Outcome) -> Order:
+    @rule(name=st.sampled_from(["s/t", "s"]))
+    def tidy_up(self, name: str) -> None:
+        """A producer removes a directory that is empty."""
+        with contextlib.suppress(OSError):
+            (self.inbox / name).rmdir()
+
+    def _order(self, name: str, outcome: Outcome) -> Order:
+        path = self.inbox / name
         found, data = path.lstat(), path.read_bytes()
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        return (
-            Order(path.name, identity, unique.digest(path), Decision(outcome, "A", 0.9), Timing(0.0)) if data else None
-        )
+        return Order(name, identity, unique.digest(path), Decision(outcome, "A", 0.9), Timing(0.0)) if data else None
 
     def _restart(self, clear: bool = True) -> None:
         if clear:
@@ -255,7 +267,7 @@ class Conservation(RuleBasedStateMachine):
         if hasattr(self, "ledger"):
             self.ledger.close()
         self.ledger = Ledger(self.other / "state" / "ledger.sqlite3")
-        self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64)
+        self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64, keep_subdirectories=True)
         endings = recover_all(self.ledger, self.other / "state")
         assert all(ending.state != "missing" for ending in endings), [ending.note for ending in endings]
         self.faults.clear()

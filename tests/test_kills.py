@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from watcher import failpoints
 SHM = Path("/dev/shm")
 ACROSS = ("mid-copy", "published")
 LINKS = ("linked", "unlinked")
+BELOW = ("", "x", "x/y")
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
 
 
@@ -35,8 +36,8 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def _die_and_recover(daemon: Daemon, name: str, count: int) -> None:
-    producer = Producer(daemon, seed=count)
+def _die_and_recover(daemon: Daemon, name: str, count: int, below: Sequence[str] = ("",)) -> None:
+    producer = Producer(daemon, seed=count, below=below)
     producer.drop(40)
     daemon.environ["MEDNET_FAILPOINT"] = f"{name}:{count}"
     daemon.start(wait=False)
@@ -45,7 +46,7 @@ def _die_and_recover(daemon: Daemon, name: str, count: int) -> None:
     del daemon.environ["MEDNET_FAILPOINT"]
     assert not producer.dropped - daemon.digests(), "lost at the very moment of the kill"
     with daemon.start():
-        daemon.until(lambda: not os.listdir(daemon.inbox))
+        daemon.until(daemon.emptied)
         assert daemon.stop() == 0
     check(daemon, producer.dropped)
 
@@ -84,6 +85,36 @@ def test_killed_while_copying_to_another_file_system(tmp_path: Path, elsewhere: 
     daemon = Daemon(tmp_path, f"{FAST}output: {{sorted: {elsewhere}/sorted}}\n", stub=True)
     daemon.places[1] = elsewhere / "sorted"
     _die_and_recover(daemon, name, 5)
+
+
+@pytest.mark.parametrize("name", ["renamed", "moved", "filed", *ACROSS])
+def test_killed_with_directories_below(tmp_path: Path, elsewhere: Path, name: str) -> None:
+    """Files from directories below the inbox, kept below their classes, are found again there, copies too."""
+    place = elsewhere if name in ACROSS else tmp_path
+    places = f"output: {{sorted: {place}/sorted, keep_subdirectories: true}}\n"
+    daemon = Daemon(tmp_path, FAST.replace("}", ", recursive: true}") + places, stub=True)
+    daemon.places[1] = place / "sorted"
+    _die_and_recover(daemon, name, 5 if name in ("renamed", *ACROSS) else 1, BELOW)
+    assert not list(daemon.places[1].rglob(".*")), "unfinished copies are left"
+
+
+@pytest.mark.parametrize("name", ["decided", "renamed", "moved", "restored"])
+def test_killed_while_putting_files_back_below(tmp_path: Path, name: str) -> None:
+    """A killed undo beside a running daemon: what was on its way to a directory below gets there and is sorted."""
+    daemon = Daemon(
+        tmp_path, FAST.replace("}", ", recursive: true}") + "output: {keep_subdirectories: true}\n", stub=True
+    )
+    producer = Producer(daemon, seed=3, below=BELOW)
+    producer.drop(40)
+    with daemon.start():
+        daemon.until(daemon.emptied)
+        for directory in (daemon.inbox / "x/y", daemon.inbox / "x"):
+            directory.rmdir()
+        killed = mednet("undo", "--since", "1d", "--config", str(daemon.config), env={"MEDNET_FAILPOINT": name})
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        daemon.until(lambda: daemon.emptied() and not _unended(daemon))
+        assert daemon.stop() == 0
+    check(daemon, producer.dropped)
 
 
 def test_killed_in_recovery_itself(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from watcher.settle import Settle
 SWEEP_CHUNK = 1024
 """Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""
 
+STIR_S = 1.0
+"""How soon the inbox is scanned again after a directory was made in it, and after a new one is watched."""
+
 
 @dataclass
 class Arrivals:
@@ -32,7 +35,8 @@ class Arrivals:
         self.losses = 0
         """How often events were lost so far, and a scan made good for them."""
         self._losing = self._losing_still = self._again = False
-        self._unwatched = ""
+        self._unwatched = self._uncovered = ""
+        self._stirred = False
         self._sweep: Iterator[str] | None = None
         self._next_sweep_s = float("-inf")
         self._told_directories = 0
@@ -45,8 +49,10 @@ class Arrivals:
                     self._sweep_soon(now)
             if self.watch.lost():
                 self._lost(now)
+            if self.watch.stirred():
+                self._stirred, self._next_sweep_s = True, min(self._next_sweep_s, now + STIR_S)
         if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
-            self._sweep = self.inbox.sweep()
+            self._sweep, self._stirred = self.inbox.sweep(), False
         if self._sweep is not None:
             self._sweep_on(now)
 
@@ -79,8 +85,7 @@ class Arrivals:
             self.unreachable = True
 
     def _swept(self, now: float) -> None:
-        self._sweep, self._next_sweep_s = None, now + (0 if self._again else self.scan_interval_s)
-        self._again = False
+        self._sweep, pause_s = None, STIR_S if self._stirred else self.scan_interval_s
         self.sweeps += 1
         self._losing, self._losing_still = self._losing_still, False
         if self.unreachable:
@@ -89,6 +94,9 @@ class Arrivals:
                 self.watch.stop()
         self.unreachable = False
         self.keep_watched()
+        if self.inbox.recursive and self._cover():
+            pause_s = STIR_S
+        self._next_sweep_s, self._again = now + (0 if self._again else min(pause_s, self.scan_interval_s)), False
         if self.inbox.directories != self._told_directories:
             self._told_directories = self.inbox.directories
             self.log.warning("inbox.directories_ignored", count=self._told_directories)
@@ -111,6 +119,22 @@ class Arrivals:
             if self._unwatched:
                 self.log.info("inbox.watched")
             self._unwatched = ""
+
+    def _cover(self) -> bool:
+        """Watch the directories below that the scan has found. True if one is new."""
+        if self.watch is None:
+            return False
+        try:
+            fresh = self.watch.cover(self.inbox.folders)
+        except Retry as error:
+            if self._uncovered != str(error):
+                self.log.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
+            self._uncovered = str(error)
+            return False
+        if self._uncovered:
+            self.log.info("inbox.watched")
+        self._uncovered = ""
+        return fresh
 
     @property
     def sweeping(self) -> bool:

@@ -156,7 +156,7 @@ class Audit:
         if entry.state != "filed":
             return
         if entry.outcome == "restored":
-            self._report.elsewhere += claims.beyond(Path(entry.directory)) != self._inbox.path
+            self._report.elsewhere += claims.inbox_of(Path(entry.directory)) != self._inbox.path
             return
         self._report.filed[entry.outcome] += 1
         if entry.restored_by is not None:

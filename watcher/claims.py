@@ -3,6 +3,7 @@
 They lie in ``.mednet-claims/<owner>`` in the inbox: still in a place that an
 operator would look in, and on the same file system. One rename leads in, one
 leads out. The lease is the owner's lock, which the kernel frees when it dies.
+What belongs below the inbox lies in directories of the same names below there.
 
 In shared mode several workers sort one inbox, and each claims what it sorts.
 Commands that put files back move them here first, as the owner ``operator``: in
@@ -20,10 +21,10 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from pathlib import Path
 
-from watcher import failpoints, unique
+from watcher import beneath, failpoints, unique
 from watcher.errors import Exit, Fatal, Retry
 
-DIRECTORY = ".mednet-claims"
+DIRECTORY = unique.CLAIMS
 """Where claimed files lie, in the inbox."""
 
 OPERATOR = "operator"
@@ -107,13 +108,28 @@ def place(inbox: Path, owner: str) -> Path:
 
 
 def passes_through(directory: Path) -> bool:
-    """Whether this is such a place. Nothing stays there, so that what lies there came just now."""
-    return directory.parent.name == DIRECTORY
+    """Whether this is such a place, or below one. Nothing stays there, so that what lies there came just now."""
+    return _split(directory) is not None
+
+
+def inbox_of(directory: Path) -> Path:
+    """The inbox that such a place belongs to. Other directories are their own."""
+    found = _split(directory)
+    return directory if found is None else found[0]
 
 
 def beyond(directory: Path) -> Path:
-    """Where what lies there goes on to: the inbox it belongs to. Other directories are their own."""
-    return directory.parents[1] if passes_through(directory) else directory
+    """Where what lies there goes on to: that inbox, or a directory below. Other directories are their own."""
+    found = _split(directory)
+    return directory if found is None else found[0] / found[1]
+
+
+def _split(directory: Path) -> tuple[Path, Path] | None:
+    """The inbox, and the way from the owner's place down."""
+    for inner in (directory, *directory.parents):
+        if inner.parent.name == DIRECTORY:
+            return inner.parents[1], directory.relative_to(inner)
+    return None
 
 
 def owners(inbox: Path) -> list[str]:
@@ -143,7 +159,7 @@ def held(inbox: Path) -> int:
 
 
 def release(inbox: Path, owner: str) -> list[str]:
-    """Put what an owner has claimed back into the inbox: the names that it has there. Its place goes.
+    """Put what an owner has claimed back into the inbox: the paths that it has there. Its place goes.
 
     What can not be put back (the inbox is gone, say) stays claimed, and is taken over later.
     """
@@ -151,7 +167,10 @@ def release(inbox: Path, owner: str) -> list[str]:
     with contextlib.suppress(OSError), _opened(inbox, owner) as own:
         for path in _files(own):
             with contextlib.suppress(OSError):
-                released.append(publish(path, inbox, path.name).name)
+                released.append(str(publish(path, inbox, str(path.relative_to(own))).relative_to(inbox)))
+        for folder, _, _ in os.walk(own, topdown=False):
+            with contextlib.suppress(OSError):  # something stayed
+                os.rmdir(folder)
     with contextlib.suppress(OSError):  # there is none, something stayed, or others claim files, too
         place(inbox, owner).rmdir()
         (inbox / DIRECTORY).rmdir()
@@ -159,19 +178,22 @@ def release(inbox: Path, owner: str) -> list[str]:
 
 
 def publish(path: Path, inbox: Path, name: str) -> Path:
-    """Put one claimed file into the inbox, under its name or the next free one, and say where it lies.
+    """Put one claimed file into the inbox, under its name (or path) or the next free one, and say where it lies.
 
     Raises:
         OSError: as the kernel says; it is still claimed.
     """
-    for candidate in unique.candidates(name, None):
-        try:
-            unique.rename_noreplace(path, inbox / candidate)
-        except FileExistsError:
-            if not _is_one_file(path, inbox / candidate):
-                continue
-            os.unlink(path)  # whoever put it there by link and unlink died in between
-        return inbox / candidate
+    below, base = os.path.split(name)
+    below = unique.folder(inbox, below)
+    with beneath.made(inbox, below) as folder:
+        for candidate in unique.candidates(base, None):
+            try:
+                unique.rename_noreplace(path, folder / candidate)
+            except FileExistsError:
+                if not _is_one_file(path, folder / candidate):
+                    continue
+                os.unlink(path)  # whoever put it there by link and unlink died in between
+            return inbox / below / candidate
     raise AssertionError("candidates() does not end")
 
 
@@ -253,11 +275,12 @@ def _stamp(path: Path, model: Path | None = None) -> str:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """What lies there, without unfinished copies."""
-    try:
-        with os.scandir(directory) as entries:
+    """What lies there and below, without unfinished copies."""
+    todo = [os.fspath(directory)]
+    while todo:
+        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
             for entry in entries:
-                if not entry.name.endswith(unique.PARTIAL):
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif not entry.name.endswith(unique.PARTIAL):
                     yield Path(entry.path)
-    except OSError:
-        return

@@ -5,13 +5,14 @@ ledger(decided) -> filing -> ledger(filed)
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from watcher import claims, collisions, failpoints, filing, log
+from watcher import claims, collisions, failpoints, filing, log, unique
 from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
@@ -64,12 +65,15 @@ class Clerk:
     rules: Rules = field(default=Rules())
     carried: int = 0
     """Files moved or returned, and batches recorded, so far."""
+    keep_subdirectories: bool = False
+    """Whether what lay below the inbox lies as far below the directory of its class."""
 
     def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
 
-        All go to ``to``, or where their decisions say. If the ledger can not follow the files just now
-        (its disk is full, say), it is :attr:`Ledger.behind`, and nothing else moves before it has caught up.
+        All go to ``to`` (or below, as they lay below the inbox), or where their decisions say. If the ledger can not
+        follow the files just now (its disk is full, say), it is :attr:`Ledger.behind`, and nothing else moves before
+        it has caught up.
 
         Raises:
             Fatal: files moved and the directories could not be synced, or the ledger was removed.
@@ -77,16 +81,17 @@ class Clerk:
         try:
             with self.ledger.deciding():
                 orders = self._without_collisions(orders) if self.rules.ask else orders
-                directories = [to or self.places.of(order.decision) for order in orders]
-                ids = self.ledger.decided(orders, [str(d) for d in directories], self.model, self.filing.inbox)
-                sources = ((self.filing.inbox / (order.source or order.name)).parent for order in orders)
-                self.ledger.note(map(claims.beyond, {*sources, *directories}))
+                ways = [self._way(order, to) for order in orders]
+                directories = [str(root / below) for root, below in ways]
+                ids = self.ledger.decided(orders, directories, self.model, self.filing.inbox)
+                sources = {Path(order.source).parent if order.source else self.filing.inbox for order in orders}
+                self.ledger.note(map(claims.inbox_of, sources | {root for root, _ in ways}))
         except Retry as error:
             self.carried += 1
             return [(0, Returned(order, str(error), later=True)) for order in orders]
         self.carried += 1
         failpoints.reach("decided")
-        results = [self._move(order, directory) for order, directory in zip(orders, directories, strict=True)]
+        results = [self._move(order, *way) for order, way in zip(orders, ways, strict=True)]
         failpoints.reach("moved")
         try:
             self.filing.flush()
@@ -98,12 +103,19 @@ class Clerk:
         failpoints.reach("filed")
         return list(zip(ids, results, strict=True))
 
+    def _way(self, order: Order, to: Path | None = None) -> tuple[Path, str]:
+        """Where an order leads: to a directory, and from there down. What goes to a person needs no search."""
+        root, below = to or self.places.of(order.decision), os.path.dirname(order.name)
+        kept = to is not None or (self.keep_subdirectories and order.decision.outcome is Outcome.SORTED)
+        return root, unique.folder(root, below) if kept else ""
+
     def _without_collisions(self, orders: Sequence[Order]) -> list[Order]:
         """The orders, some of them sent to a person: of two with the same bytes the second."""
         twins = self.ledger.twins(order.digest for order in orders if order.digest is not None)
         judged = []
         for order in orders:
-            path, digest = self.places.of(order.decision) / order.name, order.digest
+            root, below = self._way(order)
+            path, digest = root / below / os.path.basename(order.name), order.digest
             twin = None if digest is None else twins.get(digest)
             coming = self.ledger.coming(path)
             decision = collisions.judge(order.decision, path, digest, twin, self.rules, coming)
@@ -112,11 +124,12 @@ class Clerk:
                 twins.setdefault(digest, self.ledger.next_id + len(judged) - 1)
         return judged
 
-    def _move(self, order: Order, directory: Path) -> Filed | Returned:
+    def _move(self, order: Order, directory: Path, below: str) -> Filed | Returned:
         self.carried += 1
         started = time.perf_counter()
         try:
-            path = self.filing.move(order.source or order.name, order.identity, order.digest, directory, order.name)
+            source, name = order.source or order.name, os.path.basename(order.name)
+            path = self.filing.move(source, order.identity, order.digest, directory, name, below)
         except Vanished as error:
             return Returned(order, str(error), later=False)
         except Retry as error:

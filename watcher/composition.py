@@ -118,7 +118,7 @@ def build(
         network=network,
         policy=policy(settings, weights),
         doubts=doubts(settings),
-        clerk=Clerk(ledger, mover, where, weights.digest, rules(settings)),
+        clerk=clerk(settings, ledger, mover, where, weights.digest),
         log=logger,
         device=device,
         wake=wake,
@@ -164,6 +164,12 @@ def places(settings: config.Config) -> Places:
     return Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
 
 
+def clerk(settings: config.Config, ledger: Ledger, mover: filing.Filing, where: Places, model: str) -> Clerk:
+    """Who carries decisions out."""
+    keep = settings.output.keep_subdirectories
+    return Clerk(ledger, mover, where, model, rules(settings), keep_subdirectories=keep)
+
+
 def _settle(settings: config.Config) -> Settle:
     return Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY)
 
@@ -180,7 +186,8 @@ def rules(settings: config.Config) -> Rules:
 
 def inbox(settings: config.Config) -> Inbox:
     """The inbox that producers write to."""
-    return Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel)
+    wanted = settings.inbox
+    return Inbox(wanted.path, wanted.ignore, wanted.sentinel, recursive=wanted.recursive)
 
 
 def usable_inbox(settings: config.Config) -> Inbox:
@@ -217,7 +224,8 @@ def watch(settings: config.Config, wake: Callable[[], None]) -> Watch | None:
     wanted = settings.inbox.watch
     if wanted == "scan":
         return None
-    found = Watch(settings.inbox.path, wake, anywhere=wanted == "events")
+    recursive = settings.inbox.recursive
+    found = Watch(settings.inbox.path, wake, anywhere=wanted == "events", recursive=recursive)
     if wanted == "events":
         try:
             found.start()

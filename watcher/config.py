@@ -57,6 +57,8 @@ _OUTPUTS: tuple[_Key, ...] = (("output", "sorted"), ("output", "review"), ("outp
 _INBOX: _Key = ("inbox", "path")
 _STATE: _Key = ("state", "path")
 _LOG: _Key = ("log", "file")
+_SHARED: _Key = ("inbox", "shared")
+_RECURSIVE: _Key = ("inbox", "recursive")
 _AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
 
 
@@ -81,6 +83,8 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
     config = _validated(draft).below(Path(os.path.abspath(path)).parent)
     _check_directories(config, draft)
     _check_log(config, draft)
+    if config.inbox.shared and config.inbox.recursive:
+        _clash(draft, _RECURSIVE, _SHARED, "must be false where inbox.shared is true: claims know no directories")
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config

@@ -22,10 +22,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from watcher import decode
+from watcher import beneath, decode
 from watcher.errors import Reject
 
 HELLO = b"ready"
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)
             # By path each time: the inbox may be another directory by now (mounted again, say).
-            channel.send(answer(os.path.join(directory, name), bounds, lambda: channel.send(LOADING)))
+            channel.send(answer(directory, name, bounds, lambda: channel.send(LOADING)))
 
 
 def _confine(memory_mb: int) -> None:
@@ -85,13 +86,13 @@ def _silence() -> None:
     sys.excepthook = tell
 
 
-def answer(path: bytes, limits: decode.Limits, loading: Callable[[], object] = lambda: None) -> bytes:
+def answer(directory: bytes, name: bytes, limits: decode.Limits, loading: Callable[[], object]) -> bytes:
     """One line of JSON, then the 64 x 64 pixels if the file is an image. ``loading`` is told that it will take long."""
     started = time.perf_counter()
     told: dict[str, Any] = {}
     pixels = b""
     try:
-        data = _read(path, limits, told)
+        data = _found(directory, name, limits, told)
         told["digest"] = hashlib.sha256(data).hexdigest()
         if decode.needs_loading(data):
             loading()
@@ -105,6 +106,18 @@ def answer(path: bytes, limits: decode.Limits, loading: Callable[[], object] = l
         told["reason"], told["detail"] = error.reason, error.detail
     told["decode_ms"] = (time.perf_counter() - started) * 1000
     return json.dumps(told).encode() + b"\n" + pixels
+
+
+def _found(directory: bytes, name: bytes, limits: decode.Limits, told: dict[str, Any]) -> bytes:
+    """The bytes of a file in a directory, or below it: no link leads there."""
+    below, base = os.path.split(name)
+    if not directory or not below:
+        return _read(os.path.join(directory, name), limits, told)
+    try:
+        with beneath.held(Path(os.fsdecode(directory)), os.fsdecode(below)) as place:
+            return _read(os.path.join(os.fsencode(place), base), limits, told)
+    except OSError as error:
+        raise _refusal(error, os.path.join(directory, name), told) from error
 
 
 def _read(path: bytes, limits: decode.Limits, told: dict[str, Any]) -> bytes:

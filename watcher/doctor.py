@@ -53,7 +53,8 @@ def directories(settings: Config) -> Iterator[Check]:
     output = settings.output
     places = {"sorted": output.sorted, "review": output.review, "quarantine": output.quarantine}
     yield user(settings.state.path)
-    yield inbox(Inbox(settings.inbox.path, settings.inbox.ignore, settings.inbox.sentinel))
+    i = settings.inbox
+    yield inbox(Inbox(i.path, i.ignore, i.sentinel, recursive=i.recursive))
     found: dict[str, Path] = {}
     for name, path in {"inbox": settings.inbox.path, **places, "state": settings.state.path}.items():
         if name != "inbox" or path.is_dir():

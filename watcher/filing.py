@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from watcher import failpoints, mounts, unique
+from watcher import beneath, failpoints, mounts, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.records import Identity
 
@@ -31,6 +31,7 @@ REASON = ".reason.json"
 _REASON_MAX = 1 << 16
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
+_SWAPPED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
 class Filing:
@@ -51,12 +52,19 @@ class Filing:
         self._devices[directory] = os.stat(directory).st_dev
 
     def move(
-        self, source: str, identity: Identity | None, digest: str | None, directory: Path, name: str | None = None
+        self,
+        source: str,
+        identity: Identity | None,
+        digest: str | None,
+        directory: Path,
+        name: str | None = None,
+        below: str = "",
     ) -> Path:
         """Move one file and say where it lies now.
 
         ``source`` is its name in the inbox, or its path; ``name`` what it is to
-        be called, if not as before. ``identity`` is the file that was decided
+        be called, if not as before; ``below`` the way from ``directory`` down to
+        where it goes, made if missing. ``identity`` is the file that was decided
         upon: another one that has its name by now stays where it is.
 
         Raises:
@@ -64,17 +72,25 @@ class Filing:
             Retry: the surroundings failed (disk full, no permission, ...). The
                 file is still where it was.
         """
-        path = self.inbox / source
+        folder, base = os.path.split(source)
+        left, entered = self.inbox / folder, directory / below
+        root, inner = (left, "") if os.path.isabs(source) else (self.inbox, folder)
         try:
-            unique.same(path, identity)
-            self._refuse_lost_mount(directory)
-            if self._mode is not None:
-                unique.set_mode(path, self._mode, identity)
-            return self._move(path, identity, digest, directory, name or path.name)
+            with beneath.held(root, inner) as here:
+                path = here / base
+                unique.same(path, identity)
+                self._refuse_lost_mount(directory)
+                if self._mode is not None:
+                    unique.set_mode(path, self._mode, identity)
+                with beneath.made(directory, below) as there:
+                    landed = self._move(path, identity, digest, there, name or base, (left, entered))
+            return entered / landed.name
+        except Vanished as error:
+            raise (Vanished(f"{left / base} has changed since it was read") if inner else error) from error
         except FileNotFoundError as error:
-            raise Vanished(f"{error.filename}: no longer there") from error
+            raise Vanished(f"{left / base if inner else error.filename}: no longer there") from error
         except OSError as error:
-            raise Retry(f"{directory}: {error.strerror or error}") from error
+            raise Retry(f"{entered}: {error.strerror or error}") from error
 
     def _refuse_lost_mount(self, directory: Path) -> None:
         expected = self._devices.get(directory)
@@ -87,7 +103,15 @@ class Filing:
         if device != expected:
             raise OSError(errno.ENODEV, "on another file system than at the start: has its mount gone?")
 
-    def _move(self, source: Path, identity: Identity | None, digest: str | None, directory: Path, name: str) -> Path:
+    def _move(
+        self,
+        source: Path,
+        identity: Identity | None,
+        digest: str | None,
+        directory: Path,
+        name: str,
+        touched: tuple[Path, Path],
+    ) -> Path:
         for candidate in unique.candidates(name, digest):
             target = directory / candidate
             try:
@@ -98,14 +122,14 @@ class Filing:
                 if directory.is_dir():
                     raise
                 directory.mkdir(parents=True)  # somebody removed it while we ran
-                return self._move(source, identity, digest, directory, name)
+                return self._move(source, identity, digest, directory, name, touched)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                self._touch(source.parent, directory)
+                self._touch(*touched)
                 return _move_across(source, target, identity, digest)
             failpoints.reach("renamed")
-            self._touch(source.parent, directory)
+            self._touch(*touched)
             self._undo_unless_same(source, target, identity)
             return target
         raise AssertionError("candidates() does not end")
@@ -138,6 +162,8 @@ class Filing:
             except OSError as error:
                 if error.errno in _GONE and directory not in entered:
                     continue  # unmounted just now: that wrote it to disk; what was taken from it has arrived
+                if error.errno in _SWAPPED and directory not in entered and self.inbox in directory.parents:
+                    continue  # its producer has put something else in its place, or shut it
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
 
 

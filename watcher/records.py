@@ -1,7 +1,8 @@
 """What travels the route: frozen values, passed from station to station.
 
-A file is known by its name in the inbox, as ``os.fsdecode`` gives it (bytes
-that are no UTF-8 survive as surrogate escapes).
+A file is known by its name in the inbox (its path from there, if it lies in a
+directory below), as ``os.fsdecode`` gives it: bytes that are no UTF-8 survive as
+surrogate escapes.
 """
 
 from __future__ import annotations

@@ -39,8 +39,9 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
     claimed: set[str] = set()  # of two equal files each needs a place of its own
     for decision in ledger.unended(owner):
         endings.append(_ending(decision, ledger, claimed))
-        if decision.outcome is Outcome.RESTORED:
-            filing.clear_partials(Path(decision.directory))
+        directory = Path(decision.directory)
+        if decision.outcome is Outcome.RESTORED or _noted(directory, ledger)[0] != directory:
+            filing.clear_partials(directory)  # the others are cleared at each start
     if endings:
         failpoints.reach("recovering")
         ledger.ended(endings)
@@ -140,12 +141,21 @@ def _refuse_replaced(decision: Unended, source: Path, target: Path | None, ledge
 
     A class directory on the inbox's own file system may have been made anew: what was there lay beside the inbox.
     """
-    left, right = claims.beyond(source.parent), claims.beyond(Path(decision.directory))
-    was_left, was_right = ledger.place(left), ledger.place(right)
+    left, was_left = _noted(source.parent, ledger)
+    right, was_right = _noted(Path(decision.directory), ledger)
     if was_left is not None and not os.path.lexists(source):
         _refuse_other(left, was_left[1])
     if was_right is not None and was_left is not None and target is None and was_left[0] != was_right[0]:
         _refuse_other(right, was_right[1])
+
+
+def _noted(directory: Path, ledger: Ledger) -> tuple[Path, tuple[int, int] | None]:
+    """A directory that is on record, and what it was: this one or, of those that come and go, the first above it."""
+    directory = claims.inbox_of(directory)
+    for each in (directory, *directory.parents):
+        if (was := ledger.place(each)) is not None:
+            return each, was
+    return directory, None
 
 
 def _refuse_other(directory: Path, inode: int) -> None:

@@ -25,7 +25,7 @@ from watcher.outputs import File
 from watcher.route import Network, Route
 from watcher.seat import Seat
 
-FIXED = ("inbox.path", "inbox.shared", "state.path", "metrics.port", "metrics.address")
+FIXED = ("inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
 
 
@@ -111,7 +111,7 @@ class Maker:
         except BaseException:
             fresh.discard()
             raise
-        return replace(fresh, clerk=Clerk(clerk.ledger, mover, where, weights.digest, composition.rules(new)))
+        return replace(fresh, clerk=composition.clerk(new, clerk.ledger, mover, where, weights.digest))
 
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:

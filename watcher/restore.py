@@ -36,6 +36,9 @@ CHUNK = 64
 
 Why = Literal["retry", "undo"]
 
+Name = Callable[[Entry], str]
+"""What a file is to be called that a decision put where it lies, with its path if it goes below."""
+
 _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -113,24 +116,40 @@ def daemons(state: Path) -> bool:
     return any(lock.holder(path) is not None for path in state.glob("*.lock") if path.stem != OWNER)
 
 
-def quarantined(annals: Annals, reason: str | None = None) -> list[Wish]:
+def by_name(entry: Entry) -> str:
+    """The name it came with."""
+    return entry.name
+
+
+def by_path(inbox: Path) -> Name:
+    """The path it came with, below this inbox, whose subdirectories are sorted too."""
+
+    def name(entry: Entry) -> str:
+        source = Path(entry.source)
+        directory = claims.beyond(source.parent)
+        return str(directory.relative_to(inbox) / entry.name) if directory.is_relative_to(inbox) else entry.name
+
+    return name
+
+
+def quarantined(annals: Annals, reason: str | None = None, name: Name = by_name) -> list[Wish]:
     """All that should lie in quarantine, as far as the ledger knows. Of two under one path the later counts.
 
     What somebody removed by hand is not missed.
     """
     where = f"{LIES} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
     found = annals.entries(where, () if reason is None else (reason,))
-    wishes = {entry.destination: _wish(entry) for entry in found}
+    wishes = {entry.destination: _wish(entry, name) for entry in found}
     return [wish for path, wish in wishes.items() if path is not None and os.path.lexists(path)]
 
 
-def named(annals: Annals, files: Iterable[str], quarantine: Path) -> list[Wish]:
+def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name = by_name) -> list[Wish]:
     """These files in the quarantine directory, also those that the ledger does not know of.
 
     Raises:
         Fatal: exit code 2; one lies elsewhere, or is no file of its own.
     """
-    known = {wish.path: wish for wish in quarantined(annals)}
+    known = {wish.path: wish for wish in quarantined(annals, name=to_name)}
     moving = {(entry.size, entry.mtime_ns): entry for entry in annals.unended() if entry.outcome == "quarantine"}
     wishes = {}
     for file in files:
@@ -158,7 +177,12 @@ def _is_directory(path: str) -> bool:
 
 
 def filed(
-    annals: Annals, *, since: datetime | None = None, batch: int | None = None, number: int | None = None
+    annals: Annals,
+    *,
+    since: datetime | None = None,
+    batch: int | None = None,
+    number: int | None = None,
+    name: Name = by_name,
 ) -> Iterator[Wish]:
     """What was filed and not put back since: from a time on, of one batch, or by one decision.
 
@@ -170,7 +194,7 @@ def filed(
     else:
         which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
     entries = annals.entries(f"{LIES} and {which[0]}", (which[1],))
-    return (_wish(entry) for entry in entries)
+    return (_wish(entry, name) for entry in entries)
 
 
 def since(text: str, now: datetime) -> datetime:
@@ -206,7 +230,7 @@ def _landing(to: Path, inbox: Path) -> Path:
 
 
 def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
-    """Put files into a directory, under their names or the next free ones, a chunk at a time.
+    """Put files into a directory, under their names (or paths) or the next free ones, a chunk at a time.
 
     What is no longer where it was filed is left alone; for ``undo`` also what was changed there.
     Without a clerk nothing is done, and told what would be.
@@ -262,9 +286,9 @@ def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
         ) from error
 
 
-def _wish(entry: Entry) -> Wish:
+def _wish(entry: Entry, name: Name) -> Wish:
     assert entry.destination is not None  # it was filed
-    return Wish(entry.destination, entry.name, entry)
+    return Wish(entry.destination, name(entry), entry)
 
 
 def _order(wish: Wish, why: Why, to: Path) -> Order | str:
@@ -273,7 +297,8 @@ def _order(wish: Wish, why: Why, to: Path) -> Order | str:
         return "the daemon is moving it just now: try again"
     try:
         found = os.lstat(wish.path)
-        if to.is_dir() and os.path.samestat(os.stat(os.path.dirname(wish.path)), os.stat(to)):
+        goal = to / os.path.dirname(wish.name)
+        if goal.is_dir() and os.path.samestat(os.stat(os.path.dirname(wish.path)), os.stat(goal)):
             return "it lies there already"
         if stat.S_ISDIR(found.st_mode):
             return "a directory is in its place"

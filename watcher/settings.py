@@ -72,6 +72,7 @@ class Inbox(_Section):
     watch: Literal["auto", "events", "scan"] = "auto"
     sentinel: _Name | None = None
     shared: bool = False
+    recursive: bool = False
     ignore: tuple[_Text, ...] = IGNORE
 
 
@@ -85,6 +86,7 @@ class Output(_Section):
     review: _Path = Path("review")
     quarantine: _Path = Path("quarantine")
     file_mode: _Mode | None = None
+    keep_subdirectories: bool = False
 
 
 class Collisions(_Section):

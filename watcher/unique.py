@@ -27,6 +27,9 @@ NAME_MAX = 255
 PARTIAL = ".mednet-partial"
 """How the hidden name of an unfinished copy ends."""
 
+CLAIMS = ".mednet-claims"
+"""What in an inbox is nobody's arrival: see :mod:`watcher.claims`."""
+
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _UNKNOWN_CALL = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
@@ -51,6 +54,21 @@ def candidates(name: str, digest: str | None) -> Iterator[str]:
         end = mark + (f"-{number}".encode() if number > 1 or not mark else b"") + dot + extension
         yield os.fsdecode(stem[: NAME_MAX - len(end)] + end)
         number += 1
+
+
+def folder(root: Path, below: str) -> str:
+    """The way down from ``root`` that is free: where a file or a link has a directory's name, the next free one."""
+    found = ""
+    for part in below.split("/") if below else ():
+        for candidate in candidates(part, None):
+            try:
+                usable = stat.S_ISDIR(os.lstat(root / found / candidate).st_mode)
+            except OSError:
+                usable = True  # it is not there yet; if it can not be looked at, whoever makes it is told why
+            if usable:
+                found = f"{found}/{candidate}" if found else candidate
+                break
+    return found
 
 
 def rename_noreplace(source: Path, target: Path) -> None:

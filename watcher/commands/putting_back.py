@@ -44,6 +44,11 @@ def run(
     return Exit.FAILED if counts["left"] else Exit.OK
 
 
+def naming(settings: config.Config) -> restore.Name:
+    """What files are called that are put back: with their paths where the inbox has directories that are sorted."""
+    return restore.by_path(settings.inbox.path) if settings.inbox.recursive else restore.by_name
+
+
 def _tell_reconciled(ending: Ending) -> None:
     told = f"decision {ending.decision}, left by a killed command: {ending.state}"
     print(f"mednet-watcher: {told}, {log.printable(ending.note or '')}", file=sys.stderr)

@@ -16,12 +16,13 @@ def run(args: argparse.Namespace) -> int:
     if args.files and args.reason:
         raise Fatal("--reason chooses among all quarantined files", "Name files or a reason, not both.", Exit.USAGE)
     settings = config.load(args.config or config.default(), os.environ)
+    name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         return putting_back.run(
             lambda: (
-                restore.named(annals, args.files, settings.output.quarantine)
+                restore.named(annals, args.files, settings.output.quarantine, name)
                 if args.files
-                else restore.quarantined(annals, args.reason)
+                else restore.quarantined(annals, args.reason, name)
             ),
             "retry",
             settings.inbox.path,

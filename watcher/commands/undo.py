@@ -26,11 +26,12 @@ def run(args: argparse.Namespace) -> int:
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
     _refuse_among_sorted(to, settings)
+    name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         if args.id is not None:
             _refuse_other_than_filed(annals, args.id)
         return putting_back.run(
-            lambda: restore.filed(annals, since=since, batch=args.batch, number=args.id),
+            lambda: restore.filed(annals, since=since, batch=args.batch, number=args.id, name=name),
             "undo",
             to,
             settings,
