@@ -18,8 +18,9 @@ from harness import Daemon
 from watcher import mounts
 from watcher.arrivals import Arrivals
 from watcher.errors import Retry
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.settle import Settle
+from watcher.watch import Watch
 
 SCAN_S = 5.0
 

@@ -14,8 +14,9 @@ import pytest
 from watchdog.observers import inotify_c
 
 from watcher.errors import Retry
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.records import Identity
+from watcher.watch import Watch
 
 
 class TestSweep:

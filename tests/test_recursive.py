@@ -29,11 +29,12 @@ from watcher.decode import Limits
 from watcher.decoder_child import answer
 from watcher.errors import Retry, Vanished
 from watcher.filing import Filing
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
 from watcher.recover import recover
 from watcher.settle import Settle
+from watcher.watch import Watch
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
 UNSURE = Decision(Outcome.REVIEW, "Hand", 0.4, "low_confidence")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from watcher import log
 from watcher.errors import Retry
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.settle import Settle
+from watcher.watch import Watch
 
 SWEEP_CHUNK = 1024
 """Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""

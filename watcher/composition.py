@@ -35,12 +35,13 @@ from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal, Retry
 from watcher.figures import Tally
 from watcher.front import Front
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.route import CAPACITY, Network, Route
 from watcher.seat import Seat
 from watcher.settle import Settle
 from watcher.takeover import Takeover
+from watcher.watch import Watch
 
 PARTIAL_MAX_S = 3600.0
 """In shared mode, an unfinished copy that nobody has touched for so long is a dead worker's."""

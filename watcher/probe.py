@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from watcher import unique
-from watcher.inbox import Watch
+from watcher.watch import Watch
 
 EVENT_S = 3.0
 """How long an event may take."""

@@ -14,6 +14,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+Folder = tuple[str, int]
+"""A directory below the inbox: its path there, and its inode."""
+
 
 class Outcome(StrEnum):
     """What becomes of a file."""

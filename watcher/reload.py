@@ -18,12 +18,13 @@ from watcher.clerk import Clerk
 from watcher.config import Config
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal
-from watcher.inbox import Inbox, Watch
+from watcher.inbox import Inbox
 from watcher.log import Logger
 from watcher.notify import Notify
 from watcher.outputs import File
 from watcher.route import Network, Route
 from watcher.seat import Seat
+from watcher.watch import Watch
 
 FIXED = ("inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
