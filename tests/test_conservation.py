@@ -215,7 +215,7 @@ class Conservation(RuleBasedStateMachine):
         path = self.other / "state" / "ledger.sqlite3"
         try:
             with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
-                name = restore.by_path(self.inbox)
+                name = restore.as_it_came(self.inbox, recursive=True)
                 found = (
                     restore.quarantined(annals, name=name)
                     if retry

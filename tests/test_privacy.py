@@ -14,6 +14,8 @@ from pydicom.datadict import DicomDictionary, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from watcher import naming
+
 CANARY = b"CANARY^DOE"
 TEXT = {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI"}
 TAGS = {
@@ -59,10 +61,15 @@ def files() -> dict[str, bytes]:
 
 
 def test_it_is_in_no_output_of_the_daemon(tmp_path: Path) -> None:
-    """Log, standard error, ledger, metrics, reasons beside files, names of files: none holds a word of it."""
+    """Log, standard error, ledger, metrics, reasons beside files, names of files: none holds a word of it.
+
+    Nor do the names that are made of every tag that may be in one.
+    """
     dropped = files()
     assert all(data.count(CANARY) > 1000 for data in dropped.values())
-    with Daemon(tmp_path, "metrics: {port: 0}\n", stub=True) as daemon:
+    template = "-".join(f"{{{tag}}}" for tag in naming.SAFE)
+    settings = f'metrics: {{port: 0}}\noutput: {{dicom_name: "{template}"}}\n'
+    with Daemon(tmp_path, settings, stub=True) as daemon:
         for name, data in dropped.items():
             (tmp_path / "outside").write_bytes(data)
             os.rename(tmp_path / "outside", daemon.inbox / f"{name}.dcm")
@@ -72,6 +79,7 @@ def test_it_is_in_no_output_of_the_daemon(tmp_path: Path) -> None:
             told = answer.read()
         outcomes = {line["name"].removesuffix(".dcm"): line for line in daemon.outcomes()}
         assert daemon.stop() == 0
+    assert Path(outcomes["whole"]["destination"]).name.startswith("unknown-unknown-")
     broken = {"no pixels", "cut", "syntax", "bad jpeg", "RescaleSlope"}
     quarantined = {name for name, line in outcomes.items() if line["event"] == "image.quarantined"}
     assert quarantined >= broken

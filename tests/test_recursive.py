@@ -374,7 +374,7 @@ class Site:
         ]
 
     def put_back(self, why: restore.Why, to: Path | None = None) -> list[str | None]:
-        name = restore.by_path(self.inbox)
+        name = restore.as_it_came(self.inbox, recursive=True)
         with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
             if why == "retry":
                 wishes = restore.quarantined(annals, name=name)

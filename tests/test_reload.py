@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from accounts import Producer, check, metrics, picture
+from dicoms import SHADE, dicom
 from harness import Daemon, Sampler, digest
 from numpy.random import default_rng
 from test_notify import Manager
@@ -96,6 +97,21 @@ def test_a_bad_config_leaves_the_old_in_force(tmp_path: Path, wrong: str, told: 
         line = site.sort()
         assert (line["event"], line["reason"]) == ("image.sorted", None)
         assert site.reload(site.base)["changed"] == []
+        assert site.daemon.stop() == 0
+
+
+def test_names_change_and_the_inbox_does_not(tmp_path: Path) -> None:
+    """The names of DICOM files are others from the next one on; whether directories are sorted needs a restart."""
+    site = Site(tmp_path)
+    with site.daemon:
+        answer = site.reload(site.base.replace("{settle_s", "{recursive: true, settle_s"))
+        assert str(answer["problem"]) == "inbox.recursive can not change while the daemon runs"
+        answer = site.reload(site.base + 'output: {dicom_name: "{Modality}"}\n')
+        assert (answer["event"], answer["changed"]) == ("reload.done", ["output.dicom_name"])
+        (tmp_path / "a").write_bytes(dicom((SHADE // 8).astype("uint8")))
+        (tmp_path / "a").rename(site.daemon.inbox / "a")
+        site.daemon.until_filed(1)
+        assert Path(site.daemon.outcomes()[0]["destination"]).name == "unknown.dcm"
         assert site.daemon.stop() == 0
 
 

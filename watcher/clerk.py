@@ -115,7 +115,7 @@ class Clerk:
         judged = []
         for order in orders:
             root, below = self._way(order)
-            path, digest = root / below / os.path.basename(order.name), order.digest
+            path, digest = root / below / order.title, order.digest
             twin = None if digest is None else twins.get(digest)
             coming = self.ledger.coming(path)
             decision = collisions.judge(order.decision, path, digest, twin, self.rules, coming)
@@ -128,8 +128,8 @@ class Clerk:
         self.carried += 1
         started = time.perf_counter()
         try:
-            source, name = order.source or order.name, os.path.basename(order.name)
-            path = self.filing.move(source, order.identity, order.digest, directory, name, below)
+            source = order.source or order.name
+            path = self.filing.move(source, order.identity, order.digest, directory, order.title, below)
         except Vanished as error:
             return Returned(order, str(error), later=False)
         except Retry as error:

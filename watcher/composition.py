@@ -20,6 +20,7 @@ from watcher import (
     filing,
     log,
     mounts,
+    naming,
     outputs,
     pulse,
     recover,
@@ -37,6 +38,7 @@ from watcher.figures import Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.ledger import Ledger
+from watcher.records import Decoded
 from watcher.route import CAPACITY, Network, Route
 from watcher.seat import Seat
 from watcher.settle import Settle
@@ -119,6 +121,7 @@ def build(
         network=network,
         policy=policy(settings, weights),
         doubts=doubts(settings),
+        title=title(settings),
         clerk=clerk(settings, ledger, mover, where, weights.digest),
         log=logger,
         device=device,
@@ -144,7 +147,15 @@ def limits(settings: config.Config) -> pulse.Limits:
 
 def pool(settings: config.Config, at: Seat) -> DecoderPool:
     """The decoders, not yet started."""
-    return DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s)
+    template = settings.output.dicom_name
+    tags = naming.tags(template) if template else ()
+    return DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s, tags=tags)
+
+
+def title(settings: config.Config) -> Callable[[Decoded], str | None]:
+    """What files are to be called when they are filed, None: as they came. Only DICOM files have tags."""
+    template = settings.output.dicom_name
+    return lambda image: naming.name(template, dict(image.tags)) if template and image.tags else None
 
 
 def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoint) -> tuple[filing.Filing, Places]:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from watcher import plain_yaml
+from watcher import naming, plain_yaml
 from watcher.errors import Exit, Fatal
 from watcher.plain_yaml import Place, Unusable
 from watcher.settings import Config
@@ -59,6 +59,8 @@ _STATE: _Key = ("state", "path")
 _LOG: _Key = ("log", "file")
 _SHARED: _Key = ("inbox", "shared")
 _RECURSIVE: _Key = ("inbox", "recursive")
+_NAME: _Key = ("output", "dicom_name")
+_PERSONAL: _Key = ("output", "patient_data_in_names")
 _AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
 
 
@@ -85,6 +87,7 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
     _check_log(config, draft)
     if config.inbox.shared and config.inbox.recursive:
         _clash(draft, _RECURSIVE, _SHARED, "must be false where inbox.shared is true: claims know no directories")
+    _check_names(config, draft)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -250,6 +253,15 @@ def _check_log(config: Config, draft: _Draft) -> None:
         directory = Path(os.path.realpath(getattr(getattr(config, section), key)))
         if (section, key) not in draft.doubtful and file.is_relative_to(directory):
             _clash(draft, _LOG, (section, key), f"must not lie inside {section}.{key} ({directory})")
+
+
+def _check_names(config: Config, draft: _Draft) -> None:
+    """Refuse names made of what says who the patient is, where that was not asked for."""
+    template = config.output.dicom_name
+    personal = [tag for tag in naming.tags(template) if tag in naming.PERSONAL] if template else []
+    if personal and not config.output.patient_data_in_names and _PERSONAL not in draft.doubtful:
+        told = f"{personal[0]} says who the patient is: set output.patient_data_in_names if names and logs may say it"
+        _clash(draft, _NAME, _PERSONAL, told)
 
 
 def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,13 +39,15 @@ class Limits:
 class Picture:
     """What a file shows. Of one with several ``frames`` (pages), it is the middle one.
 
-    Of DICOM files, what they say they show: words of :mod:`watcher.metadata`.
+    Of DICOM files, what they say they show: words of :mod:`watcher.metadata`; and
+    the ``tags`` asked for, as :mod:`watcher.naming` has them.
     """
 
     grey: Grey = field(repr=False)  # (64, 64)
     frames: int = 1
     modality: str | None = None
     body_part: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
@@ -52,7 +55,7 @@ def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
     return read(data, limits).grey
 
 
-def read(data: bytes, limits: Limits = Limits()) -> Picture:
+def read(data: bytes, limits: Limits = Limits(), tags: Sequence[str] = ()) -> Picture:
     """Decode one image file to grey levels, shape (64, 64), dtype uint8.
 
     A 64 x 64 8-bit grey image comes back pixel for pixel. Others are turned
@@ -71,7 +74,7 @@ def read(data: bytes, limits: Limits = Limits()) -> Picture:
     if kind is None:
         raise Reject("unsupported_format", f"none of {', '.join(formats.NAMES)} and DICOM by its content")
     if kind == formats.DICOM:
-        return _dicom(data, limits)
+        return _dicom(data, limits, tags)
     found = raster.read(data, kind, limits.max_pixels)
     return Picture(render.to_64(found.levels), found.frames)
 
@@ -87,14 +90,14 @@ def load() -> None:
         importlib.import_module("watcher.dicom_pixels")
 
 
-def _dicom(data: bytes, limits: Limits) -> Picture:
+def _dicom(data: bytes, limits: Limits, tags: Sequence[str]) -> Picture:
     whole = dicom.check(data, limits.max_bytes)
     try:
         from watcher import dicom_pixels
     except ImportError:
         raise Reject("needs_dicom_extra", "a DICOM file: install mednet-watcher[dicom] to have them read") from None
-    found = dicom_pixels.read(data, whole, limits.max_pixels)
-    return Picture(render.to_64(found.levels), found.frames, found.modality, found.body_part)
+    found = dicom_pixels.read(data, whole, limits.max_pixels, tags)
+    return Picture(render.to_64(found.levels), found.frames, found.modality, found.body_part, found.tags)
 
 
 def standardise(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -21,7 +21,7 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     channel = socket.socket(fileno=int(argv[0]))
     directory, limits = os.fsencode(argv[1]), json.loads(argv[2])
     _confine(limits.pop("memory_mb"))
-    expects_dicom = limits.pop("expects_dicom", False)
+    expects_dicom, tags = limits.pop("expects_dicom", False), limits.pop("tags", ())
     bounds = decode.Limits(**limits)
     decode.warm_up()
     if expects_dicom:
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)
             # By path each time: the inbox may be another directory by now (mounted again, say).
-            channel.send(answer(directory, name, bounds, lambda: channel.send(LOADING)))
+            channel.send(answer(directory, name, bounds, lambda: channel.send(LOADING), tags))
 
 
 def _confine(memory_mb: int) -> None:
@@ -86,7 +86,9 @@ def _silence() -> None:
     sys.excepthook = tell
 
 
-def answer(directory: bytes, name: bytes, limits: decode.Limits, loading: Callable[[], object]) -> bytes:
+def answer(
+    directory: bytes, name: bytes, limits: decode.Limits, loading: Callable[[], object], tags: Sequence[str] = ()
+) -> bytes:
     """One line of JSON, then the 64 x 64 pixels if the file is an image. ``loading`` is told that it will take long."""
     started = time.perf_counter()
     told: dict[str, Any] = {}
@@ -98,9 +100,9 @@ def answer(directory: bytes, name: bytes, limits: decode.Limits, loading: Callab
             loading()
             decode.load()
             started = time.perf_counter()
-        picture = decode.read(data, limits)
+        picture = decode.read(data, limits, tags)
         told["blank"], told["frames"] = decode.is_blank(picture.grey), picture.frames
-        told["modality"], told["body_part"] = picture.modality, picture.body_part
+        told["modality"], told["body_part"], told["tags"] = picture.modality, picture.body_part, picture.tags
         pixels = picture.grey.tobytes()
     except Reject as error:
         told["reason"], told["detail"] = error.reason, error.detail

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from watcher import decoder_child, metadata
+from watcher import decoder_child, metadata, naming
 from watcher.decode import SIDE
 from watcher.errors import Fatal
 from watcher.records import Decoded, Identity, Rejected
@@ -53,7 +53,7 @@ Result = Decoded | Rejected
 class _Child:
     """One process, the names it still owes an answer for, and since when it works on the first."""
 
-    def __init__(self, directory: str, limits: dict[str, int], now: float) -> None:
+    def __init__(self, directory: str, limits: dict[str, object], now: float) -> None:
         # Packets: one call sends or receives one whole message.
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -115,7 +115,8 @@ class DecoderPool:
 
     ``directory`` is what relative names are relative to. ``limits`` are
     ``max_bytes``, ``max_pixels`` and ``memory_mb`` (of address space, for one
-    process). The clock gives monotonic seconds.
+    process). ``tags`` are what is wanted of DICOM files for their names. The clock
+    gives monotonic seconds.
     """
 
     def __init__(
@@ -124,13 +125,10 @@ class DecoderPool:
         limits: dict[str, int],
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
+        tags: tuple[str, ...] = (),
     ) -> None:
-        self._directory, self._limits, self._timeout_s, self._clock = (
-            str(directory or ""),
-            dict(limits),
-            timeout_s,
-            clock,
-        )
+        self._directory, self._timeout_s, self._clock = str(directory or ""), timeout_s, clock
+        self._limits: dict[str, object] = {**limits, "tags": tags}
         self._backlog: deque[str] = deque()
         self._children: list[_Child] = []
         self._failed_starts = 0
@@ -283,7 +281,8 @@ def _result(name: str, message: bytes) -> Result:
     if type(frames) is not int:
         raise ValueError("no number of frames")
     said = metadata.modality(told["modality"]), metadata.body_part(told["body_part"])
-    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]), frames, *said)
+    tags = tuple((str(tag), naming.checked(tag, value)) for tag, value in told["tags"].items())
+    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]), frames, *said, tags)
 
 
 def _identity(values: list[int] | None) -> Identity | None:

@@ -12,6 +12,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, get_decoder, pixel_array
 from pydicom.uid import UID, JPEGExtended12Bit, UID_dictionary
 
-from watcher import jpeg, metadata
+from watcher import jpeg, metadata, naming
 from watcher.dicom import Whole
 from watcher.errors import Reject
 from watcher.render import Levels
@@ -72,10 +73,11 @@ class Slice(NamedTuple):
     frames: int
     modality: str | None
     body_part: str | None
+    tags: dict[str, str]
 
 
-def read(data: bytes, whole: Whole, max_pixels: int) -> Slice:
-    """Decode a file that :func:`watcher.dicom.check` found whole.
+def read(data: bytes, whole: Whole, max_pixels: int, tags: Sequence[str] = ()) -> Slice:
+    """Decode a file that :func:`watcher.dicom.check` found whole. ``tags`` are what its name is to be made of.
 
     Raises:
         Reject: ``no_pixel_data``, ``unsupported_format``, ``truncated``,
@@ -83,10 +85,11 @@ def read(data: bytes, whole: Whole, max_pixels: int) -> Slice:
     """
     try:
         with warnings.catch_warnings(action="ignore"):
-            dataset = opened(data, whole)
+            dataset = opened(data, whole, tags)
             frames = _judged(dataset, max_pixels)
             said = metadata.modality(dataset.get("Modality")), metadata.body_part(dataset.get("BodyPartExamined"))
-            return Slice(_shown(dataset, frames // 2), frames, *said)
+            named = {tag: naming.told(tag, dataset.get(tag)) for tag in tags}
+            return Slice(_shown(dataset, frames // 2), frames, *said, named)
     except MemoryError:
         raise Reject("too_large", "out of memory while decoding") from None
     except AttributeError:
@@ -95,9 +98,9 @@ def read(data: bytes, whole: Whole, max_pixels: int) -> Slice:
         raise Reject("unreadable", f"a DICOM file that contradicts itself ({type(error).__name__})") from None
 
 
-def opened(data: bytes, whole: Whole) -> Dataset:
-    """The elements that a picture needs, and none else."""
-    dataset = dcmread(io.BytesIO(data), force=True, specific_tags=list(_NEEDED))
+def opened(data: bytes, whole: Whole, tags: Sequence[str] = ()) -> Dataset:
+    """The elements that a picture needs, those of ``tags``, and none else."""
+    dataset = dcmread(io.BytesIO(data), force=True, specific_tags=[*_NEEDED, *tags])
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = UID(whole.coding.syntax)
     if whole.fragments is not None and "PixelData" in dataset:

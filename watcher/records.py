@@ -7,6 +7,7 @@ surrogate escapes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -41,7 +42,8 @@ class Identity:
 class Decoded:
     """A file that is an image. ``digest`` is the SHA-256 of its bytes, in hex.
 
-    ``modality`` and ``body_part`` are what a DICOM file says of itself, in words of :mod:`watcher.metadata`.
+    ``modality`` and ``body_part`` are what a DICOM file says of itself, in words of :mod:`watcher.metadata`;
+    ``tags`` what its name is to be made of, if anything (see :mod:`watcher.naming`).
     """
 
     name: str
@@ -53,6 +55,7 @@ class Decoded:
     frames: int = 1
     modality: str | None = None
     body_part: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,8 @@ class Order:
     """A decided file, on its way to a class, review or quarantine, or back.
 
     ``source`` is its path where that is not its name in the inbox; ``restores``
-    the decision that a person takes back.
+    the decision that a person takes back; ``call`` what the file is to be called
+    if not as before.
     """
 
     name: str
@@ -109,6 +113,12 @@ class Order:
     timing: Timing
     source: str | None = None
     restores: int | None = None
+    call: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What the file is to be called, without a path."""
+        return self.call or os.path.basename(self.name)
 
 
 @dataclass(frozen=True, slots=True)

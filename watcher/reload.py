@@ -59,7 +59,7 @@ class Fresh:
             arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
         route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
         route.policy = composition.policy(self.settings, self.weights)
-        route.doubts = composition.doubts(self.settings)
+        route.doubts, route.title = composition.doubts(self.settings), composition.title(self.settings)
         route.clerk, route.limits = self.clerk, composition.limits(self.settings)
         if self.network is not None:
             route.use(*self.network)
@@ -99,7 +99,7 @@ class Maker:
         weights = checkpoint.load(composition.weights_path(None, new))
         fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights)
         try:
-            if any(key.startswith("decode.") for key in changed):
+            if any(key.startswith("decode.") or key == "output.dicom_name" for key in changed):
                 fresh = replace(fresh, decoders=composition.pool(new, self._seat))
                 assert fresh.decoders is not None
                 fresh.decoders.start()

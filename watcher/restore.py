@@ -117,17 +117,19 @@ def daemons(state: Path) -> bool:
 
 
 def by_name(entry: Entry) -> str:
-    """The name it came with."""
+    """The name that the decision gave it."""
     return entry.name
 
 
-def by_path(inbox: Path) -> Name:
-    """The path it came with, below this inbox, whose subdirectories are sorted too."""
+def as_it_came(inbox: Path, *, recursive: bool) -> Name:
+    """The name it had in this inbox; with its path there, if the directories below are sorted too."""
 
     def name(entry: Entry) -> str:
         source = Path(entry.source)
         directory = claims.beyond(source.parent)
-        return str(directory.relative_to(inbox) / entry.name) if directory.is_relative_to(inbox) else entry.name
+        if not directory.is_relative_to(inbox):
+            return entry.name
+        return str(directory.relative_to(inbox) / source.name) if recursive else source.name
 
     return name
 

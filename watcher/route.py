@@ -64,6 +64,8 @@ class Route:
     device: Callable[[], str]
     wake: Callable[[], None]
     doubts: second_look.Rules = field(default=second_look.Rules())
+    title: Callable[[Decoded], str | None] = lambda image: None
+    """What a file is to be called when it is filed, if not as it came."""
     in_flight: int = 256
     front: Front | None = None
     takeover: Takeover | None = None
@@ -258,6 +260,7 @@ class Route:
                 image.digest,
                 second_look.take(decision, image, self.doubts),
                 Timing(ready.seen_s, _queued_ms(ready, image, now), image.decode_ms, infer_ms),
+                call=self.title(image),
             )
             for (image, ready), decision in zip(batch, decisions, strict=True)
         ]

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from watcher import naming
+
 Action = Literal["keep", "review", "quarantine"]
 
 IGNORE = (
@@ -49,10 +51,16 @@ def _checked_mode(text: str) -> str:
     return text
 
 
+def _checked_template(text: str) -> str:
+    naming.tags(text)
+    return text
+
+
 _Path = Annotated[Path, BeforeValidator(_to_path)]
 _Text = Annotated[str, AfterValidator(_checked_text)]
 _Name = Annotated[str, AfterValidator(_checked_name)]
 _Mode = Annotated[str, AfterValidator(_checked_mode)]
+_Template = Annotated[str, AfterValidator(_checked_template)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
@@ -87,6 +95,8 @@ class Output(_Section):
     quarantine: _Path = Path("quarantine")
     file_mode: _Mode | None = None
     keep_subdirectories: bool = False
+    dicom_name: _Template | None = None
+    patient_data_in_names: bool = False
 
 
 class Collisions(_Section):

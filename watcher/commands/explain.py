@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     unknown = False
     with Annals(composition.ledger_path(settings)) as annals:
         for word in [*args.what, *(f"#{number}" for number in args.id)]:
-            found = {entry.id: entry for entry in _about(annals, word)}
+            found = {entry.id: entry for entry in _about(annals, word, settings.inbox.path)}
             if not found:
                 print(f"mednet-watcher: nothing is known of {log.printable(word)}", file=sys.stderr)
                 unknown = True
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return Exit.FAILED if unknown else Exit.OK
 
 
-def _about(annals: Annals, word: str) -> Iterator[Entry]:
+def _about(annals: Annals, word: str, inbox: Path) -> Iterator[Entry]:
     """The decisions that a word can mean, some more than once."""
     if re.fullmatch(r"#\d{1,18}", word):
         yield from annals.entries("d.id = ?", (int(word[1:]),))
@@ -58,12 +58,14 @@ def _about(annals: Annals, word: str) -> Iterator[Entry]:
     path = os.path.abspath(word)
     if os.path.lexists(path) or "/" in word:
         raw = os.fsencode(path)
-        yield from annals.entries("d.source = ? or e.destination = ?", (raw, raw))
+        yield from annals.entries("d.source in (?, ?) or e.destination = ?", (raw, os.fsencode(inbox / word), raw))
         yield from annals.entries("d.digest = ?", (_digest(path),))
     if "/" not in word:
         name = os.fsencode(word)
         ending = b"/" + name
-        yield from annals.entries("d.name = ? or substr(e.destination, ?) = ?", (name, -len(ending), ending))
+        tail = (-len(ending), ending)
+        where = "d.name = ? or substr(e.destination, ?) = ? or substr(d.source, ?) = ?"
+        yield from annals.entries(where, (name, *tail, *tail))
     if _DIGEST.fullmatch(word):
         yield from annals.entries("d.digest >= ? and d.digest < ?", (word.lower(), word.lower() + "g"))
 

@@ -45,8 +45,8 @@ def run(
 
 
 def naming(settings: config.Config) -> restore.Name:
-    """What files are called that are put back: with their paths where the inbox has directories that are sorted."""
-    return restore.by_path(settings.inbox.path) if settings.inbox.recursive else restore.by_name
+    """What files are called that are put back."""
+    return restore.as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
 def _tell_reconciled(ending: Ending) -> None:
