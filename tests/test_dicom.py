@@ -6,6 +6,7 @@ import io
 import itertools
 import struct
 import sys
+import tempfile
 import time
 import warnings
 import zlib
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import gdcm
 import numpy as np
 import pydicom
 import pydicom.data
@@ -22,7 +24,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
 import watcher
 from watcher import decode, dicom_pixels
@@ -101,6 +103,33 @@ def by_pydicom(data: bytes) -> np.ndarray:
         if found.SamplesPerPixel == 3:
             return pixels
         return apply_voi_lut(apply_modality_lut(pixels, found), found)
+
+
+def table(values: np.ndarray, first: int, vr: str = "US") -> Sequence:
+    """A modality or VOI LUT (PS3.3, C.11.1 and C.11.2)."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [len(values), first, 16])
+    item.add_new("LUTData", "US", values.tolist())
+    item.ModalityLUTType = "US"
+    return Sequence([item])
+
+
+def without_loss(data: bytes) -> bytes:
+    """The same file with its pixels as lossless JPEG, by another library than reads them first."""
+    with tempfile.TemporaryDirectory() as place:
+        before, after = f"{place}/before", f"{place}/after"
+        Path(before).write_bytes(data)
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+        reader.SetFileName(before)
+        assert reader.Read()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer.SetFileName(after)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return Path(after).read_bytes()
 
 
 class TestBundled:
@@ -185,6 +214,28 @@ class TestShown:
         units = stored * 2 - 100
         assert (found[units <= -51] == found.min()).all() and (found[units >= 51] == found.max()).all()
         assert (np.diff(found[units.argmax() // 36]) >= 0).all()
+
+    def test_tables_in_place_of_rescale_and_window(self) -> None:
+        """A modality LUT, then a VOI LUT behind it, each by its own first value and beyond its ends; no window then."""
+        stored = (SHADE // 16).astype(np.uint8)  # 0 to 118
+        modality = np.arange(100, dtype=np.uint16) * 30  # from 10 on: below as 10, from 109 on as 109
+        found = levels(dicom(stored, ModalityLUTSequence=table(modality, 10, "US"), RescaleSlope=7))
+        units = modality[np.clip(stored.astype(int) - 10, 0, 99)]
+        np.testing.assert_array_equal(found, units)
+        voi = (np.sqrt(np.arange(2000)) * 90).astype(np.uint16)  # from 500 on
+        tags = {"ModalityLUTSequence": table(modality, 10, "US"), "VOILUTSequence": table(voi, 500)}
+        found = levels(dicom(stored, **tags, WindowCenter=5, WindowWidth=3))
+        np.testing.assert_array_equal(found, voi[np.clip(units.astype(int) - 500, 0, 1999)])
+        inverted = levels(dicom(stored, **tags, PhotometricInterpretation="MONOCHROME1"))
+        np.testing.assert_array_equal(inverted, found.max() - found + found.min())
+
+    def test_jpeg_without_loss_is_as_deep_as_it_was(self) -> None:
+        """Process 14, as CTs are archived: every level of 12 bits, also below 0, comes back."""
+        for stored in (SHADE, SHADE.astype(np.int16) - 300):
+            plain = dicom(stored, BitsStored=16 if stored.min() < 0 else 12, HighBit=15 if stored.min() < 0 else 11)
+            packed = without_loss(plain)
+            assert pydicom.dcmread(io.BytesIO(packed)).file_meta.TransferSyntaxUID == JPEGLosslessSV1
+            np.testing.assert_array_equal(levels(packed), stored)
 
     def test_a_small_slope_hides_nothing(self) -> None:
         """Levels of a ten-thousandth, as PET has them, are spread over 0 to 255."""

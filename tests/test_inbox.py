@@ -16,6 +16,7 @@ from watchdog.observers import inotify_c
 from watcher.errors import Retry
 from watcher.inbox import Inbox
 from watcher.records import Identity
+from watcher.settings import IGNORE
 from watcher.watch import Watch
 
 
@@ -45,6 +46,18 @@ class TestSweep:
         for name in ("a.part", ".hidden", "b.png", "c.part.png", "x\ny.part", "d.part\nz.png"):
             (tmp_path / name).touch()
         assert set(Inbox(tmp_path, [".*", "*.part"]).sweep()) == {"b.png", "c.part.png", "d.part\nz.png"}
+
+    def test_ignores_by_default_what_is_in_flight_and_junk(self, tmp_path: Path) -> None:
+        """What programs call a file until it is whole, and what network storage and desktops leave; no real name."""
+        inbox = Inbox(tmp_path, IGNORE)
+        in_flight = """.a.png.Xw3k9Z .syncthing.a.png.tmp ~syncthing~a.png.tmp a.part a.png.filepart a.partial a.png.tmp
+            a.crdownload a.download a.png~ ~$a.doc .nfs0000000000a1b2 .fuse_hidden0001 .mednet-claims"""
+        junk = """@eaDir ._a.png Thumbs.db thumbs.db .DS_Store desktop.ini @Recycle #recycle #snapshot $RECYCLE.BIN
+            lost+found .Trash-1000 .AppleDouble"""
+        assert [name for name in (in_flight + junk).split() if inbox.wants(name)] == []
+        assert not inbox.wants("System Volume Information")
+        real = ["a.png", "IM0001", "1.2.840.10008.5.1.4", "part.png", "tmp", "a.temp.dcm", "DICOMDIR", "a.PART1.png"]
+        assert [name for name in real if not inbox.wants(name)] == []
 
     def test_no_pattern_ignores_nothing(self, tmp_path: Path) -> None:
         """Without patterns every name is wanted, hidden ones too."""
