@@ -21,8 +21,8 @@ from producer_servers import Server, Starter
 PAUSE_S = 3.0
 """Longer than the ``settle_s`` of 2 s: a writer that pauses for so long looks as if it had ended."""
 
-OPEN_S = 20
-"""How long a file is kept open by a writer that takes its time. Shortened: minutes would show nothing more."""
+OPEN_S = 120
+"""How long a file is kept open by a writer that takes its time: longer than the daemon's patience (30 s)."""
 
 
 @dataclass
@@ -244,7 +244,7 @@ WAYS = (
     Way("tar", "tar -x into the inbox", tar, ("tar",)),
     Way("slow", f"a writer that pauses for {PAUSE_S:g} s half way", slow_writer),
     Way("slow-closed", f"one that closes for {PAUSE_S:g} s half way, then appends", closing_writer),
-    Way("open", f"one that keeps the file open for {OPEN_S} s (shortened), a bit each second", open_for_long),
+    Way("open", f"one that keeps the file open for {OPEN_S} s, a bit each second", open_for_long),
     Way("overwrite", "another file over one that waits, by cp and by mv", overwrite),
     Way("dicom", "dcmtk's storescu to storescp", storescu, ("storescu", "storescp", "img2dcm"), servers.dicom, True),
 )
