@@ -18,6 +18,7 @@ from harness import Daemon, mednet
 from watcher import doctor, formats, mounts, probe, unique
 from watcher.commands import doctor as command
 from watcher.config import load
+from watcher.inbox import Inbox
 
 
 class House:
@@ -193,6 +194,16 @@ def test_beside_a_running_daemon(tmp_path: Path) -> None:
 
 class TestJudgements:
     """Of what this machine does not have, judged by its figures."""
+
+    def test_directories_below(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those that are sorted too are counted; one that can not be emptied, or is not entered, is worth a warning."""
+        (tmp_path / "a/b").mkdir(parents=True)
+        check = doctor.inbox(Inbox(tmp_path, recursive=True))
+        assert (check.state, "0 files wait in it and in 2 directories" in check.told) == ("ok", True)
+        monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "a/b")
+        check = doctor.inbox(Inbox(tmp_path, recursive=True))
+        assert (check.state, "1 of them can not be written, 0 are not entered" in check.told) == ("warn", True)
+        assert doctor.inbox(Inbox(tmp_path)).state == "ok"
 
     @pytest.mark.parametrize(
         ("options", "settle_s", "state"),

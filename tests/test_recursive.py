@@ -83,6 +83,15 @@ class TestSweep:
         put(tmp_path, "MOUNTED", "b/MOUNTED")
         assert list(Inbox(tmp_path, sentinel="MOUNTED", recursive=True).sweep()) == ["b/MOUNTED"]
 
+    def test_many_empty_directories_are_no_long_wait(self, tmp_path: Path) -> None:
+        """Between any two there is a step without a name, for whoever has other things to do."""
+        for number in range(20):
+            (tmp_path / str(number)).mkdir()
+        put(tmp_path, "a.png")
+        found = Inbox(tmp_path, recursive=True)
+        assert sorted(found.steps()) == [""] * 20 + ["a.png"]
+        assert list(found.sweep()) == ["a.png"]
+
     def test_never_follows_a_link(self, tmp_path: Path) -> None:
         """A link to a directory is a file that is none; nothing behind it is told, and there is no end to go round."""
         put(tmp_path, "outside/a.png", "inbox/b/a.png")
@@ -259,6 +268,15 @@ class TestWatch:
         assert watched.watch.current
         (tmp_path / "b/c").mkdir()
         assert watched.cover()
+
+    def test_very_many_are_watched_bit_by_bit(
+        self, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So many at a time, told as new until all are watched."""
+        monkeypatch.setattr("watcher.watch.COVER_CHUNK", 2)
+        for number in range(5):
+            (tmp_path / str(number)).mkdir()
+        assert [watched.cover() for _ in range(4)] == [True, True, True, False]
 
     def test_none_left(self, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """When the kernel has no watch left for one more directory, Retry says so; later it is watched."""

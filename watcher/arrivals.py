@@ -53,7 +53,7 @@ class Arrivals:
             if self.watch.stirred():
                 self._stirred, self._next_sweep_s = True, min(self._next_sweep_s, now + STIR_S)
         if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
-            self._sweep, self._stirred = self.inbox.sweep(), False
+            self._sweep, self._stirred = self.inbox.steps(), False
         if self._sweep is not None:
             self._sweep_on(now)
 
@@ -77,7 +77,8 @@ class Arrivals:
                 self.looked += 1
                 if name is None:
                     return self._swept(now)
-                self.settle.seen(name, now)
+                if name:
+                    self.settle.seen(name, now)
         except Retry as error:
             self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
             self.looked += 1

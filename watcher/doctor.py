@@ -99,7 +99,15 @@ def inbox(directory: Inbox) -> Check:
         count = sum(1 for _ in directory.sweep())
     except Retry as error:
         return Check("fail", "inbox", str(error), "Make it, mount it, or set inbox.path (or inbox.sentinel).")
-    return Check("ok", "inbox", f"{directory.path} can be listed, {count} files wait in it")
+    told = f"{directory.path} can be listed, {count} files wait in it"
+    if not directory.recursive:
+        return Check("ok", "inbox", told)
+    shut = sum(not os.access(directory.path / below, os.W_OK | os.X_OK) for below, _ in directory.folders)
+    told += f" and in {len(directory.folders)} directories"
+    if shut or directory.directories:
+        told += f"; {shut} of them can not be written, {directory.directories} are not entered"
+        return Check("warn", "inbox", told, "Let the daemon's user write there: a setgid group and a default ACL do.")
+    return Check("ok", "inbox", told)
 
 
 def directory(name: str, path: Path) -> Iterator[Check]:

@@ -54,6 +54,14 @@ class Inbox:
     def sweep(self) -> Iterator[str]:
         """Every name that is there now, in no order, read as it is asked for.
 
+        Raises:
+            Retry: as :meth:`steps`.
+        """
+        return filter(None, self.steps())
+
+    def steps(self) -> Iterator[str]:
+        """The same, with an empty name between directories: so many of them are no long wait for the next name.
+
         A directory below that can not be entered is passed over. So is another
         file system: while it is not mounted, nobody could tell that it is missing.
 
@@ -87,6 +95,8 @@ class Inbox:
                     if not below:
                         raise
                     directories += error.errno != errno.ENOENT
+                if todo:
+                    yield ""
         except OSError as error:
             raise Retry(f"the inbox {self.path} can not be listed: {error.strerror}") from error
         self.directories, self.folders = directories, frozenset(folders)

@@ -48,6 +48,7 @@ class Fresh:
         """Let the route work with it. Nothing is under way."""
         inbox, batch = self.settings.inbox, self.settings.batch
         outer = route.front.arrivals if route.front else route.arrivals
+        self.source.folders = outer.inbox.folders  # they stay watched until the next scan has ended
         outer.inbox = self.source
         if "inbox.watch" in self.changed:
             if outer.watch is not None:

@@ -27,6 +27,10 @@ from watcher.records import Folder
 logging.getLogger("watchdog.observers.inotify_c").addHandler(logging.NullHandler())
 
 
+COVER_CHUNK = 2000
+"""Directories newly watched in one turn, so that very many do not hold up what is under way."""
+
+
 class Watch:
     """Collects the names of files closed after writing or moved into the inbox.
 
@@ -99,6 +103,8 @@ class Watch:
     def cover(self, folders: frozenset[Folder]) -> bool:
         """Watch these directories below the inbox too, and no others. True if one is new: what came before is not told.
 
+        Of very many it takes a part; the next call goes on.
+
         Raises:
             Retry: not all of them can be watched.
         """
@@ -108,7 +114,7 @@ class Watch:
             fresh = sorted(folders - self._folders.keys())
             gone = [self._folders.pop(folder) for folder in self._folders.keys() - folders]
         self._reader.remove_callbacks([(each.wd, CallbackId(id(each))) for each in gone])
-        for folder in fresh:
+        for folder in fresh[:COVER_CHUNK]:
             below = _Below(self, folder)
             try:
                 with beneath.held(self._path, folder[0]) as place:
