@@ -79,18 +79,14 @@ class Inbox:
             while todo:
                 below = todo.pop()
                 try:
-                    with beneath.held(self.path, below) as place, os.scandir(place) as entries:
-                        for entry in entries:
-                            name = f"{below}/{entry.name}" if below else entry.name
-                            if not self.wants(name):
-                                continue
-                            if not entry.is_dir(follow_symlinks=False):
-                                yield name
-                            elif self._enters(name, entry, device):
-                                folders.add((name, entry.inode()))
-                                todo.append(name)
-                            else:
-                                directories += 1
+                    for name, entry in self._entries(below):
+                        if not entry.is_dir(follow_symlinks=False):
+                            yield name
+                        elif self._enters(name, entry, device):
+                            folders.add((name, entry.inode()))
+                            todo.append(name)
+                        else:
+                            directories += 1
                 except OSError as error:
                     if not below:
                         raise
@@ -100,6 +96,14 @@ class Inbox:
         except OSError as error:
             raise Retry(f"the inbox {self.path} can not be listed: {error.strerror}") from error
         self.directories, self.folders = directories, frozenset(folders)
+
+    def _entries(self, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """What is wanted of one directory, with its path."""
+        with beneath.held(self.path, below) as place, os.scandir(place) as entries:
+            for entry in entries:
+                name = f"{below}/{entry.name}" if below else entry.name
+                if self.wants(name):
+                    yield name, entry
 
     def _enters(self, name: str, entry: os.DirEntry[str], device: int) -> bool:
         if not self.recursive or name.count("/") >= MOST_DEEP or len(os.fsencode(name)) > LONGEST:

@@ -26,7 +26,7 @@ EXTENSION = ".dcm"
 
 _LITERAL = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_PATTERNS = {**dict.fromkeys(UIDS, re.compile("[0-9a-f]{16}")), "StudyDate": re.compile(r"\d{8}")}
+_PATTERNS = {**dict.fromkeys(UIDS, re.compile("[0-9a-f]{16}")), "StudyDate": re.compile("[0-9]{8}")}
 
 
 def tags(template: str) -> tuple[str, ...]:
