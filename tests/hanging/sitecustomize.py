@@ -6,15 +6,16 @@ No file is known that hangs a decoder: this stands for the one that is found nex
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 if "watcher.decoder_child" in sys.orig_argv:
     from watcher import decode
 
     _read = decode.read
 
-    def _hang(data: bytes, limits: decode.Limits = decode.Limits()) -> decode.Picture:
+    def _hang(data: bytes, *more: Any) -> decode.Picture:
         while data.startswith(b"hang"):
             pass
-        return _read(data, limits)
+        return _read(data, *more)
 
     decode.read = _hang
