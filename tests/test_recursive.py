@@ -571,7 +571,7 @@ KEEP = "output: {keep_subdirectories: true}\n"
 
 
 def test_the_real_daemon(tmp_path: Path) -> None:
-    """Files below a real inbox are sorted before the next scan is due, told by their paths, put back and sorted again."""
+    """Files below a real inbox are sorted before the next scan is due, by their paths, put back and sorted again."""
     daemon, rng = Daemon(tmp_path, FAST % 600 + KEEP, stub=True), default_rng(4)
     names = ["a.jpeg", "x/a.jpeg", "x/y/a.jpeg", "new/z/a.jpeg"]
     data = {name: picture(rng) for name in names}
