@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from PIL import Image
 from watcher.records import Identity
 
 Encoded = Callable[..., bytes]
+
+_SHM = Path("/dev/shm")
 
 
 def _encoded(kind: str) -> Encoded:
@@ -64,3 +68,13 @@ def identify() -> Callable[[Path], Identity]:
         return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
     return look
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """A directory on another file system than the inbox."""
+    if not _SHM.is_dir() or os.stat(_SHM).st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    path = Path(tempfile.mkdtemp(dir=_SHM))
+    yield path
+    shutil.rmtree(path)

@@ -36,7 +36,7 @@ def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]
 
 
 def audit(site: Site, quick: bool = False) -> Report:
-    places = Places(site.root / "sorted", site.root / "review", site.quarantine)
+    places = Places(site.root / "sorted", site.root / "review", site.quarantine, site.root / "rejected")
     with Annals(site.path) as annals:
         return Audit(annals, places, Inbox(site.inbox, [".*"]), site.path.parent, quick=quick).run()
 

@@ -47,7 +47,7 @@ class Office:
 @pytest.fixture
 def office(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Office]:
     (tmp_path / "inbox").mkdir()
-    places = Places(tmp_path / "sorted", tmp_path / "review", tmp_path / "quarantine")
+    places = Places(*(tmp_path / place for place in ("sorted", "review", "quarantine", "rejected")))
     ledger = Ledger(tmp_path / "ledger")
     yield Office(tmp_path, Clerk(ledger, Filing(tmp_path / "inbox"), places, "model"), identify)
     ledger.close()
@@ -55,7 +55,7 @@ def office(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Off
 
 def test_each_outcome_has_its_place(tmp_path: Path) -> None:
     """Sorted files go to their class, unsure ones to review, unreadable ones to quarantine."""
-    places = Places(tmp_path / "s", tmp_path / "r", tmp_path / "q")
+    places = Places(tmp_path / "s", tmp_path / "r", tmp_path / "q", tmp_path / "rejected")
     assert [places.of(d) for d in (HAND, UNSURE, BROKEN)] == [tmp_path / "s" / "Hand", tmp_path / "r", tmp_path / "q"]
 
 

@@ -33,7 +33,7 @@ class Office:
     def __init__(self, root: Path, identify: Callable[[Path], Identity], rules: Rules) -> None:
         self.root, self.identify = root, identify
         (root / "inbox").mkdir()
-        places = Places(root / "sorted", root / "review", root / "quarantine")
+        places = Places(root / "sorted", root / "review", root / "quarantine", root / "rejected")
         self.ledger = Ledger(root / "ledger")
         self.clerk = Clerk(self.ledger, Filing(root / "inbox"), places, "model", rules)
 

@@ -96,7 +96,7 @@ def test_a_second_one_is_told(site: Site) -> None:
     held = Lock(site.path.with_name("operator.lock"))
     held.acquire()
     ended = call(site, "retry")
-    assert (ended.returncode, "another retry or undo" in ended.stderr) == (6, True)
+    assert (ended.returncode, "another retry, undo or review" in ended.stderr) == (6, True)
     held.release()
 
 

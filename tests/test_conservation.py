@@ -127,7 +127,9 @@ class Conservation(RuleBasedStateMachine):
         across = shm.is_dir() and os.stat(shm).st_dev != os.stat(self.root).st_dev
         self.other = Path(tempfile.mkdtemp(prefix="mednet-model-", dir=shm if across else self.root))
         self.inbox = self.root / "inbox"
-        self.places = Places(self.root / "sorted", self.other / "review", self.root / "quarantine")
+        self.places = Places(
+            self.root / "sorted", self.other / "review", self.root / "quarantine", self.root / "rejected"
+        )
         for directory in (self.inbox, self.places.sorted / "A", self.places.review, self.places.quarantine):
             directory.mkdir(parents=True)
         self.filed = (self.places.sorted, self.places.review, self.places.quarantine)

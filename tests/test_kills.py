@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,21 +17,10 @@ from harness import Daemon, mednet
 
 from watcher import failpoints
 
-SHM = Path("/dev/shm")
 ACROSS = ("mid-copy", "published")
 LINKS = ("linked", "unlinked")
 BELOW = ("", "x", "x/y")
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system than the inbox."""
-    if not SHM.is_dir() or os.stat(SHM).st_dev == os.stat(tmp_path).st_dev:
-        pytest.skip("there is no second file system at /dev/shm")
-    path = Path(tempfile.mkdtemp(dir=SHM))
-    yield path
-    shutil.rmtree(path)
 
 
 def _die_and_recover(daemon: Daemon, name: str, count: int, below: Sequence[str] = ("",)) -> None:
@@ -238,7 +225,7 @@ def _unended(daemon: Daemon) -> int:
 
 
 def test_every_failpoint_is_tested() -> None:
-    """No named place to die at is left out, here or in test_shared.py."""
+    """No named place to die at is left out, here, in test_shared.py or in test_verdicts_of_people.py."""
     tested = {
         "claimed",
         "decoded",
@@ -247,6 +234,7 @@ def test_every_failpoint_is_tested() -> None:
         "moved",
         "synced",
         "filed",
+        "judged",
         "recovering",
         "restored",
         "reserved",

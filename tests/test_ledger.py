@@ -85,7 +85,7 @@ class TestDecided:
         [row] = rows(path, "select * from decision")
         assert row == (
             *(number, number, b"a.png", b"/inbox/a.png", "d" * 64, 1, 2, 3, 4, "review", "CXR", 0.4),
-            *("low_confidence", "0.4000 is below 0.9000", '[["CXR", 0.4]]', "model", b"/review", None),
+            *("low_confidence", "0.4000 is below 0.9000", '[["CXR", 0.4]]', "model", b"/review", None, None),
             "2026-03-01T12:00:00.000+00:00",
         )
         assert json.loads(str(row[14])) == [["CXR", 0.4]]

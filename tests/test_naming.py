@@ -124,7 +124,7 @@ def test_names_on_record(tmp_path: Path, identify: Callable[[Path], Identity]) -
     """A file with a name of its own lies under it, is found under it after a crash, and gets its old name back."""
     inbox, book = tmp_path / "inbox", Ledger(tmp_path / "state/ledger.sqlite3")
     (inbox / "x").mkdir(parents=True)
-    places = Places(tmp_path / "sorted", tmp_path / "review", tmp_path / "quarantine")
+    places = Places(*(tmp_path / place for place in ("sorted", "review", "quarantine", "rejected")))
     clerk = Clerk(book, Filing(inbox), places, "m", keep_subdirectories=True)
     orders = []
     for name in ("x/IM0001", "x/IM0002"):

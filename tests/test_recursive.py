@@ -371,7 +371,7 @@ class Site:
             directory.mkdir(parents=True)
         self.path = root / "state/ledger.sqlite3"
         self.ledger = Ledger(self.path)
-        self.places = Places(root / "sorted", root / "review", self.quarantine)
+        self.places = Places(root / "sorted", root / "review", self.quarantine, root / "rejected")
         self.clerk = self.hire(True)
 
     def hire(self, keep: bool, **rules: Any) -> Clerk:

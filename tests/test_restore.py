@@ -43,7 +43,7 @@ class Site:
         self.quarantine.mkdir()
         self.path = root / "state" / "ledger.sqlite3"
         self.book = Ledger(self.path)
-        places = Places(root / "sorted", root / "review", self.quarantine)
+        places = Places(root / "sorted", root / "review", self.quarantine, root / "rejected")
         self.clerk = Clerk(self.book, Filing(self.inbox), places, "m" * 64)
 
     def order(self, name: str, decision: Decision, content: bytes) -> Order:

@@ -150,7 +150,7 @@ def test_who_may_not_look_is_not_told_that_nothing_runs(closed: config.Config) -
 
 def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
     """Review may hold thousands for all that is known: so it says, and no metric says 0."""
-    where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path)
+    where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path, tmp_path / "rejected")
     (tmp_path / "a.jpeg").touch()
     counts = composition.backlog(where)
     assert counts == {"review": None, "quarantine": 1}

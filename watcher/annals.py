@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from watcher.errors import Exit, Fatal
 
@@ -49,6 +49,7 @@ class Entry:
     ended_at: str | None
     owner: str | None
     restored_by: int | None
+    verdict: int | None
 
     @property
     def top(self) -> list[tuple[str, float]]:
@@ -59,6 +60,28 @@ class Entry:
     def lies(self) -> bool:
         """Whether its file should lie at the destination. What was put back may have been taken on."""
         return self.state == "filed" and self.outcome != "restored" and self.restored_by is None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a person said of the file at ``path``; ``label`` None: it is of no class.
+
+    ``decision`` is the one judged, ``filed_by`` the one that carried the verdict out.
+    """
+
+    id: int
+    decision: int | None
+    path: str
+    name: str
+    digest: str
+    label: str | None
+    uid: int
+    user: str
+    note: str | None
+    given_at: str
+    state: Literal["open", "filed", "confirmed", "left"]
+    why: str | None
+    filed_by: int | None
 
 
 class Annals:
@@ -107,6 +130,14 @@ class Annals:
         """Decisions without an ending: of those at work, and of those who died at it."""
         return list(self.entries("d.id in (select decision from unended)"))
 
+    def verdicts(self, where: str = "true", *values: Any) -> list[Verdict]:
+        """What people said, oldest first."""
+        return [verdict(row) for row in self._read(f"select * from ({VERDICT}) where {where} order by id", *values)]
+
+    def about(self, entry: Entry) -> list[Verdict]:
+        """What people said of the file that a decision put where it lies, or lay."""
+        return self.verdicts("decision = ? or id = ?", entry.id, entry.verdict)
+
     def holds_digest(self, digest: str) -> int | None:
         """A decision whose file has these bytes and should lie where it was filed."""
         rows = self._read(f"{_ENTRY} where digest = ? and {LIES} limit 1", digest)
@@ -152,11 +183,27 @@ select d.id, d.batch, d.name, d.source, d.digest, d.inode, d.size, d.mtime_ns, d
        e.state, e.destination, e.note, e.ended_at,
        (select owner from unended where decision = d.id) as owner,
        (select b.id from decision b join ending on ending.decision = b.id
-        where b.restores = d.id and ending.state = 'filed' limit 1) as restored_by
+        where b.restores = d.id and ending.state = 'filed' limit 1) as restored_by,
+       d.verdict
 from decision d left join ending e on e.decision = d.id
 """
 
+VERDICT = """
+select v.id, v.decision, v.path, v.name, v.digest, v.class, v.uid, v.user, v.note, v.given_at,
+       coalesce(x.state, case when o.verdict is null then 'filed' else 'open' end) as state, x.note as why,
+       (select d.id from decision d join ending e on e.decision = d.id
+        where d.verdict = v.id and e.state = 'filed' limit 1) as filed_by
+from verdict v left join open_verdict o on o.verdict = v.id left join verdict_ending x on x.verdict = v.id
+"""
+"""All columns of :class:`Verdict`."""
+
 _ORDER = "order by d.id limit ?"
+
+
+def verdict(row: Sequence[Any]) -> Verdict:
+    """One row of :data:`VERDICT`."""
+    number, decision, path, name, *rest = row
+    return Verdict(number, decision, os.fsdecode(path), os.fsdecode(name), *rest)
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
@@ -182,13 +229,14 @@ def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
 
 @dataclass(frozen=True)
 class Tally:
-    """What ``status`` tells of the ledger. Counts are of files filed."""
+    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said."""
 
     total: dict[str, int]
     since: dict[str, int]
     classes: dict[str, int]
     last_filed_at: str | None
     unended: int
+    verdicts: dict[str, int] = field(default_factory=dict)
 
 
 def tally(path: Path, since: datetime) -> Tally:
@@ -197,7 +245,7 @@ def tally(path: Path, since: datetime) -> Tally:
     Raises:
         Fatal: exit code 5; there is no ledger, or it can not be read.
     """
-    filed = "from ending join decision on decision.id = ending.decision where state = 'filed'"
+    filed = "from ending join decision on decision.id = ending.decision where state = 'filed' and verdict is null"
     at = since.astimezone(UTC).isoformat(timespec="milliseconds")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
@@ -207,6 +255,10 @@ def tally(path: Path, since: datetime) -> Tally:
                 classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
                 last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
                 unended=db.execute("select count(*) from unended").fetchone()[0],
+                verdicts=dict(db.execute(_VERDICTS)),
             )
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
+
+
+_VERDICTS = f"select state, count(*) from ({VERDICT}) group by 1"

@@ -83,7 +83,12 @@ class Audit:
 
     def __init__(self, annals: Annals, places: Places, inbox: Inbox, state: Path, *, quick: bool) -> None:
         self._annals, self._inbox, self._state, self._quick = annals, inbox, state, quick
-        named = {"sorted": places.sorted, "review": places.review, "quarantine": places.quarantine}
+        named = {
+            "sorted": places.sorted,
+            "review": places.review,
+            "quarantine": places.quarantine,
+            "rejected": places.rejected,
+        }
         self._places = dict(sorted(named.items(), key=lambda each: -len(str(each[1]))))  # one may lie in another
         self._report = Report()
         self._suspects: list[Entry] = []

@@ -42,15 +42,18 @@ class Places:
     sorted: Path
     review: Path
     quarantine: Path
+    rejected: Path
 
     def of(self, decision: Decision) -> Path:
         """The directory for one decision."""
         if decision.outcome is Outcome.SORTED and decision.label is not None:
             return self.sorted / decision.label
+        if decision.outcome is Outcome.REJECTED:
+            return self.rejected
         return self.review if decision.outcome is Outcome.REVIEW else self.quarantine
 
     def all(self, classes: Sequence[str]) -> list[Path]:
-        """Every directory that a file can go to."""
+        """Every directory that a file can go to by itself. That of the rejected is made when it is first needed."""
         return [*(self.sorted / name for name in classes), self.review, self.quarantine]
 
 
@@ -138,7 +141,7 @@ class Clerk:
             d = order.decision
             told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
             filing.explain(path, told)
-        elif order.decision.outcome is Outcome.RESTORED and order.source is not None:
+        elif order.source is not None:  # a person's
             filing.unexplain(Path(order.source), self.ledger.was_bound_for)
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)
 

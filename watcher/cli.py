@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _retry, _undo, _audit, _explain)
+    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _review, _retry, _undo, _audit, _explain)
     rarely = (_install_service, _demo, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench)
     for add in (*daily, *rarely):
         add(_adder(commands))
@@ -169,6 +169,32 @@ def _tail(add: _Add) -> None:
     command.add_argument("--name", metavar="PATTERN", help="only files of such names")
     _json(command, "the lines as they are")
     _config(command)
+
+
+def _review(add: _Add) -> None:
+    command = add("review", "what waits for a person, and what people say of images")
+    doings = command.add_subparsers(dest="doing", metavar="WHAT", required=True)
+
+    def doing(name: str, told: str) -> argparse.ArgumentParser:
+        each = doings.add_parser(name, help=told, description=told[0].upper() + told[1:] + ".")
+        _json(each, "one JSON object a line, for every file" if name != "export" else "one JSON object")
+        _config(each)
+        return each
+
+    doing("list", "what waits, why, and for how long")
+    doing("show", "everything known of files").add_argument("files", nargs="+", metavar="FILE", help=_FILE)
+    accept = doing("accept", "say which class files are of, in review or sorted wrongly: they are filed there")
+    accept.add_argument("files", nargs="+", metavar="FILE", help=_FILE)
+    accept.add_argument("label", metavar="CLASS")
+    reject = doing("reject", "say that files are of none of the classes: they go to output.rejected")
+    reject.add_argument("files", nargs="+", metavar="FILE", help=_FILE)
+    for each in (accept, reject):
+        each.add_argument("--note", metavar="TEXT", help="why; kept in the ledger, never in the log")
+    told = "copy the images that people judged to DIR/CLASS (rejected ones: DIR/outlier), with manifest.jsonl"
+    doing("export", told).add_argument("to", metavar="DIR")
+
+
+_FILE = "a path, a name in review, or #ID"
 
 
 def _retry(add: _Add) -> None:

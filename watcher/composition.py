@@ -13,6 +13,7 @@ from pathlib import Path
 
 from watcher import (
     assets,
+    bell,
     checkpoint,
     config,
     daemon,
@@ -33,6 +34,7 @@ from watcher.clerk import Clerk, Places
 from watcher.collisions import Rules
 from watcher.decide import Policy
 from watcher.decoder_pool import DecoderPool
+from watcher.desk import Desk
 from watcher.errors import Exit, Fatal, Retry
 from watcher.figures import Tally
 from watcher.front import Front
@@ -95,7 +97,7 @@ def build(
             ledger.forget_places()
         recover.refuse_missing(ledger, places(settings).all(weights.classes))
         mover, where = directories(settings, at, weights)
-        for directory in where.all(weights.classes):
+        for directory in (*where.all(weights.classes), where.rejected):
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
         if at.claims is not None:
             ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
@@ -116,6 +118,7 @@ def build(
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
         tally=_tally(ledger),
+        desk=Desk(bell.Bell(settings.state.path), logger, wake),
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
@@ -164,16 +167,19 @@ def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoin
     Raises:
         Fatal: exit code 5; one can not be made or written.
     """
-    where, mover = places(settings), filing.Filing(at.inbox, _mode(settings))
+    where, mover = places(settings), filing.Filing(at.inbox, file_mode(settings))
     for directory in where.all(weights.classes):
         filing.prepare(directory)
         mover.expect(directory)
+    if where.rejected.is_dir():
+        mover.expect(where.rejected)
     return mover, where
 
 
 def places(settings: config.Config) -> Places:
     """Where files go."""
-    return Places(settings.output.sorted, settings.output.review, settings.output.quarantine)
+    output = settings.output
+    return Places(output.sorted, output.review, output.quarantine, output.rejected)
 
 
 def clerk(settings: config.Config, ledger: Ledger, mover: filing.Filing, where: Places, model: str) -> Clerk:
@@ -186,7 +192,8 @@ def _settle(settings: config.Config) -> Settle:
     return Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY)
 
 
-def _mode(settings: config.Config) -> int | None:
+def file_mode(settings: config.Config) -> int | None:
+    """What files get when they are filed; None leaves them theirs."""
     mode = settings.output.file_mode
     return None if mode is None else int(mode, 8)
 

@@ -53,7 +53,7 @@ _SCHEMA: dict[_Key, dict[str, Any]] = {
     for key, schema in model.model_json_schema()["properties"].items()
 }
 _NAMES = {f"{PREFIX}{section}__{key}".upper(): (section, key) for section, key in _SCHEMA}
-_OUTPUTS: tuple[_Key, ...] = (("output", "sorted"), ("output", "review"), ("output", "quarantine"))
+_OUTPUTS: tuple[_Key, ...] = tuple(("output", key) for key in ("sorted", "review", "quarantine", "rejected"))
 _INBOX: _Key = ("inbox", "path")
 _STATE: _Key = ("state", "path")
 _LOG: _Key = ("log", "file")

@@ -25,6 +25,7 @@ NAMES = (
     "moved",  # a batch has moved, the directories not yet synced
     "synced",  # the directories are synced, the ledger does not know yet
     "restored",  # put back by a person's command, not yet to be seen in the inbox
+    "judged",  # a person's verdict is in the ledger, nobody has been told
     "filed",  # in the ledger, not yet in the log
     "recovering",  # the disk is reconciled, the ledger not yet
 )

@@ -170,11 +170,13 @@ class Filing:
 def count(directory: Path) -> int | None:
     """How many files wait in a directory for a person; None: it can not be listed."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        return sum(
-            not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
-            for entry in entries
-        )
+        return sum(map(waits, entries))
     return None
+
+
+def waits(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file that was put there, and not what we keep beside one."""
+    return not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
 
 
 def explain(destination: Path, reason: Mapping[str, Any]) -> None:

@@ -22,9 +22,9 @@ from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger_rows import Unended
 from watcher.records import Behind, Ending, Order
 
-_DECIDE = f"insert into decision values ({', '.join('?' * 19)})"
+_DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
 
-_VERSION = 2
+_VERSION = 3
 """What ``ledger.sql`` says of itself."""
 
 BUSY_S = 30
@@ -84,7 +84,12 @@ class Ledger:
     def decided(
         self, orders: Sequence[Order], directories: Sequence[str], model: str | None, inbox: Path = Path()
     ) -> list[int]:
-        """Record decisions, within :meth:`deciding`. Gives their ids, in order; the first is that of the batch."""
+        """Record decisions, within :meth:`deciding`. Gives their ids, in order; the first is that of the batch.
+
+        Raises:
+            Retry: somebody else carries out one of the verdicts, or has done so.
+        """
+        self._refuse_taken([order.verdict for order in orders if order.verdict is not None])
         first = self.next_id
         ids = list(range(first, first + len(orders)))
         at = self._clock().isoformat(timespec="milliseconds")
@@ -95,6 +100,19 @@ class Ledger:
         self._db.executemany(_DECIDE, rows)
         self._db.executemany("insert into unended values (?, ?)", [(number, self.owner) for number in ids])
         return ids
+
+    def _refuse_taken(self, verdicts: Sequence[int]) -> None:
+        for number in verdicts:
+            if not self.execute(f"{_AWAITED} where verdict = ?", number):
+                raise Retry("somebody else carries out that verdict")
+
+    def awaited(self, limit: int) -> list[int]:
+        """The oldest verdicts that nobody has carried out, nor does just now."""
+        return [row[0] for row in self._read(f"{_AWAITED} order by verdict limit ?", limit)]
+
+    def execute(self, statement: str, *values: Any) -> list[Any]:
+        """What else is to be looked at or recorded, within :meth:`deciding`."""
+        return self._db.execute(statement, values).fetchall()
 
     def note(self, directories: Iterable[Path]) -> None:
         """Record which directories these are just now, within :meth:`deciding`: see :meth:`place`."""
@@ -266,9 +284,16 @@ class Ledger:
 
 
 _UNENDED = """
-select id, outcome, name, source, directory, digest, reason, detail, decided_at,
+select id, outcome, name, source, directory, digest, reason, detail, decided_at, verdict,
        device, inode, size, mtime_ns
 from unended join decision on decision.id = unended.decision
+"""
+
+_AWAITED = """
+select verdict from (
+    select verdict from open_verdict
+    except select decision.verdict from unended join decision on decision.id = unended.decision
+)
 """
 
 _PUT_AND_TAKEN = """

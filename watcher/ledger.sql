@@ -12,15 +12,16 @@ create table if not exists decision (
     inode      integer,
     size       integer,
     mtime_ns   integer,
-    outcome    text    not null check (outcome in ('sorted', 'review', 'quarantine', 'restored')),
+    outcome    text    not null check (outcome in ('sorted', 'review', 'quarantine', 'restored', 'rejected')),
     class      text,
     confidence real    not null,
-    reason     text,             -- when restored: retry or undo
+    reason     text,             -- when restored: retry or undo; when a person judged: accepted or rejected
     detail     text,
     top        text    not null, -- JSON: [[class, probability], ...]
     model      text,             -- digest of the weights; null when a person decided
     directory  blob    not null, -- where it was to go
     restores   integer references decision (id),
+    verdict    integer references verdict (id), -- the person's word that it carries out
     decided_at text    not null
 );
 
@@ -28,6 +29,7 @@ create index if not exists decision_by_time on decision (decided_at);
 create index if not exists decision_by_name on decision (name);
 create index if not exists decision_by_digest on decision (digest);
 create index if not exists decision_by_restored on decision (restores) where restores is not null;
+create index if not exists decision_by_verdict on decision (verdict) where verdict is not null;
 
 create table if not exists ending (
     decision    integer primary key references decision (id),
@@ -37,6 +39,39 @@ create table if not exists ending (
     ended_at    text not null
 );
 
+-- What people said of images, and when. Who they are is as the operating system has it. Added, never changed.
+create table if not exists verdict (
+    id       integer primary key,
+    decision integer references decision (id), -- which put the file where it lay; null: nobody's we know of
+    path     blob    not null, -- where it lay
+    name     blob    not null, -- what it is to be called
+    digest   text    not null, -- SHA-256 of the bytes that were judged, hex
+    class    text,             -- null: rejected, it is of none of the classes
+    uid      integer not null,
+    user     text    not null,
+    note     text,
+    given_at text    not null
+);
+
+create index if not exists verdict_by_decision on verdict (decision);
+
+-- Verdicts that nobody has carried out yet.
+create table if not exists open_verdict (
+    verdict integer primary key references verdict (id)
+);
+
+-- Verdicts that no decision carries out. Confirmed: the file lies where they would have it. Left: it does not any more.
+create table if not exists verdict_ending (
+    verdict  integer primary key references verdict (id),
+    state    text not null check (state in ('confirmed', 'left')),
+    note     text,
+    ended_at text not null
+);
+
+create trigger if not exists verdict_filed after insert on ending when new.state = 'filed' begin
+    delete from open_verdict where verdict = (select verdict from decision where id = new.decision);
+end;
+
 -- Decisions without an ending: empty whenever nobody moves files. The owner is who must end them; it is
 -- alive as long as it holds the lock of that name.
 create table if not exists unended (
@@ -44,7 +79,8 @@ create table if not exists unended (
     owner    text not null
 );
 
--- How many files each owner has filed, by outcome: what would take long to count.
+-- How many files each owner has filed, by outcome: what would take long to count. Not those that people judged:
+-- they were filed before.
 create table if not exists tally (
     owner   text    not null,
     outcome text    not null,
@@ -55,7 +91,7 @@ create table if not exists tally (
 create trigger if not exists tally_filed after insert on ending when new.state = 'filed' begin
     insert into tally
         select owner, outcome, 1 from decision join unended on unended.decision = decision.id
-        where decision.id = new.decision
+        where decision.id = new.decision and verdict is null
     on conflict do update set files = files + 1;
 end;
 
@@ -67,4 +103,4 @@ create table if not exists place (
     inode  integer not null
 ) without rowid;
 
-pragma user_version = 2;
+pragma user_version = 3;

@@ -26,6 +26,7 @@ class Unended:
     reason: str | None
     detail: str | None
     decided_at: datetime
+    verdict: int | None = None
 
 
 def decision(
@@ -36,16 +37,19 @@ def decision(
     stamp = (signed(i.device), signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
     told = (d.outcome.value, d.label, d.confidence, text(d.reason), text(d.detail), json.dumps(d.top), model)
     names = (os.fsencode(order.title), os.fsencode(source))
-    return (number, batch, *names, order.digest, *stamp, *told, os.fsencode(directory), order.restores, at)
+    taken = (os.fsencode(directory), order.restores, order.verdict, at)
+    return (number, batch, *names, order.digest, *stamp, *told, *taken)
 
 
 def unended(row: Sequence[Any]) -> Unended:
     """What a row says of a decision without an ending."""
-    number, outcome, name, source, directory, digest, reason, detail, at, *stamp = row
+    number, outcome, name, source, directory, digest, reason, detail, at, verdict, *stamp = row
     identity = None if stamp[0] is None else _identity(stamp)
     paths = (os.fsdecode(name), os.fsdecode(source), os.fsdecode(directory))
     return Unended(
-        number, Outcome(outcome), *paths, identity, digest, reason, detail, decided_at=datetime.fromisoformat(at)
+        *(number, Outcome(outcome), *paths, identity, digest, reason, detail),
+        decided_at=datetime.fromisoformat(at),
+        verdict=verdict,
     )
 
 

@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     REVIEW = "review"
     QUARANTINE = "quarantine"
     RESTORED = "restored"  # put back by a person's command
+    REJECTED = "rejected"  # of none of the classes, as a person says
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Order:
 
     ``source`` is its path where that is not its name in the inbox; ``restores``
     the decision that a person takes back; ``call`` what the file is to be called
-    if not as before.
+    if not as before; ``verdict`` what that person said.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Order:
     source: str | None = None
     restores: int | None = None
     call: str | None = None
+    verdict: int | None = None
 
     @property
     def title(self) -> str:

@@ -40,7 +40,7 @@ def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
     for decision in ledger.unended(owner):
         endings.append(_ending(decision, ledger, claimed))
         directory = Path(decision.directory)
-        if decision.outcome is Outcome.RESTORED or _noted(directory, ledger)[0] != directory:
+        if _is_persons(decision) or _noted(directory, ledger)[0] != directory:
             filing.clear_partials(directory)  # the others are cleared at each start
     if endings:
         failpoints.reach("recovering")
@@ -181,8 +181,13 @@ def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
     if decision.outcome is Outcome.QUARANTINE:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
         filing.explain(target, told)
-    elif decision.outcome is Outcome.RESTORED:
+    elif _is_persons(decision):
         filing.unexplain(Path(decision.source), ledger.was_bound_for)
+
+
+def _is_persons(decision: Unended) -> bool:
+    """Whether a person had the file moved, from where it had been filed."""
+    return decision.outcome is Outcome.RESTORED or decision.verdict is not None
 
 
 def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str]) -> Path | None:

@@ -70,19 +70,23 @@ def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _
     Raises:
         Fatal: exit code 6, another one is at work; 5, the ledger can not be used, or not by root.
     """
-    _refuse_root(ledger)
+    refuse_root(ledger)
     with contextlib.ExitStack() as stack:
         stack.callback(_hold(ledger.with_name(f"{OWNER}.lock")).release)
         book = stack.enter_context(contextlib.closing(Ledger(ledger, owner=OWNER)))
         for ending in recover.at_start(book, ledger.parent):
             tell(ending)
         claims.release(inbox, OWNER)  # what a killed one had put back
-        yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox), None)
+        yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox, inbox), None)
         claims.release(inbox, OWNER)  # not after an error: first it must be reconciled
 
 
-def _refuse_root(ledger: Path) -> None:
-    """What root makes (a lock, a place in the inbox) the daemon's user could neither open nor take over."""
+def refuse_root(ledger: Path) -> None:
+    """What root makes (a lock, a place in the inbox) the daemon's user could neither open nor take over.
+
+    Raises:
+        Fatal: exit code 5; this is root, and the ledger is another user's.
+    """
     with contextlib.suppress(OSError):
         owner = os.stat(ledger).st_uid
         if os.geteuid() == 0 != owner:
@@ -103,7 +107,7 @@ def _hold(path: Path) -> lock.Lock:
             raise
         pid = (lock.holder(path) or {}).get("pid", "unknown")
         raise Fatal(
-            f"another retry or undo (process {pid}) is at work with this ledger",
+            f"another retry, undo or review (process {pid}) is at work with this ledger",
             "Wait for it to end, and try again.",
             Exit.ALREADY_RUNNING,
         ) from error

@@ -24,6 +24,7 @@ from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.decoder_pool import DecoderPool
+from watcher.desk import Desk
 from watcher.errors import Fatal, Retry
 from watcher.figures import Figures, Tally
 from watcher.front import Front
@@ -69,6 +70,7 @@ class Route:
     in_flight: int = 256
     front: Front | None = None
     takeover: Takeover | None = None
+    desk: Desk | None = None
     observe: Callable[[Figures], None] = lambda figures: None
     tally: Tally = field(default_factory=Tally)
     limits: pulse.Limits = field(default_factory=pulse.Limits)
@@ -92,6 +94,7 @@ class Route:
         self.arrivals.look(now)
         self._claim(now)
         self._take_over(now)
+        self._judge(now)
         self._send_to_decoders(now)
         self._take_decoded(now)
         self._classify(now)
@@ -131,23 +134,26 @@ class Route:
         overdue = due is not None and due <= now and self._room > 0
         waits = full is not None and full <= now and self._thinking is None
         taking = self._taking_over is not None  # in the thread that moves files: they wait for it
+        judging = self.desk is not None and self.desk.busy  # in that thread, too
         return [
             Work("inbox", sweeping, sum(each.looked for each in arrivals), most.inbox),
             Work("settle", int(overdue), self.settle.looked, most.settle),
             Work("decode", len(self.decoders), self._answers, most.decode),
             Work("batch", int(waits), self._begun, most.batch),
             Work("classify", int(self._thinking is not None), self._thought, most.classify),
-            Work("filing", int(self._moving is not None and not taking), self.clerk.carried, most.filing),
+            Work("filing", int(self._moving is not None and not (taking or judging)), self.clerk.carried, most.filing),
             Work("takeover", int(taking), self._taken_over_at, most.takeover),
+            Work("verdicts", int(judging), self.desk.ended if self.desk else 0, most.filing),
         ]
 
     @property
-    def connections(self) -> list[socket.socket]:
-        """What else wakes the loop: answers of the decoders, while nothing else is under way.
+    def connections(self) -> list[socket.socket | int]:
+        """What else wakes the loop: people's verdicts; answers of the decoders, while nothing else is under way.
 
         During an inference they are collected every COLLECT_S instead: waking for each costs more than it gains.
         """
-        return self.decoders.connections if self._thinking is None else []
+        bell = self.desk.bell.fds if self.desk else []
+        return [*bell, *(self.decoders.connections if self._thinking is None else [])]
 
     def _look_back(self, now: float) -> None:
         """Once a second: how long the oldest file has been waiting, and whether the ledger follows."""
@@ -168,7 +174,8 @@ class Route:
         self._thinker = ThreadPoolExecutor(1, "classify")  # torch's number of threads is a matter of each thread
 
     def _renew(self) -> None:
-        if self._renewal is not None and not self._held and self._taking_over is None:
+        judging = self.desk is not None and self.desk.busy
+        if self._renewal is not None and not (self._held or self._taking_over or judging):
             put_in, self._renewal = self._renewal, None
             put_in()
 
@@ -191,11 +198,21 @@ class Route:
                 self.log.warning("inbox.taken_over", files=len(adopted))
         if self.takeover is None or self._taking_over is not None:
             return
-        idle = self._moving is None or self._moving.done()  # not queued behind a move that hangs
-        if idle and self._common.sweeps > self._taken_over_at:
+        if self._movable and self._common.sweeps > self._taken_over_at:
             self._taken_over_at = self._common.sweeps
             self._taking_over = self._mover.submit(self.takeover)
             self._taking_over.add_done_callback(lambda _: self.wake())
+
+    @property
+    def _movable(self) -> bool:
+        """Whether other work for the thread that moves files would not be queued behind a move that hangs."""
+        return self._moving is None or self._moving.done()
+
+    def _judge(self, now: float) -> None:
+        """What people said of images since."""
+        if self.desk is not None:
+            free = self._movable and self._renewal is None
+            self.desk.turn(now, self.clerk, self._mover if free else None, self._common.sweeps)
 
     def _send_to_decoders(self, now: float) -> None:
         for ready in self.settle.ready(now, self.inbox.look, self._room):
@@ -327,6 +344,8 @@ class Route:
         if self._moving is not None:
             self._settle_accounts(self._moving.result(), now)
             self._moving = None
+        if self.desk is not None:
+            self.desk.close(now)
         self.decoders.close()
         if self.front is not None and (returned := self.front.claims.give_back()):
             self.log.info("inbox.given_back", files=returned)

@@ -87,12 +87,13 @@ class Inbox(_Section):
 class Output(_Section):
     """Where files go, and the octal mode they get (None: they keep theirs).
 
-    Class directories are made below ``sorted``.
+    Class directories are made below ``sorted``; ``rejected`` is made when a person first rejects an image.
     """
 
     sorted: _Path = Path("sorted")
     review: _Path = Path("review")
     quarantine: _Path = Path("quarantine")
+    rejected: _Path = Path("rejected")
     file_mode: _Mode | None = None
     keep_subdirectories: bool = False
     dicom_name: _Template | None = None

@@ -11,20 +11,17 @@ from typing import Any
 from watcher import composition, config, log
 from watcher.annals import Annals
 from watcher.audit import Audit, Report
-from watcher.clerk import Places
 from watcher.errors import Exit
 
-PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined"}
+PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "rejected": "rejected"}
 
 
 def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
     settings = config.load(args.config or config.default(), os.environ)
-    output = settings.output
     inbox = composition.inbox(settings)
     with Annals(composition.ledger_path(settings)) as annals:
-        places = Places(output.sorted, output.review, output.quarantine)
-        report = Audit(annals, places, inbox, settings.state.path, quick=args.quick).run()
+        report = Audit(annals, composition.places(settings), inbox, settings.state.path, quick=args.quick).run()
     print(json.dumps(_json(report)) if args.json else _text(report))
     return Exit.FAILED if report.findings else Exit.OK
 
@@ -63,7 +60,8 @@ def _text(report: Report) -> str:
         lines.append(f"{told:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
     if report.elsewhere:
         lines.append(f"{report.elsewhere:,} of those put back went elsewhere than into the inbox")
-    terms = " + ".join(f"{told} {report.due(place):,}" for place, told in PLACES.items())
+    counted = {told: report.due(place) for place, told in PLACES.items() if place != "rejected" or report.filed[place]}
+    terms = " + ".join(f"{told} {count:,}" for told, count in counted.items())
     lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
     lines.append(f"{len(report.findings)} findings" if report.findings else "everything matches")
     return "\n".join(lines)

@@ -133,7 +133,7 @@ class _Sorter:
     """Copies files into class directories, made if missing. Says where each lies, None if it could not."""
 
     def __init__(self, root: Path, classes: Iterable[str]) -> None:
-        self._places = Places(root, root / "review", root / "quarantine")
+        self._places = Places(root, root / "review", root / "quarantine", root / "rejected")
         for name in (*classes, "review", "quarantine"):
             filing.prepare(root / name)
 

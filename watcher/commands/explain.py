@@ -8,13 +8,13 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from watcher import claims, composition, config, log, unique
-from watcher.annals import Annals, Entry
+from watcher.annals import Annals, Entry, Verdict
 from watcher.errors import Exit, Fatal
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
@@ -36,9 +36,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.what and not args.id:
         raise Fatal("explain what?", "Give a path, a name, #ID, or 8 or more digits of a SHA-256.", Exit.USAGE)
     settings = config.load(args.config or config.default(), os.environ)
+    return about([*args.what, *(f"#{number}" for number in args.id)], settings, as_json=args.json)
+
+
+def about(words: Sequence[str], settings: config.Config, *, as_json: bool) -> int:
+    """Print what is known of each word's files. Exit code 1 if nothing is known of one."""
     unknown = False
     with Annals(composition.ledger_path(settings)) as annals:
-        for word in [*args.what, *(f"#{number}" for number in args.id)]:
+        for word in words:
             found = {entry.id: entry for entry in _about(annals, word, settings.inbox.path)}
             if not found:
                 print(f"mednet-watcher: nothing is known of {log.printable(word)}", file=sys.stderr)
@@ -46,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
                 entry = _as_seen(entry)
                 state, by = _now(annals, entry)
-                print(_json_line(entry, state, by) if args.json else _text(entry, state, by))
+                said = annals.about(entry)
+                print(_json_line(entry, state, by, said) if as_json else _text(entry, state, by, said))
     return Exit.FAILED if unknown else Exit.OK
 
 
@@ -105,7 +111,7 @@ def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
     return ("unreadable" if digest is None else "there" if digest == entry.digest else "changed"), None
 
 
-def _json_line(entry: Entry, state: str, by: int | str | None) -> str:
+def _json_line(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -> str:
     told: dict[str, Any] = {
         "id": entry.id,
         "batch": entry.batch,
@@ -128,11 +134,12 @@ def _json_line(entry: Entry, state: str, by: int | str | None) -> str:
         "ended_at": entry.ended_at,
         "now": state,
         "now_by": by,
+        "verdicts": [asdict(verdict) for verdict in said],
     }
     return json.dumps(told)
 
 
-def _text(entry: Entry, state: str, by: int | str | None) -> str:
+def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -> str:
     judged = " ".join(filter(None, (entry.outcome, entry.label)))
     if entry.top:
         judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
@@ -152,6 +159,16 @@ def _text(entry: Entry, state: str, by: int | str | None) -> str:
         f"    ended    {_ended(entry)}",
         f"    now      {NOW[state].format(by=by)}",
     ]
+    for verdict in said:
+        word = f"of class {verdict.label}" if verdict.label else "of none of the classes"
+        note = f': "{verdict.note}"' if verdict.note else ""
+        told = f"#{verdict.decision} is {word}, says {verdict.user} ({verdict.uid}) at {verdict.given_at}{note}"
+        end = (
+            f"filed by #{verdict.filed_by}"
+            if verdict.filed_by
+            else ", ".join(filter(None, (verdict.state, verdict.why)))
+        )
+        lines.append(f"    verdict  {log.printable(told)}; {end}")
     return "\n".join(lines)
 
 

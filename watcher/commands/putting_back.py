@@ -26,7 +26,7 @@ def run(
 ) -> int:
     """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone."""
     path = composition.ledger_path(settings)
-    work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, _tell_reconciled)
+    work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
     with work as clerk:
         chosen = wishes()
@@ -49,7 +49,8 @@ def naming(settings: config.Config) -> restore.Name:
     return restore.as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
-def _tell_reconciled(ending: Ending) -> None:
+def tell_reconciled(ending: Ending) -> None:
+    """Say what became of what a killed command left."""
     told = f"decision {ending.decision}, left by a killed command: {ending.state}"
     print(f"mednet-watcher: {told}, {log.printable(ending.note or '')}", file=sys.stderr)
 

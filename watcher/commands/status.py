@@ -43,6 +43,7 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "today": tally.since,
         "total": tally.total,
         "classes": tally.classes,
+        "verdicts": tally.verdicts,
         "unended": tally.unended,
         "last_filed_at": tally.last_filed_at,
     }
@@ -85,6 +86,7 @@ def _text(told: dict[str, Any]) -> str:
         f"today       {_counts(told['today'])}",
         f"all time    {_counts(told['total'])}",
         f"classes     {_counts(told['classes'])}",
+        f"verdicts    {_counts(told['verdicts'])}",
         f"last filed  {told['last_filed_at'] or '-'}",
         f"to see to   {_backlog(told['backlog'])}",
         f"disk left   {', '.join(f'{place} {free / 1e9:.1f} GB' for place, free in told['disk_free_bytes'].items())}",

@@ -1,0 +1,142 @@
+"""Copies of the images that people judged, by class, for training: ``review export``.
+
+What lies in the ledger's directories is only read. Bytes are compared with what
+was judged, nothing is overwritten, and whoever is killed at it or asks again
+later goes on where the manifest ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from watcher import filing, unique, verdicts
+from watcher.annals import Annals, Entry, Verdict
+from watcher.errors import Exit, Fatal, Retry, Vanished
+from watcher.log import printable
+
+MANIFEST = "manifest.jsonl"
+"""One JSON object for each image exported, added at the end: of several with one digest the last counts."""
+
+OUTLIER = "outlier"
+"""The directory of what is of none of the classes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image. ``path`` is where it was taken from."""
+
+    path: str
+    state: Literal["copied", "there", "left"]
+    destination: Path | None = None
+    why: str | None = None
+
+
+def export(annals: Annals, to: Path) -> Iterator[Result]:
+    """Copy every image with a verdict in force to ``to/<class>/``, rejected ones to ``to/outlier/``.
+
+    Of equal images the last verdict counts. One that was exported under another class before is moved there.
+
+    Raises:
+        Fatal: exit code 5; the directory can not be written.
+    """
+    filing.prepare(to)
+    before = manifest(to)
+    latest = {verdict.digest: (verdict, entry) for verdict, entry in verdicts.in_force(annals)}
+    with _appending(to / MANIFEST) as write:
+        for digest, (verdict, entry) in latest.items():
+            assert entry.destination is not None  # it was filed
+            known = before.get(digest)
+            here = to / known["path"] if known else None
+            if known is not None and here is not None and known["id"] == verdict.id and os.path.lexists(here):
+                yield Result(entry.destination, "there", here)
+                continue
+            try:
+                made = _put(Path(entry.destination), here, digest, to / (verdict.label or OUTLIER))
+            except (Vanished, Retry) as error:
+                yield Result(entry.destination, "left", why=str(error))
+                continue
+            write(_line(annals, verdict, entry, made.relative_to(to)))
+            yield Result(entry.destination, "copied", made)
+
+
+def manifest(directory: Path) -> dict[str, dict[str, Any]]:
+    """What was exported there before, by digest. A line that a crash cut short does not count."""
+    found: dict[str, dict[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError), (directory / MANIFEST).open(encoding="utf-8") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                told = json.loads(line)
+                found[told["digest"]] = {**told, "path": str(told["path"]), "id": told["id"]}
+    return found
+
+
+def _put(source: Path, exported: Path | None, digest: str, directory: Path) -> Path:
+    filing.prepare(directory)
+    with contextlib.suppress(OSError):
+        if exported is not None and exported.parent != directory and unique.digest(exported) == digest:
+            return _move(exported, directory, digest)
+    return filing.copy(source, None, digest, directory)
+
+
+def _move(exported: Path, directory: Path, digest: str) -> Path:
+    for name in unique.candidates(exported.name, digest):
+        with contextlib.suppress(FileExistsError):
+            unique.rename_noreplace(exported, directory / name)
+            return directory / name
+    raise AssertionError("candidates() does not end")
+
+
+def _line(annals: Annals, verdict: Verdict, entry: Entry, path: Path) -> dict[str, Any]:
+    """What ``adapt`` reads. Without the note: what people write there may name a patient."""
+    model = verdicts.models_word(annals, entry)
+    return {
+        "id": verdict.id,
+        "path": str(path),
+        "name": verdict.name,
+        "digest": verdict.digest,
+        "verdict": "rejected" if verdict.label is None else "accepted",
+        "class": verdict.label,
+        "model_class": model.label if model else None,
+        "model_confidence": model.confidence if model else None,
+        "model_outcome": model.outcome if model else None,
+        "model_reason": model.reason if model else None,
+        "model": model.model if model else None,
+        "by": verdict.user,
+        "uid": verdict.uid,
+        "at": verdict.given_at,
+    }
+
+
+class _Appender:
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab+")
+        if self._file.tell():
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                self._file.write(b"\n")  # after what a crash cut short
+
+    def __call__(self, told: dict[str, Any]) -> None:
+        self._file.write(json.dumps(told).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _appending(path: Path) -> Iterator[_Appender]:
+    try:
+        appender = _Appender(path)
+    except OSError as error:
+        raise Fatal(f"{printable(str(path))} can not be written: {error.strerror}", "", Exit.DIRECTORY) from error
+    try:
+        yield appender
+    finally:
+        appender.close()
