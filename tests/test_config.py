@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,7 +23,18 @@ from watcher.config import Config, ConfigError
 from watcher.errors import Exit
 
 SHIPPED = Path(__file__).parents[1] / "config.yaml"
-KEYS = sorted(f"{section}.{key}" for section, model in Config() for key, _ in model)
+KEYS = sorted(["mode", *(f"{section}.{key}" for section, model in Config().sections() for key, _ in model)])
+
+
+def keys(told: dict[str, Any]) -> list[str]:
+    """Every key, with its section if it has one."""
+    return sorted(
+        name if not isinstance(value, dict) else f"{name}.{key}" for name, value in told.items() for key in _in(value)
+    )
+
+
+def _in(value: object) -> list[str]:
+    return list(value) if isinstance(value, dict) else [""]
 
 
 @pytest.fixture
@@ -51,8 +63,7 @@ class TestShippedFile:
 
     def test_shows_every_key(self) -> None:
         """No key is left for the operator to guess, and none is there that does nothing."""
-        shown = {f"{section}.{key}" for section, keys in yaml.safe_load(SHIPPED.read_text()).items() for key in keys}
-        assert sorted(shown) == KEYS
+        assert keys(yaml.safe_load(SHIPPED.read_text())) == KEYS
 
     def test_explains_every_key(self) -> None:
         """A comment stands right above each key and each section."""
@@ -171,6 +182,13 @@ class TestMistakes:
         ("text", "problem"),
         [
             ("inbx: {}", "config.yaml:1:1: inbx: unknown section, did you mean `inbox`?"),
+            ("mode: shade", "config.yaml:1:1: mode: must be one of sort, shadow, not 'shade'"),
+            ("mode: {inbox: 1}", "config.yaml:1:1: mode: must be one of sort, shadow, not a mapping"),
+            ("inbox: {mode: shadow}", "config.yaml:1:9: inbox.mode: unknown key, did you mean `mode`?"),
+            (
+                "mode: shadow\ninbox: {shared: true}",
+                "config.yaml:2:9: inbox.shared: must be false in shadow mode, which moves nothing",
+            ),
             ("settle_s: 2", "config.yaml:1:1: settle_s: unknown section, did you mean `inbox.settle_s`?"),
             ("batch: {settle_s: 2}", "config.yaml:1:9: batch.settle_s: unknown key, did you mean `inbox.settle_s`?"),
             ("batch: {qqqqq: 2}", "config.yaml:1:9: batch.qqqqq: unknown key"),
@@ -226,6 +244,14 @@ class TestUnusableFile:
         """So is a directory in its place."""
         with pytest.raises(ConfigError, match="can not be read: Is a directory"):
             config.load(tmp_path, {})
+
+    def test_mode(self, file: Path) -> None:
+        """The one key without a section, from the file and from the environment."""
+        assert [load(file, "mode: shadow").mode, load(file, "mode: shadow", MEDNET_MODE="sort").mode] == [
+            "shadow",
+            "sort",
+        ]
+        assert problems(file, "", MEDNET_MODE="x") == ["environment: MEDNET_MODE: must be one of sort, shadow, not 'x'"]
 
     def test_environment_is_checked_all_the_same(self, file: Path) -> None:
         """Mistakes in the environment are told along with a file that can not be read."""
@@ -368,7 +394,7 @@ class TestCheckConfig:
         monkeypatch.setenv("MEDNET_BATCH__SIZE", "5")
         assert self.run(file, as_json=True) == 0
         told = json.loads(capsys.readouterr().out)
-        assert sorted(f"{section}.{key}" for section, keys in told.items() for key in keys) == KEYS
+        assert keys(told) == KEYS
         assert (told["batch"]["size"], told["inbox"]["path"]) == (5, str(file.parent / "inbox"))
 
     def test_makes_nothing(self, file: Path) -> None:

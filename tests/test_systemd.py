@@ -109,7 +109,7 @@ def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
     assert "StateDirectory=mednet-watcher" in unit
     assert str(found.state.path) == "/var/lib/mednet-watcher"
     same = {"output": {"file_mode"}, "inbox": set(type(found.inbox).model_fields) - {"path"}}
-    for section, value in found:
+    for section, value in found.sections():
         if section != "state":
             assert value.model_dump(include=same.get(section)) == getattr(shipped, section).model_dump(
                 include=same.get(section)

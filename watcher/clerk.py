@@ -17,7 +17,7 @@ from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ledger
-from watcher.records import Decision, Ending, Filed, Order, Outcome, Returned
+from watcher.records import Decision, Ending, Filed, Order, Outcome, Returned, Shadowed
 
 ADVICE = {
     "empty": "Ask the sender for the file again.",
@@ -57,6 +57,10 @@ class Places:
         return [*(self.sorted / name for name in classes), self.review, self.quarantine]
 
 
+Result = Filed | Returned | Shadowed
+"""What became of an order. Shadowed: only of a :class:`watcher.shadow.ShadowClerk`'s."""
+
+
 @dataclass
 class Clerk:
     """Carries out decisions. ``model`` is the digest of the weights that took them, None where people do."""
@@ -70,6 +74,10 @@ class Clerk:
     """Files moved or returned, and batches recorded, so far."""
     keep_subdirectories: bool = False
     """Whether what lay below the inbox lies as far below the directory of its class."""
+
+    def handle(self, orders: Sequence[Order]) -> list[tuple[int, Result]]:
+        """Do with decided files what this daemon is for: file them. As :meth:`carry_out`."""
+        return list(self.carry_out(orders))
 
     def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.

@@ -40,10 +40,11 @@ from watcher.figures import Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.ledger import Ledger
-from watcher.records import Decoded
+from watcher.records import Decoded, Identity
 from watcher.route import CAPACITY, Network, Route
 from watcher.seat import Seat
 from watcher.settle import Settle
+from watcher.shadow import ShadowClerk, Standing
 from watcher.takeover import Takeover
 from watcher.watch import Watch
 
@@ -97,11 +98,13 @@ def build(
             ledger.forget_places()
         recover.refuse_missing(ledger, places(settings).all(weights.classes))
         mover, where = directories(settings, at, weights)
-        for directory in (*where.all(weights.classes), where.rejected):
+        for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
             filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
         if at.claims is not None:
             ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
         log.recovered(logger, recover.at_start(ledger, settings.state.path))
+        if isinstance(source, Standing):
+            source.remember(ledger)
         network, device = load(settings, weights, logger)
         events = watch(settings, wake)
     except Fatal:
@@ -118,7 +121,8 @@ def build(
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
         tally=_tally(ledger),
-        desk=Desk(bell.Bell(settings.state.path), logger, wake),
+        desk=Desk(bell.Bell(settings.state.path), logger, wake) if settings.mode == "sort" else None,
+        keep=source.know if isinstance(source, Standing) else _let_go,
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
@@ -137,6 +141,10 @@ def build(
 def _tally(ledger: Ledger) -> Tally:
     last = ledger.last_filed()
     return Tally(ledger.counts(), last_filed_at=None if last is None else last.timestamp())
+
+
+def _let_go(name: str, identity: Identity | None) -> None:
+    """Files do not stay."""
 
 
 def limits(settings: config.Config) -> pulse.Limits:
@@ -168,6 +176,8 @@ def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoin
         Fatal: exit code 5; one can not be made or written.
     """
     where, mover = places(settings), filing.Filing(at.inbox, file_mode(settings))
+    if settings.mode == "shadow":
+        return mover, where  # nothing is moved there
     for directory in where.all(weights.classes):
         filing.prepare(directory)
         mover.expect(directory)
@@ -183,9 +193,9 @@ def places(settings: config.Config) -> Places:
 
 
 def clerk(settings: config.Config, ledger: Ledger, mover: filing.Filing, where: Places, model: str) -> Clerk:
-    """Who carries decisions out."""
-    keep = settings.output.keep_subdirectories
-    return Clerk(ledger, mover, where, model, rules(settings), keep_subdirectories=keep)
+    """Who carries decisions out, or only records them."""
+    keep, kind = settings.output.keep_subdirectories, ShadowClerk if settings.mode == "shadow" else Clerk
+    return kind(ledger, mover, where, model, rules(settings), keep_subdirectories=keep)
 
 
 def _settle(settings: config.Config) -> Settle:
@@ -205,12 +215,12 @@ def rules(settings: config.Config) -> Rules:
 
 def inbox(settings: config.Config) -> Inbox:
     """The inbox that producers write to."""
-    wanted = settings.inbox
-    return Inbox(wanted.path, wanted.ignore, wanted.sentinel, recursive=wanted.recursive)
+    wanted, kind = settings.inbox, Standing if settings.mode == "shadow" else Inbox
+    return kind(wanted.path, wanted.ignore, wanted.sentinel, recursive=wanted.recursive)
 
 
 def usable_inbox(settings: config.Config) -> Inbox:
-    """The inbox, which is there and can be emptied.
+    """The inbox, which is there and can be emptied (in shadow mode: read).
 
     Raises:
         Fatal: exit code 5; it is not.
@@ -225,7 +235,7 @@ def usable_inbox(settings: config.Config) -> Inbox:
             "inbox is often a mount that failed.",
             Exit.DIRECTORY,
         ) from error
-    if not os.access(settings.inbox.path, os.W_OK | os.X_OK):
+    if settings.mode == "sort" and not os.access(settings.inbox.path, os.W_OK | os.X_OK):
         raise Fatal(
             f"files can not be moved out of the inbox {settings.inbox.path}",
             mounts.let_write(settings.inbox.path),
@@ -268,7 +278,10 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
         counts = {place: float(count) for place, count in backlog(now).items() if count is not None}
         return {"backlog_files": counts, "disk_free_bytes": free_space(settings, now)}
 
-    metrics = Metrics(lambda: {"model": route.clerk.model or "", "device": route.device()}, route.tally, disk)
+    def facts() -> dict[str, str]:
+        return {"model": route.clerk.model or "", "device": route.device(), "mode": settings.mode}
+
+    metrics = Metrics(facts, route.tally, disk)
     route.observe = metrics.observe
     metrics.observe(route.figures)
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)

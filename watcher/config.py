@@ -47,12 +47,14 @@ class ConfigError(Fatal):
 
 
 _Key = tuple[str, str]
+_MODE: _Key = ("", "mode")  # it has no section
 _SCHEMA: dict[_Key, dict[str, Any]] = {
     (section, key): schema
-    for section, model in Config()
+    for section, model in Config().sections()
     for key, schema in model.model_json_schema()["properties"].items()
 }
-_NAMES = {f"{PREFIX}{section}__{key}".upper(): (section, key) for section, key in _SCHEMA}
+_SCHEMA[_MODE] = Config.model_json_schema()["properties"]["mode"]
+_NAMES = {f"{PREFIX}{'__'.join(filter(None, key))}".upper(): key for key in _SCHEMA}
 _OUTPUTS: tuple[_Key, ...] = tuple(("output", key) for key in ("sorted", "review", "quarantine", "rejected"))
 _INBOX: _Key = ("inbox", "path")
 _STATE: _Key = ("state", "path")
@@ -88,6 +90,7 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
     if config.inbox.shared and config.inbox.recursive:
         _clash(draft, _RECURSIVE, _SHARED, "must be false where inbox.shared is true: claims know no directories")
     _check_names(config, draft)
+    _check_mode(config, draft)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -142,6 +145,8 @@ def _read_sections(root: yaml.MappingNode, draft: _Draft) -> None:
     for name, place, node in sections:
         if name not in Config.model_fields:
             draft.say(place, f"{plain_yaml.word(name)}: unknown section{_suggest(name, Config.model_fields)}")
+        elif ("", name) in _SCHEMA:
+            draft.put(("", name), plain_yaml.plain(node), place, name)
         elif isinstance(node, yaml.MappingNode):
             _read_keys(name, node, draft)
         elif (value := plain_yaml.plain(node)) is not None:
@@ -164,7 +169,7 @@ def _read_keys(section: str, mapping: yaml.MappingNode, draft: _Draft) -> None:
 def _read_environment(environ: Mapping[str, str], draft: _Draft) -> None:
     """Take ``MEDNET_SECTION__KEY``; a value that starts like a YAML list or quoted text is parsed as such."""
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or "__" not in name:
+        if not name.startswith(PREFIX) or ("__" not in name and name not in _NAMES):
             continue
         if name not in _NAMES:
             draft.say(_AFTER_FILE, f"{plain_yaml.word(name)}: unknown name{_suggest(name, _NAMES)}")
@@ -181,7 +186,7 @@ def _read_environment(environ: Mapping[str, str], draft: _Draft) -> None:
 
 def _suggest(wrong: str, known: Iterable[str]) -> str:
     """Guess what was meant: the same name in another section, or else a like one here."""
-    elsewhere = [f"{section}.{key}" for section, key in _SCHEMA if key == wrong]
+    elsewhere = [".".join(filter(None, (section, key))) for section, key in _SCHEMA if key == wrong]
     near = elsewhere or difflib.get_close_matches(wrong, known, n=1)
     return f", did you mean `{near[0]}`?" if near else ""
 
@@ -192,7 +197,7 @@ def _validated(draft: _Draft) -> Config:
         return Config.model_validate(_nested(draft.values))
     except ValidationError as error:
         for mistake in error.errors():
-            section, key, *item = mistake["loc"]
+            section, key, *item = mistake["loc"] if len(mistake["loc"]) > 1 else ("", *mistake["loc"])
             wanted = _wanted({"type": "string"} if item else _SCHEMA[str(section), str(key)])
             problem = f"must be {wanted}, not {plain_yaml.shown(mistake['input'])}"
             if "error" in (context := mistake.get("ctx", {})):  # raised above, in words
@@ -202,11 +207,11 @@ def _validated(draft: _Draft) -> Config:
     return Config.model_validate(_nested(draft.values))
 
 
-def _nested(values: Mapping[_Key, object]) -> dict[str, dict[str, object]]:
+def _nested(values: Mapping[_Key, object]) -> dict[str, object]:
     nested: dict[str, dict[str, object]] = {section: {} for section, _ in values}
     for (section, key), value in values.items():
         nested[section][key] = value
-    return nested
+    return {**nested.pop("", {}), **nested}
 
 
 def _wanted(schema: Mapping[str, Any]) -> str:
@@ -262,6 +267,12 @@ def _check_names(config: Config, draft: _Draft) -> None:
     if personal and not config.output.patient_data_in_names and _PERSONAL not in draft.doubtful:
         told = f"{personal[0]} says who the patient is: set output.patient_data_in_names if names and logs may say it"
         _clash(draft, _NAME, _PERSONAL, told)
+
+
+def _check_mode(config: Config, draft: _Draft) -> None:
+    """Refuse what can not be had without moving a file: a share of the inbox is claimed by renaming."""
+    if config.mode == "shadow" and config.inbox.shared:
+        _clash(draft, ("inbox", "shared"), _MODE, "must be false in shadow mode, which moves nothing")
 
 
 def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:

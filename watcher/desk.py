@@ -82,6 +82,7 @@ def _tell(logger: log.Logger, done: Done) -> None:
         logger.info("verdict.filed", **about, id=done.id, source=source, destination=destination)
     elif done.state == "confirmed":
         logger.info("verdict.confirmed", **about, destination=log.printable(verdict.path))
+    elif done.state == "left":
+        logger.warning("verdict.left", **about, detail=log.printable(done.why or ""))
     else:
-        event = "verdict.left" if done.state == "left" else "verdict.failed"
-        logger.warning(event, **about, detail=log.printable(done.why or ""))
+        logger.warning("verdict.failed", **about, detail=log.printable(done.why or ""))

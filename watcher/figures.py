@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from watcher.records import Filed, Outcome
+from watcher.records import Decision, Filed, Order, Outcome, Timing
 
 OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
 
@@ -22,7 +22,7 @@ IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 409
 class Figures:
     """How many files were seen, filed by outcome, withdrawn by other hands, and are pending.
 
-    ``oldest_s`` is how long the oldest of those has been waiting.
+    ``oldest_s`` is how long the oldest of those has been waiting; ``shadowed`` are those that shadow mode left there.
     """
 
     seen: int
@@ -31,6 +31,7 @@ class Figures:
     pending: int
     reachable: bool
     oldest_s: float = 0.0
+    shadowed: int = 0
 
 
 class Histogram:
@@ -70,6 +71,7 @@ class Tally:
     batches: Histogram = field(default_factory=lambda: Histogram(IMAGES))
     last_filed_at: float | None = None
     config_refused: bool = False
+    shadowed: int = 0
     clock: Callable[[], float] = time.time
 
     def record(self, result: Filed, total_s: float) -> None:
@@ -80,6 +82,16 @@ class Tally:
         self.stages["move"].add(result.move_ms / 1000)
         self.stages["total"].add(total_s)
         self.stages["queue"].add(timing.queue_ms / 1000)
+        self._judged(decision, timing)
+
+    def shadow(self, order: Order, total_s: float) -> None:
+        """One file has been decided upon in shadow mode."""
+        self.shadowed += 1
+        self.stages["total"].add(total_s)
+        self.stages["queue"].add(order.timing.queue_ms / 1000)
+        self._judged(order.decision, order.timing)
+
+    def _judged(self, decision: Decision, timing: Timing) -> None:
         if decision.label is None:
             self.quarantined[decision.reason or ""] += 1
             return

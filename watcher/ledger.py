@@ -193,8 +193,7 @@ class Ledger:
     def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
         try:
             self._db.execute("begin immediate")
-            self._db.executemany("insert into ending values (?, ?, ?, ?, ?)", rows)
-            self._db.executemany("delete from unended where decision = ?", [(row[0],) for row in rows])
+            self._end(rows)
             self._db.execute("commit")
         except sqlite3.Error as error:
             self._roll_back()
@@ -204,6 +203,27 @@ class Ledger:
     def _refuse_removed(self, error: sqlite3.Error) -> None:
         if not self._path.exists():
             raise _unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
+
+    def _end(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        self._db.executemany("insert into ending values (?, ?, ?, ?, ?)", rows)
+        self._db.executemany("delete from unended where decision = ?", [(row[0],) for row in rows])
+
+    def shadowed(self, ids: Iterable[int]) -> None:
+        """Record that these decisions were only recorded, within :meth:`deciding`: their files stay where they are."""
+        at = self._clock().isoformat(timespec="milliseconds")
+        self._end([ledger_rows.ending(Ending(number, "shadowed"), at) for number in ids])
+
+    def shadows(self, digest: str | None, title: str) -> list[tuple[str, tuple[int, int, int]]]:
+        """What was only recorded of files of these bytes: the path of each, and (inode, size, mtime_ns) then.
+
+        Without a digest, of those that could not be read and were to be called so.
+        """
+        where, value = ("digest = ?", digest) if digest else ("digest is null and name = ?", os.fsencode(title))
+        return [ledger_rows.shadow(row) for row in self._read(f"{_SHADOWED} and {where}", value)]
+
+    def all_shadows(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """The same of all there ever were: at a start."""
+        return map(ledger_rows.shadow, self._read(_SHADOWED))
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -287,6 +307,11 @@ _UNENDED = """
 select id, outcome, name, source, directory, digest, reason, detail, decided_at, verdict,
        device, inode, size, mtime_ns
 from unended join decision on decision.id = unended.decision
+"""
+
+_SHADOWED = """
+select source, inode, size, mtime_ns from decision join ending on ending.decision = decision.id
+where state = 'shadowed' and inode is not null
 """
 
 _AWAITED = """

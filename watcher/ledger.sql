@@ -33,7 +33,7 @@ create index if not exists decision_by_verdict on decision (verdict) where verdi
 
 create table if not exists ending (
     decision    integer primary key references decision (id),
-    state       text not null check (state in ('filed', 'returned', 'missing')),
+    state       text not null check (state in ('filed', 'returned', 'missing', 'shadowed')),
     destination blob,
     note        text,
     ended_at    text not null

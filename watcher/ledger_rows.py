@@ -53,6 +53,12 @@ def unended(row: Sequence[Any]) -> Unended:
     )
 
 
+def shadow(row: Sequence[Any]) -> tuple[str, tuple[int, int, int]]:
+    """What a row says of a file that stayed: its path, and (inode, size, mtime_ns)."""
+    source, inode, size, mtime_ns = row
+    return os.fsdecode(source), (inode % (1 << 64), size, mtime_ns)
+
+
 def ending(ended: Ending, at: str) -> tuple[Any, ...]:
     """The row of an ending."""
     destination = None if ended.destination is None else os.fsencode(ended.destination)

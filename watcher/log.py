@@ -14,7 +14,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.outputs import File, Output
-from watcher.records import Behind, Ending, Filed, Outcome
+from watcher.records import Behind, Ending, Filed, Outcome, Shadowed
 from watcher.repeats import WINDOW_S, Repeats
 
 EVENTS = {
@@ -158,9 +158,26 @@ def outcome(
 
     Times are milliseconds; ``total_ms`` counts from first sight.
     """
-    order = filed.order
+    d = filed.order.decision
+    fields = _fields(filed, decision_id, batch, model, device, now_s)
+    write = log.info if d.outcome is Outcome.SORTED else log.warning
+    write(EVENTS[d.outcome], **fields, move_ms=round(filed.move_ms, 2))
+
+
+def shadowed(
+    log: Logger, result: Shadowed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
+) -> None:
+    """The same in shadow mode, where nothing is moved: ``destination`` is where the file would have gone."""
+    fields = _fields(result, decision_id, batch, model, device, now_s)
+    log.info("image.shadowed", outcome=result.order.decision.outcome.value, **fields)
+
+
+def _fields(
+    result: Filed | Shadowed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
+) -> dict[str, Any]:
+    order = result.order
     d, t = order.decision, order.timing
-    fields: dict[str, Any] = {
+    return {
         "id": decision_id,
         "batch": batch,
         "name": printable(order.name),
@@ -170,14 +187,11 @@ def outcome(
         "runner_up": d.top[1][0] if len(d.top) > 1 else None,
         "reason": d.reason,
         "detail": None if d.detail is None else printable(d.detail),
-        "destination": printable(filed.destination),
+        "destination": printable(result.destination),
         "model": model,
         "device": device,
         "queue_ms": round(t.queue_ms, 2),
         "decode_ms": round(t.decode_ms, 2),
         "infer_ms": round(t.infer_ms, 2),
-        "move_ms": round(filed.move_ms, 2),
         "total_ms": round((now_s - t.seen_s) * 1000, 2),
     }
-    write = log.info if d.outcome is Outcome.SORTED else log.warning
-    write(EVENTS[d.outcome], **fields)

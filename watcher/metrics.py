@@ -22,8 +22,9 @@ Disk = Mapping[str, Mapping[str, float]]
 """What is read from the disk when Prometheus asks: name of a gauge in _HELP -> place -> value."""
 
 _HELP = {
-    "seen": "Files that came into view, over all lives of this daemon: filed, withdrawn or pending by now.",
+    "seen": "Files that came into view, over all lives of this daemon: filed, withdrawn, shadowed or pending by now.",
     "filed": "Files moved out of the inbox, by outcome, over all lives of this daemon.",
+    "shadowed": "Files decided upon in shadow mode, which stay in the inbox, since the start.",
     "withdrawn": "Files that left the inbox by another hand, since the start.",
     "pending": "Files in the inbox that were seen and not yet filed.",
     "oldest": "How long the oldest pending file has been waiting.",
@@ -78,6 +79,7 @@ class Metrics(Collector):
             filed.add_metric([outcome], count)
         yield filed
         yield CounterMetricFamily("mednet_files_withdrawn", _HELP["withdrawn"], figures.withdrawn)
+        yield CounterMetricFamily("mednet_files_shadowed", _HELP["shadowed"], figures.shadowed)
         yield GaugeMetricFamily("mednet_files_pending", _HELP["pending"], figures.pending)
         yield GaugeMetricFamily("mednet_oldest_pending_seconds", _HELP["oldest"], figures.oldest_s)
         yield GaugeMetricFamily("mednet_inbox_reachable", _HELP["reachable"], float(figures.reachable))

@@ -133,6 +133,14 @@ class Filed:
 
 
 @dataclass(frozen=True, slots=True)
+class Shadowed:
+    """An order that is only recorded, in shadow mode: the file stays. ``destination`` is where it would have gone."""
+
+    order: Order
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """An order not carried out: the file stays in the inbox. ``later`` asks for a pause first."""
 
@@ -146,7 +154,7 @@ class Ending:
     """How a decision ended. ``destination`` is where the file lies now, if it was filed."""
 
     decision: int
-    state: Literal["filed", "returned", "missing"]
+    state: Literal["filed", "returned", "missing", "shadowed"]
     destination: str | None = None
     note: str | None = None
 

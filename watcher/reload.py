@@ -24,9 +24,10 @@ from watcher.notify import Notify
 from watcher.outputs import File
 from watcher.route import Network, Route
 from watcher.seat import Seat
+from watcher.shadow import Standing
 from watcher.watch import Watch
 
-FIXED = ("inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
+FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
 
 
@@ -49,6 +50,9 @@ class Fresh:
         inbox, batch = self.settings.inbox, self.settings.batch
         outer = route.front.arrivals if route.front else route.arrivals
         self.source.folders = outer.inbox.folders  # they stay watched until the next scan has ended
+        if isinstance(self.source, Standing):
+            self.source.inherit(outer.inbox)
+            route.keep = self.source.know
         outer.inbox = self.source
         if "inbox.watch" in self.changed:
             if outer.watch is not None:
@@ -118,9 +122,10 @@ class Maker:
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:
     """The keys that are not the same in both."""
-    return tuple(
+    mode = ("mode",) if old.mode != new.mode else ()
+    return mode + tuple(
         f"{section}.{key}"
-        for section, mine in old
+        for section, mine in old.sections()
         for key, value in mine
         if getattr(getattr(new, section), key) != value
     )

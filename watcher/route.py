@@ -22,7 +22,7 @@ import numpy.typing as npt
 from watcher import decide, failpoints, log, pulse, second_look
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
-from watcher.clerk import Clerk
+from watcher.clerk import Clerk, Result
 from watcher.decoder_pool import DecoderPool
 from watcher.desk import Desk
 from watcher.errors import Fatal, Retry
@@ -30,7 +30,20 @@ from watcher.figures import Figures, Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.pulse import Work
-from watcher.records import Behind, Decision, Decoded, Ending, Filed, Order, Outcome, Rejected, Returned, Timing
+from watcher.records import (
+    Behind,
+    Decision,
+    Decoded,
+    Ending,
+    Filed,
+    Identity,
+    Order,
+    Outcome,
+    Rejected,
+    Returned,
+    Shadowed,
+    Timing,
+)
 from watcher.settle import Ready, Settle
 from watcher.takeover import Takeover
 
@@ -71,6 +84,8 @@ class Route:
     front: Front | None = None
     takeover: Takeover | None = None
     desk: Desk | None = None
+    keep: Callable[[str, Identity | None], None] = lambda name, identity: None
+    """Told of each file that stays in the inbox, in shadow mode."""
     observe: Callable[[Figures], None] = lambda figures: None
     tally: Tally = field(default_factory=Tally)
     limits: pulse.Limits = field(default_factory=pulse.Limits)
@@ -85,7 +100,7 @@ class Route:
         self._taken_over_at = 0
         self._taking_over: Future[tuple[list[Ending], list[str]]] | None = None
         self._thinking: Future[list[Order]] | None = None
-        self._moving: Future[list[tuple[int, Filed | Returned]]] | None = None
+        self._moving: Future[list[tuple[int, Result]]] | None = None
         self._thinker = ThreadPoolExecutor(1, "classify")
         self._mover = ThreadPoolExecutor(1, "filing")
 
@@ -121,10 +136,14 @@ class Route:
 
     @property
     def figures(self) -> Figures:
-        """What this owner has done so far, in this life and before. Always: seen = filed + withdrawn + pending."""
+        """What this owner has done so far, in this life and before.
+
+        Always: seen = filed + withdrawn + shadowed + pending.
+        """
         reachable = not self._common.unreachable
         seen = sum(self.tally.before.values()) + self.settle.admitted
-        return Figures(seen, self.tally.all_lives, self.settle.withdrawn, len(self.settle), reachable, self._oldest_s)
+        counts = (seen, self.tally.all_lives, self.settle.withdrawn, len(self.settle))
+        return Figures(*counts, reachable, self._oldest_s, self.tally.shadowed)
 
     def works(self, now: float) -> list[Work]:
         """What each station owes, and what it has finished so far: tells one that is stuck from one that is idle."""
@@ -288,7 +307,7 @@ class Route:
             self._moving = None
         if self._moving is None and self._orders and not self.arrivals.unreachable:
             orders, self._orders = self._orders, []
-            self._moving = self._mover.submit(self.clerk.carry_out, orders)
+            self._moving = self._mover.submit(self.clerk.handle, orders)
             self._moving.add_done_callback(lambda _: self.wake())
         elif self._moving is None and self._renewal is not None:  # not while the inbox can not be reached
             for order in self._orders:
@@ -296,10 +315,23 @@ class Route:
                 self.settle.pause(order.name, now, PAUSE_S)
             self._orders.clear()
 
-    def _settle_accounts(self, results: list[tuple[int, Filed | Returned]], now: float) -> None:
+    def _shadowed(self, result: Shadowed, number: int, batch: int, now: float) -> None:
+        """Decided upon, and left where it is. Without a number: it was decided upon before."""
+        order = result.order
+        self.tally.shadow(order, now - order.timing.seen_s)
+        if number:
+            log.shadowed(self.log, result, number, batch, self.clerk.model, self.device(), now)
+        del self._held[order.name]
+        self.keep(order.name, order.identity)
+        self.settle.filed(order.name)
+
+    def _settle_accounts(self, results: list[tuple[int, Result]], now: float) -> None:
         failed: list[Returned] = []
         for number, result in results:
             name = result.order.name
+            if isinstance(result, Shadowed):
+                self._shadowed(result, number, next(first for first, _ in results if first or not number), now)
+                continue
             if isinstance(result, Filed):
                 self.tally.record(result, now - result.order.timing.seen_s)
                 log.outcome(self.log, result, number, results[0][0], self.clerk.model, self.device(), now)

@@ -61,5 +61,7 @@ class Service:
 def status(figures: Figures, *, refused: bool = False) -> str:
     """The figures in one line. ``refused``: the config on disk is not the one in force."""
     counts = ", ".join(f"{count} {outcome}" for outcome, count in figures.filed.items())
+    if figures.shadowed:
+        counts += f", {figures.shadowed} shadowed"
     away = "" if figures.reachable else "; the inbox can not be reached"
     return f"{counts}; {figures.pending} pending{away}{'; the config on disk was refused' if refused else ''}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -163,8 +164,12 @@ class Log(_Section):
 
 
 class Config(_Section):
-    """All settings. As made by :func:`load`, every path in it is absolute."""
+    """All settings. As made by :func:`load`, every path in it is absolute.
 
+    ``mode``: shadow decides and records, and moves nothing.
+    """
+
+    mode: Literal["sort", "shadow"] = "sort"
     inbox: Inbox = Inbox()
     output: Output = Output()
     collisions: Collisions = Collisions()
@@ -178,8 +183,12 @@ class Config(_Section):
 
     def below(self, base: Path) -> Config:
         """Give the same settings, relative paths resolved against the directory ``base``."""
-        return self.model_copy(update={name: _below(section, base) for name, section in self})
+        return self.model_copy(update={name: _below(section, base) for name, section in self.sections()})
+
+    def sections(self) -> Iterator[tuple[str, BaseModel]]:
+        """The sections, each with its name: all but ``mode``."""
+        return ((name, value) for name, value in self if isinstance(value, BaseModel))
 
 
-def _below(section: _Section, base: Path) -> _Section:
+def _below(section: BaseModel, base: Path) -> BaseModel:
     return section.model_copy(update={key: base / value for key, value in section if isinstance(value, Path)})

@@ -75,6 +75,7 @@ def _facts(route: Route, settings: config.Config) -> dict[str, object]:
         "pid": os.getpid(),
         "model": route.clerk.model,
         "device": route.device(),
+        "mode": settings.mode,
         "inbox": str(settings.inbox.path),
     }
 

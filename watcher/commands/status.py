@@ -10,7 +10,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from watcher import annals, claims, composition, config, lock, log, seat
+from watcher import agreement, annals, claims, composition, config, lock, log, seat
 from watcher.errors import Exit, Retry
 
 
@@ -44,8 +44,26 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "total": tally.total,
         "classes": tally.classes,
         "verdicts": tally.verdicts,
+        "shadow": _shadow(settings) if path.exists() else None,
         "unended": tally.unended,
         "last_filed_at": tally.last_filed_at,
+    }
+
+
+def _shadow(settings: config.Config) -> dict[str, Any] | None:
+    """Shadow decisions, and where people put those files since. None where there are none."""
+    with annals.Annals(composition.ledger_path(settings)) as book:
+        found = agreement.compare(book, settings.output.sorted)
+    if not found.decided:
+        return None
+    return {
+        "decided": dict(found.decided),
+        "found": found.found,
+        "agreed": found.agreed,
+        "classes": {
+            name: {"files": counts.total(), "agreed": counts[name], "decided": dict(counts)}
+            for name, counts in sorted(found.classes.items())
+        },
     }
 
 
@@ -79,6 +97,7 @@ def _text(told: dict[str, Any]) -> str:
     waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} files waiting"
     lines = [
         f"running     {'yes, ' + ', '.join(processes) if told['running'] else 'no'}",
+        f"mode        {daemon.get('mode', '-')}",
         f"since       {daemon.get('started_at', '-')}",
         f"model       {str(daemon.get('model', '-'))[:12]} on {daemon.get('device', '-')}",
         f"inbox       {told['inbox']}: {waiting}",
@@ -92,9 +111,21 @@ def _text(told: dict[str, Any]) -> str:
         f"disk left   {', '.join(f'{place} {free / 1e9:.1f} GB' for place, free in told['disk_free_bytes'].items())}",
         f"last error  {_error(told['last_error'])}",
     ]
+    lines += _shadow_lines(told["shadow"]) if told["shadow"] else []
     if told["unended"] and not told["running"]:
         lines.append(f"unended     {told['unended']} moves that the next start will reconcile")
     return "\n".join(lines)
+
+
+def _shadow_lines(told: dict[str, Any]) -> list[str]:
+    """What was decided in the shadow, and a row for each class that people put such files into."""
+    found = f"people have put {told['found']} of them into class directories since, {told['agreed']} as decided"
+    lines = [f"in shadow   {_counts(told['decided'])}; {found}"]
+    if told["classes"]:
+        lines.append(f"{'':12}{'put into':16} {'files':>7} {'as decided':>11}  what was decided")
+    for name, row in told["classes"].items():
+        lines.append(f"{'':12}{name:16} {row['files']:7} {row['agreed']:11}  {_counts(row['decided'])}")
+    return lines
 
 
 def _since(seconds: float | None) -> str:
