@@ -74,6 +74,7 @@ def test_every_metric_asked_for_is_served() -> None:
     bad = Order("b", None, None, Decision(Outcome.QUARANTINE, None, 0.0, "empty"), Timing(0.0))
     tally.record(Filed(bad, "/b"), 1.0)
     disk = {"backlog_files": {"review": 1.0}, "disk_free_bytes": {"inbox": 1.0}}
+    tally.drift.look(0.0)
     metrics = Metrics(lambda: {"model": "m"}, tally, lambda: disk)
     metrics.observe(Figures(1, tally.all_lives, 0, 0, True))
     served = {sample.name for family in metrics.collect() for sample in family.samples}

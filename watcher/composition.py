@@ -18,6 +18,7 @@ from watcher import (
     config,
     daemon,
     decoder_pool,
+    drift,
     filing,
     log,
     mounts,
@@ -40,7 +41,7 @@ from watcher.figures import Tally
 from watcher.front import Front
 from watcher.inbox import Inbox
 from watcher.ledger import Ledger
-from watcher.records import Decoded, Identity
+from watcher.records import Decision, Decoded, Identity, Outcome
 from watcher.route import CAPACITY, Network, Route
 from watcher.seat import Seat
 from watcher.settle import Settle
@@ -120,7 +121,7 @@ def build(
         arrivals=arrivals,
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
-        tally=_tally(ledger),
+        tally=_tally(settings, weights, ledger),
         desk=Desk(bell.Bell(settings.state.path), logger, wake) if settings.mode == "sort" else None,
         keep=source.know if isinstance(source, Standing) else _let_go,
         decoders=decoders,
@@ -138,13 +139,25 @@ def build(
     )
 
 
-def _tally(ledger: Ledger) -> Tally:
-    last = ledger.last_filed()
-    return Tally(ledger.counts(), last_filed_at=None if last is None else last.timestamp())
+def _tally(settings: config.Config, weights: checkpoint.Checkpoint, ledger: Ledger) -> Tally:
+    last, drifting = ledger.last_filed(), watched(settings, weights, ledger)
+    return Tally(ledger.counts(), last_filed_at=None if last is None else last.timestamp(), drift=drifting)
 
 
 def _let_go(name: str, identity: Identity | None) -> None:
     """Files do not stay."""
+
+
+def watched(settings: config.Config, weights: checkpoint.Checkpoint, ledger: Ledger) -> drift.Drift:
+    """What tells whether files are as they were, with what these weights decided so far."""
+    rules = drift.Rules(**dict(settings.drift))
+    earlier = []
+    for at_s, label, confidence, outcome, reason in ledger.classified(
+        weights.digest, rules.window_files + rules.reference_files
+    ):
+        found = drift.sample(Decision(Outcome(outcome), label, confidence, reason), at_s)
+        earlier += [found] if found is not None else []
+    return drift.Drift(rules, drift.validation(weights.training.get("validation")), earlier)
 
 
 def limits(settings: config.Config) -> pulse.Limits:

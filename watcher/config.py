@@ -91,6 +91,7 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
         _clash(draft, _RECURSIVE, _SHARED, "must be false where inbox.shared is true: claims know no directories")
     _check_names(config, draft)
     _check_mode(config, draft)
+    _check_drift(config, draft)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -273,6 +274,14 @@ def _check_mode(config: Config, draft: _Draft) -> None:
     """Refuse what can not be had without moving a file: a share of the inbox is claimed by renaming."""
     if config.mode == "shadow" and config.inbox.shared:
         _clash(draft, ("inbox", "shared"), _MODE, "must be false in shadow mode, which moves nothing")
+
+
+def _check_drift(config: Config, draft: _Draft) -> None:
+    """Refuse a window that could never hold enough files."""
+    few, window = ("drift", "min_files"), ("drift", "window_files")
+    if config.drift.min_files > config.drift.window_files and not {few, window} & draft.doubtful:
+        most = config.drift.window_files
+        _clash(draft, few, window, f"must not be greater than drift.window_files ({most}), or drift is never told")
 
 
 def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:

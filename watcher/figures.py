@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from watcher.drift import Drift, Rules, sample
 from watcher.records import Decision, Filed, Order, Outcome, Timing
 
 OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
@@ -72,6 +73,7 @@ class Tally:
     last_filed_at: float | None = None
     config_refused: bool = False
     shadowed: int = 0
+    drift: Drift = field(default_factory=lambda: Drift(Rules()))
     clock: Callable[[], float] = time.time
 
     def record(self, result: Filed, total_s: float) -> None:
@@ -92,6 +94,7 @@ class Tally:
         self._judged(order.decision, order.timing)
 
     def _judged(self, decision: Decision, timing: Timing) -> None:
+        self.drift.add(sample(decision, self.clock()))
         if decision.label is None:
             self.quarantined[decision.reason or ""] += 1
             return

@@ -268,6 +268,14 @@ class Ledger:
         """What time it is for this ledger, UTC."""
         return self._clock()
 
+    def classified(self, model: str, limit: int) -> list[tuple[float, str | None, float, str, str | None]]:
+        """What a model decided among the last decisions, oldest first.
+
+        Each is (seconds since 1970, class, confidence, outcome, reason).
+        """
+        rows = self._read(_CLASSIFIED, limit, model)
+        return [(datetime.fromisoformat(at).timestamp(), *told) for at, *told in reversed(rows)]
+
     def counts(self) -> dict[str, int]:
         """How many files this owner has filed so far, by outcome.
 
@@ -319,6 +327,12 @@ select verdict from (
     select verdict from open_verdict
     except select decision.verdict from unended join decision on decision.id = unended.decision
 )
+"""
+
+_CLASSIFIED = """
+select decided_at, class, confidence, outcome, reason
+from (select * from decision order by id desc limit ?) d join ending on ending.decision = d.id
+where model = ? and state in ('filed', 'shadowed') order by d.id desc
 """
 
 _PUT_AND_TAKEN = """

@@ -13,6 +13,7 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
+from watcher.drift import Report
 from watcher.outputs import File, Output
 from watcher.records import Behind, Ending, Filed, Outcome, Shadowed
 from watcher.repeats import WINDOW_S, Repeats
@@ -170,6 +171,29 @@ def shadowed(
     """The same in shadow mode, where nothing is moved: ``destination`` is where the file would have gone."""
     fields = _fields(result, decision_id, batch, model, device, now_s)
     log.info("image.shadowed", outcome=result.order.decision.outcome.value, **fields)
+
+
+def drifted(log: Logger, report: Report) -> None:
+    """What arrives is not what it was."""
+    log.warning(
+        "drift.suspected",
+        figures=list(report.suspected),
+        files=report.files,
+        hours=round(report.hours, 2),
+        review_rate=_rounded(report.window.review_rate),
+        review_rate_reference=_rounded(report.reference.review_rate),
+        confidence=_rounded(report.window.confidence),
+        confidence_reference=_rounded(report.reference.confidence),
+        class_mix_distance=_rounded(report.distance),
+        classes={name: _rounded(share) for name, share in report.window.mix.items()},
+        classes_reference={name: _rounded(share) for name, share in report.reference.mix.items()},
+        against=dict(report.against),
+        note="look at recent images: another scanner, another export, or images that are none of the classes?",
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _fields(

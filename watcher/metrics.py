@@ -15,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from watcher import __version__, metrics_server
+from watcher.drift import FIGURES, Report
 from watcher.errors import Exit, Fatal
 from watcher.figures import Figures, Histogram, Tally
 
@@ -25,6 +26,12 @@ _HELP = {
     "seen": "Files that came into view, over all lives of this daemon: filed, withdrawn, shadowed or pending by now.",
     "filed": "Files moved out of the inbox, by outcome, over all lives of this daemon.",
     "shadowed": "Files decided upon in shadow mode, which stay in the inbox, since the start.",
+    "drift_window_files": "How many files are recent: those that the other figures of drift are of.",
+    "drift_review_rate": "Share of recent files that the model left to a person, and what it is held against.",
+    "drift_confidence": "Mean confidence in recent files, and what it is held against.",
+    "drift_class_share": "Share of each class among recent files, and what it is held against.",
+    "drift_class_mix_distance": "Share of recent files that would be of another class if the mix were the reference's.",
+    "drift_suspected": "1 while a figure of recent files is further from its reference than the config allows.",
     "withdrawn": "Files that left the inbox by another hand, since the start.",
     "pending": "Files in the inbox that were seen and not yet filed.",
     "oldest": "How long the oldest pending file has been waiting.",
@@ -104,8 +111,27 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "mednet_config_last_reload_successful", _HELP["reload"], float(not tally.config_refused)
         )
+        if tally.drift.report is not None:
+            yield from self._drift(tally.drift.report)
         if tally.last_filed_at is not None:
             yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], tally.last_filed_at)
+
+    def _drift(self, report: Report) -> Iterable[Metric]:
+        window, past = report.window, report.reference
+        shares = [
+            ((name, of), share)
+            for of, mix in (("window", window.mix), ("reference", past.mix))
+            for name, share in sorted(mix.items())
+        ]
+        suspected = [((name,), float(name in report.suspected)) for name in FIGURES]
+        yield _gauge("drift_window_files", [], [((), float(report.files))])
+        rates = [(("window",), window.review_rate), (("reference",), past.review_rate)]
+        yield _gauge("drift_review_rate", ["of"], rates)
+        means = [(("window",), window.confidence), (("reference",), past.confidence)]
+        yield _gauge("drift_confidence", ["of"], means)
+        yield _gauge("drift_class_share", ["class", "of"], shares)
+        yield _gauge("drift_class_mix_distance", [], [((), report.distance)])
+        yield _gauge("drift_suspected", ["figure"], suspected)
 
     def serve(self, port: int, address: str) -> tuple[int, Callable[[], None]]:
         """Answer at ``http://address:port/metrics`` from now on: the port taken, and what ends it.
@@ -125,6 +151,15 @@ class Metrics(Collector):
                 "`mednet-watcher install-service --metrics` opens the loopback interface.",
                 Exit.FAILED,
             ) from error
+
+
+def _gauge(name: str, labels: list[str], values: Iterable[tuple[tuple[str, ...], float | None]]) -> GaugeMetricFamily:
+    """One gauge; what is None is not known, and not there."""
+    gauge = GaugeMetricFamily(f"mednet_{name}", _HELP[name], labels=labels)
+    for which, value in values:
+        if value is not None:
+            gauge.add_metric(which, value)
+    return gauge
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:

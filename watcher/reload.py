@@ -66,6 +66,7 @@ class Fresh:
         route.policy = composition.policy(self.settings, self.weights)
         route.doubts, route.title = composition.doubts(self.settings), composition.title(self.settings)
         route.clerk, route.limits = self.clerk, composition.limits(self.settings)
+        route.tally.drift = composition.watched(self.settings, self.weights, self.clerk.ledger)
         if self.network is not None:
             route.use(*self.network)
         if self.decoders is not None:

@@ -9,7 +9,7 @@ from typing import Any
 WINDOW_S = 60.0
 """How often one kind of trouble is told."""
 
-EACH = ("image.", "file.", "daemon.", "reload.", "metrics.", "log.", "verdict.left")
+EACH = ("image.", "file.", "daemon.", "reload.", "metrics.", "log.", "verdict.left", "drift.")
 """What is told every time: each file's fate, and the daemon's own life, and what the log lacks."""
 
 

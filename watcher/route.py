@@ -175,12 +175,14 @@ class Route:
         return [*bell, *(self.decoders.connections if self._thinking is None else [])]
 
     def _look_back(self, now: float) -> None:
-        """Once a second: how long the oldest file has been waiting, and whether the ledger follows."""
+        """Once a second: how long the oldest file has been waiting, whether the ledger follows, and drift."""
         if now >= self._look_back_s:
             log.ledger(self.log, self._behind, self.clerk.ledger.behind)
             self._behind = self.clerk.ledger.behind
             self._look_back_s, oldest = now + 1, self.settle.oldest_s
             self._oldest_s = 0.0 if oldest is None else now - oldest
+            if (report := self.tally.drift.to_tell(self.tally.clock())) is not None:
+                log.drifted(self.log, report)
 
     def renew(self, put_in: Callable[[], None]) -> None:
         """Call ``put_in`` as soon as no file is under way. Until then no other begins its way."""

@@ -65,6 +65,7 @@ _Template = Annotated[str, AfterValidator(_checked_template)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -148,6 +149,18 @@ class Review(_Section):
     metadata_disagrees: bool = True
 
 
+class Drift(_Section):
+    """How many recent files (of so many hours) are held against how many earlier ones; how far each figure may go."""
+
+    window_files: _Count = 2000
+    window_h: _Positive = 168.0
+    min_files: _Count = 500
+    reference_files: _Count = 20000
+    review_rate: _Share | None = 0.05
+    confidence: _Share | None = 0.03
+    class_mix: _Share | None = 0.4
+
+
 class Metrics(_Section):
     """Where Prometheus reads the figures (None: nowhere; 0: any free port, which the log tells)."""
 
@@ -178,6 +191,7 @@ class Config(_Section):
     batch: Batch = Batch()
     decode: Decode = Decode()
     review: Review = Review()
+    drift: Drift = Drift()
     metrics: Metrics = Metrics()
     log: Log = Log()
 
