@@ -64,6 +64,16 @@ def test_all_is_well(house: House) -> None:
     assert told["events"]["told"].startswith("told of a file")
 
 
+def test_in_shadow_mode(house: House) -> None:
+    """Nothing is moved, so nothing is asked of the places, and nothing is tried in the inbox."""
+    settings = load(house.config, {"MEDNET_MODE": "shadow"})
+    for name in ("sorted", "review", "quarantine"):
+        (house.root / name).rmdir()
+    checks = {check.what: check.state for check in doctor.directories(settings)}
+    assert set(checks) == {"user", "inbox", "state", "state space", "inbox file system", "state file system"}
+    assert set(checks.values()) == {"ok"}
+
+
 def test_before_the_first_start(house: House) -> None:
     """Where only the inbox is there, nothing is made: what is missing is said to be made by the first start."""
     for name in ("sorted", "review", "quarantine", "state"):

@@ -49,12 +49,25 @@ class Check:
 
 
 def directories(settings: Config) -> Iterator[Check]:
-    """The inbox, the places and the state directory: each by itself, then the ways between them."""
-    output = settings.output
-    places = {"sorted": output.sorted, "review": output.review, "quarantine": output.quarantine}
+    """The inbox, the places and the state directory: each by itself, then the ways between them.
+
+    In shadow mode nothing moves: the inbox need only be listed, and nothing is tried there.
+    """
     yield user(settings.state.path)
     i = settings.inbox
     yield inbox(Inbox(i.path, i.ignore, i.sentinel, recursive=i.recursive))
+    if settings.mode == "shadow":
+        yield from directory("state", settings.state.path)
+    else:
+        yield from _ways(settings)
+    yield from kinds(settings)
+
+
+def _ways(settings: Config) -> Iterator[Check]:
+    output = settings.output
+    places = {"sorted": output.sorted, "review": output.review, "quarantine": output.quarantine}
+    if output.rejected.is_dir():
+        places["rejected"] = output.rejected
     found: dict[str, Path] = {}
     for name, path in {"inbox": settings.inbox.path, **places, "state": settings.state.path}.items():
         if name != "inbox" or path.is_dir():
@@ -66,7 +79,6 @@ def directories(settings: Config) -> Iterator[Check]:
         for name in places:
             yield way(name, found["inbox"], places[name], there=name in found)
         yield from events(settings)
-    yield from kinds(settings)
 
 
 def user(state: Path) -> Check:
