@@ -126,6 +126,11 @@ class Annals:
             page = len(rows)
             after = rows[-1][0] if rows else last
 
+    def latest(self, where: str, before: int, limit: int) -> list[Entry]:
+        """The last decisions of a condition, those before a number, newest first."""
+        query = f"{_ENTRY} where d.id < ? and ({where}) order by d.id desc limit ?"
+        return [_entry(row) for row in self._read(query, before, limit)]
+
     def unended(self) -> list[Entry]:
         """Decisions without an ending: of those at work, and of those who died at it."""
         return list(self.entries("d.id in (select decision from unended)"))

@@ -15,7 +15,7 @@ from watcher.errors import Exit, Fatal
 
 _Commands = argparse._SubParsersAction
 
-EXTRAS = {"matplotlib": "train", "rich": "train"}
+EXTRAS = {"matplotlib": "train", "rich": "train", "flask": "web", "waitress": "web"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _review, _retry, _undo, _audit, _explain)
+    daily = (_run, _classify, _check_config, _doctor, _status, _tail, _review, _retry, _undo, _audit, _explain, _web)
     rarely = (_install_service, _demo, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench)
     for add in (*daily, *rarely):
         add(_adder(commands))
@@ -236,6 +236,19 @@ def _explain(add: _Add) -> None:
     )
     command.add_argument("--id", type=int, action="append", default=[], metavar="N", help="a decision's number, as #N")
     _json(command, "one JSON object a line, for every decision")
+    _config(command)
+
+
+def _web(add: _Add) -> None:
+    command = add("web", "a page in the browser: what was decided, with pictures, and forms to judge and to upload")
+    command.add_argument("--port", type=int, default=8090)
+    command.add_argument("--address", default="127.0.0.1", help="default: this host alone; there is no encryption")
+    command.add_argument(
+        "--host", action="append", default=[], metavar="NAME[:PORT]", help="another name it is asked for by, of a proxy"
+    )
+    command.add_argument(
+        "--user-header", metavar="NAME", help="the header by which a proxy, and nobody else, says who judges"
+    )
     _config(command)
 
 

@@ -1,0 +1,60 @@
+"""``web``: the review page, for a browser on this host or behind a proxy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from watcher import checkpoint, composition, config, restore, verdicts
+from watcher.errors import Exit, Fatal
+from watcher.review import guard
+from watcher.verdicts import Person
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve it until Ctrl-C. Needs the extra ``web``."""
+    import flask
+    import waitress
+
+    from watcher.review.page import Site, build
+    from watcher.review.pictures import Pictures
+
+    settings = config.load(args.config or config.default(), os.environ)
+    ledger = composition.ledger_path(settings)
+    if not ledger.exists():
+        raise Fatal(f"there is no ledger {ledger}", "Start the daemon once; it makes it.", Exit.DIRECTORY)
+    restore.refuse_root(ledger)
+    site = Site(
+        ledger,
+        settings.state.path,
+        composition.places(settings),
+        composition.inbox(settings),
+        checkpoint.load(composition.weights_path(None, settings)).classes,
+        settings.decode.max_bytes,
+    )
+    pictures = Pictures(composition.decoder_limits(settings), settings.decode.timeout_s)
+    here = verdicts.me(os.environ)
+
+    def person() -> Person:
+        """Who a proxy says it is, else who started this."""
+        told = flask.request.headers.get(args.user_header, "") if args.user_header else ""
+        return Person(here.uid, told[:200] or here.user)
+
+    hosts = guard.names(args.address, args.port) | {name.lower() for name in args.host}
+    lock = guard.Guard(frozenset(hosts))
+    try:
+        server = waitress.create_server(build(site, lock, pictures, person), host=args.address, port=args.port)
+    except OSError as error:
+        raise Fatal(
+            f"nothing can listen at {args.address}:{args.port}: {error.strerror}", "Choose another --port."
+        ) from error
+    name = f"[{args.address}]" if ":" in args.address else args.address
+    print(f"open http://{name}:{args.port}/?key={lock.key}", flush=True)
+    print("Whoever has this address sees images and moves files. Ctrl-C ends it.", file=sys.stderr)
+    try:
+        server.run()
+    finally:
+        server.close()
+        pictures.close()
+    return Exit.OK
