@@ -36,7 +36,7 @@ class Rules:
     window_files: int = 2000
     window_h: float = 168.0
     min_files: int = 500
-    reference_files: int = 20000
+    reference_files: int = 10000
     review_rate: float | None = 0.05
     confidence: float | None = 0.03
     class_mix: float | None = 0.4

@@ -331,7 +331,8 @@ select verdict from (
 
 _CLASSIFIED = """
 select decided_at, class, confidence, outcome, reason
-from (select * from decision order by id desc limit ?) d join ending on ending.decision = d.id
+from (select id, decided_at, class, confidence, outcome, reason, model from decision order by id desc limit ?) d
+join ending on ending.decision = d.id
 where model = ? and state in ('filed', 'shadowed') order by d.id desc
 """
 

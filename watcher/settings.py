@@ -155,7 +155,7 @@ class Drift(_Section):
     window_files: _Count = 2000
     window_h: _Positive = 168.0
     min_files: _Count = 500
-    reference_files: _Count = 20000
+    reference_files: _Count = 10000
     review_rate: _Share | None = 0.05
     confidence: _Share | None = 0.03
     class_mix: _Share | None = 0.4
