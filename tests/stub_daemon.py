@@ -16,17 +16,18 @@ import numpy as np
 from watcher import assets, checkpoint, composition, config, filing, inbox, log, pulse, route, unique
 from watcher.commands import run
 from watcher.errors import Fatal
+from watcher.records import Scored
 
 
-def network(images: np.ndarray) -> np.ndarray:
+def network(images: np.ndarray) -> Scored:
     """One of six classes by the mean grey level, and a dark image is unsure: every outcome occurs."""
     while os.path.exists(os.environ.get("STUB_HANG_NETWORK", "")):
         time.sleep(0.01)
     time.sleep(float(os.environ.get("STUB_INFER_S", "0")))
     levels = images.reshape(len(images), -1).mean(axis=1)
     logits = np.zeros((len(images), 6), np.float32)
-    logits[np.arange(len(images)), (levels / 256 * 6).astype(int)] = np.where(levels < 40, 0.1, 20)
-    return logits
+    logits[np.arange(len(images)), (levels / 256 * 6).astype(int)] = np.where(levels < 40, 0.1, 8)
+    return Scored(logits)
 
 
 def load(settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger):  # type: ignore[no-untyped-def]
@@ -34,7 +35,9 @@ def load(settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Lo
         time.sleep(0.01)
     if weights.digest == checkpoint.load(assets.weights()).digest:
         return network, lambda: "stub"
-    return (lambda images: np.roll(network(images), 1, axis=1)), lambda: "stub"  # other weights, other classes
+    return (
+        lambda images: Scored(np.roll(network(images).logits, 1, axis=1))
+    ), lambda: "stub"  # other weights, other classes
 
 
 def look(directory: inbox.Inbox, name: str, found=inbox.Inbox.look):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from watcher import decide
-from watcher.records import Outcome
+from watcher.records import Outcome, Scored
 
 CLASSES = ("AbdomenCT", "BreastMRI", "CXR", "ChestCT", "Hand", "HeadCT")
 LOGITS = hnp.arrays(np.float32, (4, 6), elements=st.floats(-1000, 1000, width=32))
@@ -22,7 +22,7 @@ def test_never_files_below_the_threshold(
     """Only an image that is not blank and whose most probable class reaches the threshold is filed."""
     policy = decide.Policy(CLASSES, threshold, temperature, review_blank=True)
     rows = decide.probabilities(logits, temperature)
-    for decision, row, empty in zip(decide.decide(logits, blank, policy), rows, blank, strict=True):
+    for decision, row, empty in zip(decide.decide(Scored(logits), blank, policy), rows, blank, strict=True):
         assert (decision.outcome is Outcome.SORTED) == (not empty and row.max() >= threshold)
         assert decision.outcome is not Outcome.QUARANTINE
         assert decision.label == CLASSES[int(row.argmax())]
@@ -49,21 +49,21 @@ def test_temperature_divides_the_logits() -> None:
 def test_threshold_itself_is_filed() -> None:
     """A confidence of exactly min_confidence is enough."""
     logits = np.zeros((1, 2), np.float32)
-    assert decide.decide(logits, [False], decide.Policy(("a", "b"), 0.5))[0].outcome is Outcome.SORTED
+    assert decide.decide(Scored(logits), [False], decide.Policy(("a", "b"), 0.5))[0].outcome is Outcome.SORTED
 
 
 def test_blank_image_goes_to_review_if_asked() -> None:
     """With review_blank an image of one grey level is never filed, and the reason says so; without, it is."""
     logits = np.array([[50.0, 0, 0, 0, 0, 0]], np.float32)
-    decision = decide.decide(logits, [True], decide.Policy(CLASSES, 0.0, review_blank=True))[0]
+    decision = decide.decide(Scored(logits), [True], decide.Policy(CLASSES, 0.0, review_blank=True))[0]
     assert (decision.outcome, decision.reason) == (Outcome.REVIEW, "blank_image")
-    assert decide.decide(logits, [True], decide.Policy(CLASSES, 0.0))[0].outcome is Outcome.SORTED
+    assert decide.decide(Scored(logits), [True], decide.Policy(CLASSES, 0.0))[0].outcome is Outcome.SORTED
 
 
 def test_top_is_ordered_and_as_long_as_asked() -> None:
     """The top classes come most probable first, with their probabilities."""
     logits = np.array([[0, 3, 1, 2, -1, -2]], np.float32)
-    decision = decide.decide(logits, [False], decide.Policy(CLASSES, 0.0, top=3))[0]
+    decision = decide.decide(Scored(logits), [False], decide.Policy(CLASSES, 0.0, top=3))[0]
     assert [name for name, _ in decision.top] == ["BreastMRI", "ChestCT", "CXR"]
     shares = [share for _, share in decision.top]
     assert shares == sorted(shares, reverse=True)
@@ -74,7 +74,7 @@ def test_top_is_ordered_and_as_long_as_asked() -> None:
 def test_numbers_that_are_none_go_to_review(bad: float) -> None:
     """Logits of a damaged device are never filed and harm neither their neighbours nor, by a warning, the daemon."""
     logits = np.array([[bad] * 6, [9, 0, 0, 0, 0, 0]], np.float32)
-    broken, fine = decide.decide(logits, [False, False], decide.Policy(CLASSES, 0.0))
+    broken, fine = decide.decide(Scored(logits), [False, False], decide.Policy(CLASSES, 0.0))
     assert (broken.outcome, broken.label, broken.confidence) == (Outcome.REVIEW, None, 0.0)
     assert fine.outcome is Outcome.SORTED
 
@@ -82,4 +82,43 @@ def test_numbers_that_are_none_go_to_review(bad: float) -> None:
 def test_threshold_that_is_no_number_files_nothing() -> None:
     """A threshold lost to a damaged weights file sends images to review instead of filing all of them."""
     logits = np.array([[9, 0, 0, 0, 0, 0]], np.float32)
-    assert decide.decide(logits, [False], decide.Policy(CLASSES, float("nan")))[0].outcome is Outcome.REVIEW
+    assert decide.decide(Scored(logits), [False], decide.Policy(CLASSES, float("nan")))[0].outcome is Outcome.REVIEW
+
+
+class TestWhatIsNoneOfTheClasses:
+    """Networks with one logit more, and weights with a distance."""
+
+    def test_goes_to_review_when_the_network_says_so(self) -> None:
+        """Where "none of them" is the most probable answer, no threshold is so low that the image is filed."""
+        logits = np.array([[1, 0, 0, 0, 0, 0, 3]], np.float32)
+        decision = decide.decide(Scored(logits), [False], decide.Policy(CLASSES, 0.0))[0]
+        assert (decision.outcome, decision.reason) == (Outcome.REVIEW, "out_of_distribution")
+        assert decision.label == "AbdomenCT", "the most probable class is told all the same"
+        assert len(decision.top) == 3
+        assert "none of the classes" in str(decision.detail)
+
+    def test_takes_its_share_of_the_confidence(self) -> None:
+        """Confidence is the class's probability among all answers, "none of them" included."""
+        logits = np.array([[2, 0, 0, 0, 0, 0, 2]], np.float32)
+        decision = decide.decide(Scored(logits), [False], decide.Policy(CLASSES, 0.0))[0]
+        assert decision.confidence == pytest.approx(np.exp(2) / (2 * np.exp(2) + 5))
+
+    def test_far_from_all_that_was_trained_on_goes_to_review(self) -> None:
+        """An image beyond max_distance is not filed, however sure the network is; one at it is."""
+        logits = np.array([[50, 0, 0, 0, 0, 0]] * 2, np.float32)
+        scored = Scored(logits, np.array([9.5, 9.0], np.float32))
+        far, near = decide.decide(scored, [False, False], decide.Policy(CLASSES, 0.5, max_distance=9.0))
+        assert (far.outcome, far.reason, far.label) == (Outcome.REVIEW, "out_of_distribution", "AbdomenCT")
+        assert near.outcome is Outcome.SORTED
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_distance_that_is_no_number_files_nothing(self, bad: float) -> None:
+        """A distance that can not be computed is not taken for a small one."""
+        scored = Scored(np.array([[50, 0, 0, 0, 0, 0]], np.float32), np.array([bad], np.float32))
+        assert decide.decide(scored, [False], decide.Policy(CLASSES, 0.0))[0].outcome is Outcome.REVIEW
+
+    def test_distance_threshold_that_is_no_number_files_nothing(self) -> None:
+        """A distance threshold lost to a damaged weights file sends images to review instead of filing all."""
+        scored = Scored(np.array([[50, 0, 0, 0, 0, 0]], np.float32), np.zeros(1, np.float32))
+        policy = decide.Policy(CLASSES, 0.0, max_distance=float("nan"))
+        assert decide.decide(scored, [False], policy)[0].outcome is Outcome.REVIEW

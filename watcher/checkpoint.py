@@ -34,7 +34,8 @@ class Checkpoint:
     """Everything needed to classify, as it lies on disk.
 
     ``classes`` gives the order of the logits. ``thresholds`` are fitted by
-    command on validation images. ``training`` holds how it came to be and its
+    command on validation images; ``operating`` are others that may be chosen
+    instead, each with its ``accept_rate`` and ``wrong_rate``. ``training`` holds how it came to be and its
     figures, for people. ``digest`` is the SHA-256 of tensors and metadata.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     tensors: Tensors = field(repr=False)
     thresholds: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    operating: tuple[dict[str, float], ...] = ()
     preprocessing: str = PREPROCESSING
     digest: str = ""
 
@@ -88,7 +90,9 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         header = json.loads(metadata["mednet"])
         known = header.pop("format") == FORMAT
         found = Checkpoint(
-            **{**header, "classes": tuple(header["classes"])}, tensors=tensors, digest=metadata["digest"]
+            **{**header, "classes": tuple(header["classes"]), "operating": tuple(header.get("operating", ()))},
+            tensors=tensors,
+            digest=metadata["digest"],
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _fatal(f"{path} is no weights file of mednet-watcher: its metadata is missing or damaged") from error
@@ -135,6 +139,7 @@ def _header(checkpoint: Checkpoint) -> dict[str, Any]:
         "thresholds": checkpoint.thresholds,
         "training": checkpoint.training,
         "preprocessing": checkpoint.preprocessing,
+        **({"operating": list(checkpoint.operating)} if checkpoint.operating else {}),  # older files have none
     }
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import cores, decode, mednet
+from watcher import cores, decode, mednet, ood
 from watcher.checkpoint import Checkpoint
 from watcher.errors import Exit, Fatal
+from watcher.records import Scored
 
 Device = Literal["auto", "cuda", "cpu"]
 
@@ -34,25 +35,33 @@ def build(checkpoint: Checkpoint) -> mednet.MedNet:
     """
     try:
         net = mednet.MedNet(mednet.MedNetConfig.from_dict(checkpoint.architecture))
-        state = {name: torch.from_numpy(np.array(value)) for name, value in checkpoint.tensors.items()}
+        state = {
+            name: torch.from_numpy(np.array(value))
+            for name, value in checkpoint.tensors.items()
+            if not name.startswith(ood.PREFIX)
+        }
         net.load_state_dict(state)  # half precision on disk is widened here
         _try(net.eval(), len(checkpoint.classes))
     except (TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
-        raise Fatal(
-            f"the weights {checkpoint.name} do not fit their own architecture: {error}",
-            "Set model.weights to a file made by this version of mednet-watcher.",
-            Exit.MODEL,
-        ) from error
+        raise _unfit(checkpoint, error) from error
     return net
 
 
 @torch.inference_mode()
 def _try(net: mednet.MedNet, classes: int) -> None:
-    logits = net(torch.zeros(1, 1, decode.SIDE, decode.SIDE)).logits
-    if logits.shape != (1, classes):
+    logits = net(torch.zeros(1, 1, net.config.side, net.config.side)).logits
+    if logits.shape != (1, classes + net.config.none):
         raise ValueError(f"{logits.shape[1]} results for {classes} classes")
     if not logits.isfinite().all():
         raise ValueError("its results are no numbers")
+
+
+def _unfit(checkpoint: Checkpoint, error: Exception) -> Fatal:
+    return Fatal(
+        f"the weights {checkpoint.name} do not fit their own architecture: {error}",
+        "Set model.weights to a file made by this version of mednet-watcher.",
+        Exit.MODEL,
+    )
 
 
 def choose_device(wanted: Device) -> torch.device:
@@ -147,6 +156,37 @@ def _rounded(count: int) -> int:
 
 def _joined(first: Scores, second: Scores) -> Scores:
     return Scores(np.concatenate([first.logits, second.logits]), np.concatenate([first.features, second.features]))
+
+
+def scoring(station: Classifier, checkpoint: Checkpoint) -> Callable[[npt.NDArray[np.uint8]], Scored]:
+    """The station's logits with the out-of-distribution score that the checkpoint's own statistics give.
+
+    Raises:
+        Fatal: exit code 4; the statistics do not fit each other.
+    """
+    remembered = known(checkpoint)
+
+    def score(images: npt.NDArray[np.uint8]) -> Scored:
+        scores = station(images)
+        return Scored(scores.logits, None if remembered is None else remembered.distance(scores.features))
+
+    return score
+
+
+def known(checkpoint: Checkpoint) -> ood.Known | None:
+    """What the checkpoint remembers of the images it was trained on, or None.
+
+    Raises:
+        Fatal: exit code 4; it does not fit the network's features.
+    """
+    try:
+        found = ood.of(checkpoint.tensors)
+        wide = mednet.MedNetConfig.from_dict(checkpoint.architecture).hidden[1]
+        if found is not None and found.directions.shape[1] != wide:
+            raise ValueError(f"{found.directions.shape[1]} features are remembered, the network has {wide}")
+    except (TypeError, ValueError) as error:
+        raise _unfit(checkpoint, error) from error
+    return found
 
 
 def use_threads(threads: int) -> None:

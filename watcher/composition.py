@@ -23,7 +23,9 @@ from watcher import (
     log,
     mounts,
     naming,
+    operating,
     outputs,
+    promoted,
     pulse,
     recover,
     seat,
@@ -33,7 +35,6 @@ from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Places
 from watcher.collisions import Rules
-from watcher.decide import Policy
 from watcher.decoder_pool import DecoderPool
 from watcher.desk import Desk
 from watcher.errors import Exit, Fatal, Retry
@@ -127,7 +128,7 @@ def build(
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
         network=network,
-        policy=policy(settings, weights),
+        policy=operating.policy(settings.review, weights),
         doubts=doubts(settings),
         title=title(settings),
         clerk=clerk(settings, ledger, mover, where, weights.digest),
@@ -342,26 +343,14 @@ def optional_config(path: Path | None) -> config.Config:
 
 
 def weights_path(wanted: Path | None, settings: config.Config) -> Path:
-    """The weights named on the command line, else in the config, else those shipped."""
-    return wanted or settings.model.weights or assets.weights()
+    """The weights named on the command line, else in the config, else those promoted here, else those shipped."""
+    return wanted or settings.model.weights or promoted.in_force(settings.state.path) or assets.weights()
 
 
 def decoder_limits(settings: config.Config) -> dict[str, int]:
     """What one decoder process is allowed."""
     d = settings.decode
     return {"max_bytes": d.max_bytes, "max_pixels": d.max_pixels, "memory_mb": d.memory_mb}
-
-
-def policy(settings: config.Config, weights: checkpoint.Checkpoint) -> Policy:
-    """The operator's threshold, else the one fitted with the weights."""
-    wanted = settings.review.min_confidence
-    fitted = weights.thresholds.get("min_confidence", 0.5)
-    return Policy(
-        weights.classes,
-        fitted if wanted is None else wanted,
-        weights.thresholds.get("temperature", 1.0),
-        review_blank=settings.review.blank_images,
-    )
 
 
 def doubts(settings: config.Config) -> second_look.Rules:
@@ -381,4 +370,4 @@ def load_network(
         classify.build(weights), device, lambda event, detail: logger.warning(event, detail=detail)
     )
     station.warm_up(settings.batch.size)
-    return (lambda images: station(images).logits), (lambda: str(station.device))
+    return classify.scoring(station, weights), (lambda: str(station.device))

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from watcher.records import Decision, Outcome
+from watcher.records import Decision, Outcome, Scored
 
-REVIEW_REASONS = ("low_confidence", "blank_image")
+REVIEW_REASONS = ("low_confidence", "out_of_distribution", "blank_image")
 
 
 @dataclass(frozen=True)
 class Policy:
     """When an image may be filed without a person.
 
-    ``min_confidence`` is a probability in [0, 1], fitted on validation images
-    and stored with the weights. ``temperature`` divides the logits before the
-    softmax (Guo et al. 2017); 1 leaves them as they are.
+    ``min_confidence`` is a probability in [0, 1] and ``max_distance`` an
+    out-of-distribution score, both fitted on validation images and stored with
+    the weights. ``temperature`` divides the logits before the softmax (Guo et
+    al. 2017); 1 leaves them as they are.
     """
 
     classes: tuple[str, ...]
     min_confidence: float
     temperature: float = 1.0
+    max_distance: float = math.inf
     top: int = 3
     review_blank: bool = False
     """Send images of one single grey level to review, however sure the network is."""
@@ -39,25 +41,35 @@ def probabilities(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> 
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def decide(logits: npt.NDArray[np.float32], blank: Sequence[bool], policy: Policy) -> list[Decision]:
-    """One decision for each row of ``logits`` (n, classes); ``blank`` marks images of one grey level.
+def decide(scored: Scored, blank: Sequence[bool], policy: Policy) -> list[Decision]:
+    """One decision for each of n images; ``blank`` marks those of one grey level.
 
-    Logits that are no numbers (a damaged device, say) go to review: a
+    Scores that are no numbers (a damaged device, say) go to review: a
     confidence that can not be computed is none.
     """
-    rows = probabilities(logits, policy.temperature)
-    return [_one(row, empty, policy) for row, empty in zip(rows, blank, strict=True)]
+    rows = probabilities(scored.logits, policy.temperature)
+    distances = np.zeros(len(rows)) if scored.distance is None else scored.distance
+    return [
+        _one(row, float(distance), empty, policy) for row, distance, empty in zip(rows, distances, blank, strict=True)
+    ]
 
 
-def _one(row: npt.NDArray[np.float64], blank: bool, policy: Policy) -> Decision:
-    if not math.isfinite(float(row.sum())):
+def _one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Policy) -> Decision:
+    if not math.isfinite(float(row.sum()) + distance):
         return Decision(Outcome.REVIEW, None, 0.0, "low_confidence", "the network gave no finite numbers")
-    order = np.argsort(-row, kind="stable")[: policy.top]
-    top = tuple((policy.classes[i], float(row[i])) for i in order)
+    known, none = row[: len(policy.classes)], float(row[len(policy.classes) :].sum())
+    order = np.argsort(-known, kind="stable")[: policy.top]
+    top = tuple((policy.classes[i], float(known[i])) for i in order)
     label, confidence = top[0]
     if blank and policy.review_blank:
         return Decision(Outcome.REVIEW, label, confidence, "blank_image", "every pixel has the same grey level", top)
+    if none > confidence:
+        detail = f"none of the classes, with a probability of {none:.4f}"
+        return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
     if not confidence >= policy.min_confidence:  # also when the threshold is no number
         detail = f"{confidence:.4f} is below {policy.min_confidence:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "low_confidence", detail, top)
+    if not distance <= policy.max_distance:
+        detail = f"like nothing it was trained on: distance {distance:.1f} is above {policy.max_distance:.1f}"
+        return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
     return Decision(Outcome.SORTED, label, confidence, None, None, top)

@@ -31,6 +31,8 @@ class MedNetConfig:
     """Side of the maximum pooling after each convolution; 1 is none."""
     dropout: float = 0.0
     """Share of values dropped before the second and third linear layer, in training."""
+    none: bool = False
+    """The last of ``classes`` is "none of the others"."""
 
     @property
     def features(self) -> int:

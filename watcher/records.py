@@ -73,6 +73,19 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """What the network says of n images.
+
+    ``logits`` (n, classes), or (n, classes + 1) where the network has an answer
+    of its own for what is none of the classes, the last. ``distance`` (n,) is
+    the out-of-distribution score, None where the weights have none.
+    """
+
+    logits: npt.NDArray[np.float32]
+    distance: npt.NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the logits of one image amount to.
 

@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watcher import checkpoint, composition, config
+from watcher import checkpoint, composition, config, operating
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.config import Config
+from watcher.decide import Policy
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Fatal
 from watcher.inbox import Inbox
@@ -40,6 +41,7 @@ class Fresh:
     source: Inbox
     clerk: Clerk
     weights: checkpoint.Checkpoint
+    policy: Policy
     decoders: DecoderPool | None = None
     watch: Watch | None = None
     network: tuple[Network, Callable[[], str]] | None = None
@@ -63,7 +65,7 @@ class Fresh:
             arrivals.scan_interval_s = inbox.scan_interval_s
             arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
         route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
-        route.policy = composition.policy(self.settings, self.weights)
+        route.policy = self.policy
         route.doubts, route.title = composition.doubts(self.settings), composition.title(self.settings)
         route.clerk, route.limits = self.clerk, composition.limits(self.settings)
         route.tally.drift = composition.watched(self.settings, self.weights, self.clerk.ledger)
@@ -103,7 +105,8 @@ class Maker:
         if fixed:
             raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
         weights = checkpoint.load(composition.weights_path(None, new))
-        fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights)
+        policy = operating.policy(new.review, weights)
+        fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights, policy)
         try:
             if any(key.startswith("decode.") or key == "output.dicom_name" for key in changed):
                 fresh = replace(fresh, decoders=composition.pool(new, self._seat))

@@ -41,6 +41,7 @@ from watcher.records import (
     Outcome,
     Rejected,
     Returned,
+    Scored,
     Shadowed,
     Timing,
 )
@@ -58,9 +59,9 @@ PAUSE_S = 5.0
 
 
 class Network(Protocol):
-    """What a classifier station looks like from here: images (n, 64, 64) to logits (n, classes)."""
+    """What a classifier station looks like from here: images (n, 64, 64) to their scores."""
 
-    def __call__(self, images: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
+    def __call__(self, images: npt.NDArray[np.uint8], /) -> Scored:
         """Score one batch."""
 
 
@@ -288,8 +289,8 @@ class Route:
 
     def _think(self, batch: list[tuple[Decoded, Ready]], now: float) -> list[Order]:
         started = time.perf_counter()
-        logits = self.network(np.stack([image.image for image, _ in batch]))
-        decisions = decide.decide(logits, [image.blank for image, _ in batch], self.policy)
+        scored = self.network(np.stack([image.image for image, _ in batch]))
+        decisions = decide.decide(scored, [image.blank for image, _ in batch], self.policy)
         infer_ms = (time.perf_counter() - started) * 1000
         return [
             Order(

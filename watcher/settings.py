@@ -63,9 +63,9 @@ _Name = Annotated[str, AfterValidator(_checked_name)]
 _Mode = Annotated[str, AfterValidator(_checked_mode)]
 _Template = Annotated[str, AfterValidator(_checked_template)]
 _NotNegative = Annotated[float, Field(ge=0)]
+_Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -142,9 +142,11 @@ class Decode(_Section):
 
 
 class Review(_Section):
-    """Below which probability a person decides (None: the threshold stored with the weights), and of what else."""
+    """When a person decides (None: as the thresholds stored with the weights say), and of what else."""
 
-    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
+    accept_rate: _Share | None = None
+    max_wrong_rate: _Share | None = None
+    min_confidence: _Share | None = None
     blank_images: bool = False
     metadata_disagrees: bool = True
 

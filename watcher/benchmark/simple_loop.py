@@ -51,7 +51,7 @@ class Handler(FileSystemEventHandler):
         pixels -= pixels.mean()
         with torch.no_grad():
             logits = self._net(torch.from_numpy(pixels)[None, None]).logits
-        label = self._classes[int(logits.argmax())]
+        label = self._classes[int(logits[0, : len(self._classes)].argmax())]
         shutil.move(path, self._out / label / os.path.basename(path))
         _say(label)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, composition, decide, filing, log, second_look
+from watcher import checkpoint, composition, decide, filing, log, operating, second_look
 from watcher.clerk import Places
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Retry, Vanished
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     pool.start()
     try:
         weights = checkpoint.load(composition.weights_path(args.weights, settings))
-        policy = composition.policy(settings, weights)
+        policy = operating.policy(settings.review, weights)
         network, _ = composition.load_network(settings, weights, logger)
         show = _json_line(weights.digest) if args.json else _text_line
         sort = _Sorter(args.sort_into, weights.classes) if args.sort_into else None

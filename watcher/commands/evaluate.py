@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from watcher import assets, checkpoint, classify, decide
+from watcher import assets, checkpoint, classify, decide, operating
 from watcher.errors import Exit, Fatal
+from watcher.records import Outcome
+from watcher.settings import Review
 from watcher.training import dataset, evaluate
+
+BATCH = 64
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,15 +46,15 @@ def judge(weights: checkpoint.Checkpoint, data: dataset.Examples) -> evaluate.Re
             Exit.DIRECTORY,
         )
     classify.use_threads(0)
-    network = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
-    rows = decide.probabilities(logits(network, data.images), weights.thresholds.get("temperature", 1.0))
-    return evaluate.report(_relabelled(data, weights.classes), rows)
-
-
-def logits(network: classify.Classifier, images: npt.NDArray[np.uint8], size: int = 64) -> npt.NDArray[np.float32]:
-    """Logits (n, classes) of images (n, 64, 64), batch by batch."""
-    rows = [network(images[i : i + size]).logits for i in range(0, len(images), size)]
-    return np.concatenate(rows) if rows else np.zeros((0, network.classes), np.float32)
+    station = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
+    network, policy = classify.scoring(station, weights), operating.policy(Review(), weights)
+    shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
+    for start in range(0, len(data.images), BATCH):
+        scored = network(data.images[start : start + BATCH])
+        shares.append(decide.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
+        decisions = decide.decide(scored, [False] * len(scored.logits), policy)
+        filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
+    return evaluate.report(_relabelled(data, weights.classes), np.concatenate(shares), np.concatenate(filed))
 
 
 def _relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Examples:
@@ -61,13 +64,18 @@ def _relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Examp
     return dataset.Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
 
 
+def _thresholds(weights: checkpoint.Checkpoint) -> str:
+    policy = operating.policy(Review(), weights)
+    return f"{policy.min_confidence:.4f}" + (f", distance {policy.max_distance:.4f}" if policy.max_distance < 3 else "")
+
+
 def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluate.Report) -> str:
-    threshold = weights.thresholds.get("min_confidence", 0.0)
-    filed = judged.confidences >= threshold
+    filed = judged.filed
+    assert filed is not None
     lines = [
         f"weights    {path} ({weights.name}, digest {weights.digest[:12]})",
         f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
-        f"threshold  {threshold:.4f}: {int((filed & judged.right).sum())} filed right, "
+        f"thresholds {_thresholds(weights)}: {int((filed & judged.right).sum())} filed right, "
         f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
         "",
         evaluate.table(judged),

@@ -41,6 +41,8 @@ class Report:
     confidences: npt.NDArray[np.float64]
     right: npt.NDArray[np.bool_]
     loss: float = math.nan
+    filed: npt.NDArray[np.bool_] | None = None
+    """Mask (n,) of the decoded images that the thresholds would have filed, where it was asked."""
 
     @property
     def correct(self) -> int:
@@ -58,7 +60,9 @@ class Report:
         }
 
 
-def report(data: Examples, probabilities: npt.NDArray[np.float64]) -> Report:
+def report(
+    data: Examples, probabilities: npt.NDArray[np.float64], filed: npt.NDArray[np.bool_] | None = None
+) -> Report:
     """Compare probabilities (n, classes), in the order of ``data.classes``, with the labels."""
     predicted = probabilities.argmax(axis=1)
     confidences = probabilities.max(axis=1)
@@ -73,7 +77,7 @@ def report(data: Examples, probabilities: npt.NDArray[np.float64]) -> Report:
     total = len(data.labels) + len(data.broken)
     true = probabilities[np.arange(len(data.labels)), data.labels]
     loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()) if len(true) else math.nan
-    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss)
+    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss, filed)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ RECIPES = {
     "improved": Recipe("improved", mednet.IMPROVED, 0.05, 64, 1.5, 4),
 }
 
-_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "rank"}
+_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "none", "rank"}
 _TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
 
 

@@ -1,0 +1,85 @@
+"""Which weights were put in force on this host, and which before: a small file beside the ledger.
+
+``promote`` adds to it and ``rollback`` takes back; the daemon asks it at its
+start and at every reload, unless the config names weights itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from watcher.errors import Exit, Fatal
+
+DIRECTORY = "weights"
+FILE = "in-force.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Weights that were put in force: their digest, when (ISO 8601, UTC) and by whom."""
+
+    digest: str
+    when: str
+    who: str
+
+
+def history(state: Path) -> list[Entry]:
+    """All that are or would be in force after a rollback, the present ones last. Empty: those shipped.
+
+    Raises:
+        Fatal: exit code 5; the file is there and can not be read.
+    """
+    place = state / DIRECTORY / FILE
+    try:
+        return [Entry(**entry) for entry in json.loads(place.read_text("utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as error:
+        raise Fatal(
+            f"which weights are in force can not be read from {place}: {error}",
+            "Mend the file, or remove it to go back to the weights that were shipped.",
+            Exit.DIRECTORY,
+        ) from error
+
+
+def in_force(state: Path) -> Path | None:
+    """The file of the weights put in force last, or None: those shipped."""
+    entries = history(state)
+    return place_of(state, entries[-1].digest) if entries else None
+
+
+def place_of(state: Path, digest: str) -> Path:
+    """Where promoted weights lie."""
+    return state / DIRECTORY / f"{digest}.safetensors"
+
+
+def write(state: Path, entries: list[Entry]) -> None:
+    """Put the list on disk whole or not at all, synced.
+
+    Raises:
+        Fatal: exit code 5; it can not be written.
+    """
+    place = state / DIRECTORY / FILE
+    partial = place.with_name(f".{FILE}.partial")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump([asdict(entry) for entry in entries], file, indent=1)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, place)
+        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise Fatal(
+            f"{place} can not be written: {error.strerror}",
+            "Give yourself the right to write in the state directory, and make room there.",
+            Exit.DIRECTORY,
+        ) from error
