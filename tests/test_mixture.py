@@ -1,0 +1,262 @@
+"""Training on several sources: what is drawn, and that a run resumes where it was cut off."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from watcher import checkpoint, decide, mednet
+from watcher.errors import Exit, Fatal
+from watcher.records import Outcome, Scored
+from watcher.training import calibrate, folds, mixture, pool
+from watcher.training.dataset import Examples
+from watcher.training.mixture import Mixture
+from watcher.training.pool import OUTLIER, Pool
+
+CLASSES = ("ChestCT", "Hand")
+SMALL = Mixture(
+    network=mednet.MedNetConfig(classes=3, none=True, filters=(2, 3), kernels=(5, 5), pool=4, hidden=(8, 6)),
+    steps=4,
+    base=6,
+    pooled=5,
+    foreign=3,
+    near=2,
+    far=2,
+    class_shares={"ChestCT": 0.5, "Hand": 0.5},
+)
+
+
+@pytest.fixture(autouse=True)
+def small_epochs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two steps an epoch; networks this small are faster with one thread."""
+    monkeypatch.setattr(mixture, "EPOCH", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def base() -> Examples:
+    rng = np.random.default_rng(0)
+    labels = np.array([0, 1] * 5)
+    return Examples(CLASSES, tuple("abcdefghij"), rng.integers(0, 256, (10, 64, 64), np.uint8), labels)
+
+
+@pytest.fixture
+def mixed() -> Pool:
+    rng = np.random.default_rng(1)
+    return Pool(
+        CLASSES,
+        tuple(f"{n}.png" for n in range(8)),
+        rng.integers(0, 3000, (8, 128, 128)).astype(np.uint16),
+        np.array([0, 0, 0, 0, 1, 1, OUTLIER, OUTLIER]),
+        ("ChestCT",) * 4 + ("Hand",) * 2 + ("knee", "photo"),
+        ("north",) * 3 + ("south",) + ("west",) * 2 + ("north", "web"),
+        ("hu", "hu", "hu", "raw16", "as_exported", "as_exported", "raw16", "as_exported"),
+        ("A",) * 8,
+    )
+
+
+class TestSampler:
+    def test_a_step_has_what_the_recipe_says(self, base: Examples, mixed: Pool) -> None:
+        """So many of the base, of the pool and of strangers; strangers have the label after the last class."""
+        images, labels = mixture.Sampler(SMALL, base, mixed, torch.Generator().manual_seed(0)).draw()
+        assert images.shape == (6 + 5 + 3 + 2 + 2, 1, 64, 64)
+        assert (labels[:11] < 2).all()
+        assert (labels[11:] == 2).all()
+
+    def test_clean_images_are_as_they_are(self, base: Examples, mixed: Pool) -> None:
+        """With clean at 1 the base images are just those of the data set, standardised."""
+        recipe = replace(SMALL, clean=1.0, base=20)
+        images, labels = mixture.Sampler(recipe, base, mixed, torch.Generator().manual_seed(0)).draw()
+        known = {row.numpy().tobytes(): label for row, label in zip(_all(base), base.labels, strict=True)}
+        assert [known[image.numpy().tobytes()] for image in images[:20]] == labels[:20].tolist()
+
+    def test_origins_share_by_the_root_of_their_size(self, base: Examples, mixed: Pool) -> None:
+        """A source three times as large comes sqrt(3) times as often; what has no share never does."""
+        recipe = replace(SMALL, class_shares={"ChestCT": 1.0})
+        weights = mixture.Sampler(recipe, base, mixed, torch.Generator()).inside
+        assert weights.sum() == pytest.approx(1)
+        assert weights[:3].sum() / weights[3] == pytest.approx(np.sqrt(3))
+        assert weights[4:].sum() == 0
+
+
+def _all(base: Examples) -> torch.Tensor:
+    from watcher.training import renderings
+
+    return renderings.standardised(torch.from_numpy(base.images).float() / 255)
+
+
+class TestRun:
+    def test_resumes_as_if_never_stopped(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
+        """A run cut off after any epoch ends with the weights of one that was not, number for number."""
+        straight = mixture.Run(SMALL, base, mixed, tmp_path / "straight", 3, "x")
+        while straight.done < SMALL.steps:
+            straight.epoch()
+        mixture.Run(SMALL, base, mixed, tmp_path / "cut", 3, "x").epoch()
+        resumed = mixture.Run(SMALL, base, mixed, tmp_path / "cut", 3, "x")
+        resumed.resume()
+        assert resumed.done == 2
+        resumed.epoch()
+        one, other = (checkpoint.load(tmp_path / name / "net.safetensors") for name in ("straight", "cut"))
+        assert one.digest == other.digest
+        assert (one.classes, one.training["steps"]) == (CLASSES, 4)
+
+    def test_refuses_to_go_on_with_another(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
+        """A directory of another recipe or seed is refused, never trained over."""
+        mixture.Run(SMALL, base, mixed, tmp_path, 3, "x").epoch()
+        with pytest.raises(Fatal) as caught:
+            mixture.Run(SMALL, base, mixed, tmp_path, 4, "x").resume()
+        assert caught.value.code is Exit.USAGE
+
+    def test_learns(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
+        """Steps change the network, and the rate rises before it falls."""
+        run = mixture.Run(SMALL, base, mixed, tmp_path, 0, "x")
+        before = {name: value.clone() for name, value in run.net.state_dict().items()}
+        first = run._rate()
+        row = run.epoch()
+        assert np.isfinite(row["loss"])
+        assert not torch.equal(before["fc3.weight"], run.net.state_dict()["fc3.weight"])
+        assert run._rate() > first
+
+
+class TestPool:
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Path:
+        deep = (np.arange(100 * 50).reshape(100, 50) % 4096).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / "deep.png")
+        Image.new("RGB", (128, 128), (250, 250, 250)).save(tmp_path / "photo.png")
+        rows = [
+            "path,class,kind,source,rendering,licence_conf,split_suggestion",
+            "deep.png,ChestCT,,ucsf_nact,hu,A,dev",
+            "photo.png,outlier,photo,web,as_exported,B,train",
+        ]
+        (tmp_path / "pool.csv").write_text("\n".join(rows) + "\n")
+        return tmp_path / "pool.csv"
+
+    def test_keeps_all_levels_and_fills_up_to_a_square(self, tmp_path: Path, table: Path) -> None:
+        """Deep images keep their levels; what is no square is filled up with its edges, like in the daemon."""
+        found = pool.load(tmp_path, table, CLASSES)
+        assert found.levels.shape == (2, 128, 128)
+        assert found.levels[0].max() > 4000
+        assert (found.levels[0, :, 0] == found.levels[0, :, 31]).all()
+        assert (found.levels[1] == 250).all()
+        assert found.labels.tolist() == [0, OUTLIER]
+        assert found.kinds == ("ChestCT", "photo")
+        assert found.origins == ("ucsf_nact/dev", "web")
+
+    def test_chooses(self, tmp_path: Path, table: Path) -> None:
+        """A part of it has its own rows in every column."""
+        part = pool.load(tmp_path, table, CLASSES).chosen(np.array([False, True]))
+        assert (len(part), part.kinds, part.grades) == (1, ("photo",), ("B",))
+
+    def test_image_that_is_missing(self, tmp_path: Path, table: Path) -> None:
+        """A table without its images is told as such, with advice."""
+        (tmp_path / "deep.png").unlink()
+        with pytest.raises(Fatal) as caught:
+            pool.load(tmp_path, table, CLASSES)
+        assert caught.value.code is Exit.DIRECTORY
+
+
+PLAN = {
+    "seed": 0,
+    "steps": 4,
+    "shipped": {"steps": 8, "without_grades": ["B"]},
+    "folds": {
+        "a": {"sources": ["north"], "kinds": ["photo"]},
+        "b": {"sources": ["south", "west"], "kinds": ["knee"]},
+    },
+}
+
+
+class TestFolds:
+    def read(self, tmp_path: Path, mixed: Pool, **changes: object) -> folds.Folds:
+        (tmp_path / "folds.yaml").write_text(yaml.safe_dump({**PLAN, **changes}))
+        return folds.read(tmp_path / "folds.yaml", mixed)
+
+    def test_nothing_is_trained_and_judged_on(self, tmp_path: Path, mixed: Pool) -> None:
+        """A fold judges on its sources and kinds, and trains on neither them nor strangers of its sources."""
+        plan = self.read(tmp_path, mixed)
+        judged = {name: folds.left_out(fold, mixed) for name, fold in plan.folds.items()}
+        trained = {name: folds.trained_on(fold, mixed) for name, fold in plan.folds.items()}
+        assert judged["a"].tolist() == [True] * 3 + [False] * 4 + [True]
+        assert trained["a"].tolist() == [False] * 3 + [True] * 3 + [False, False]  # the knee is of the north, too
+        assert not any((judged[name] & trained[name]).any() for name in judged)
+
+    def test_every_image_is_judged_once(self, tmp_path: Path, mixed: Pool) -> None:
+        """Over all folds, each image of the pool is left out exactly once."""
+        plan = self.read(tmp_path, mixed)
+        times = Counter(int(n) for fold in plan.folds.values() for n in np.flatnonzero(folds.left_out(fold, mixed)))
+        assert times == Counter(range(len(mixed)))
+
+    @pytest.mark.parametrize(
+        ("fold", "says"),
+        [
+            ({"sources": ["north", "south", "west", "east"], "kinds": ["photo", "knee"]}, "no east"),
+            ({"sources": ["north", "south"], "kinds": ["photo", "knee"]}, "west is in no fold"),
+            ({"sources": ["north", "south", "west", "north"], "kinds": ["photo", "knee"]}, "north is in two"),
+        ],
+    )
+    def test_folds_that_do_not_cover_the_pool(self, tmp_path: Path, mixed: Pool, fold: object, says: str) -> None:
+        """What is in no fold would never be judged, what is in two would count twice: both are refused."""
+        with pytest.raises(Fatal, match=says) as caught:
+            self.read(tmp_path, mixed, folds={"a": fold})
+        assert caught.value.code is Exit.CONFIG
+
+
+class TestCalibration:
+    def test_temperature_finds_what_logits_were_multiplied_by(self) -> None:
+        """Logits that are right in the share they claim have temperature 1, three times as sure ones 3."""
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(20_000, 3)).astype(np.float32) * 2
+        shares = calibrate.probabilities(logits)
+        labels = (shares.cumsum(axis=1) > rng.random((20_000, 1))).argmax(axis=1)
+        assert calibrate.temperature(logits, labels) == pytest.approx(1, abs=0.05)
+        assert calibrate.temperature(3 * logits, labels) == pytest.approx(3, abs=0.15)
+
+    @pytest.mark.parametrize("rate", [0.5, 0.9, 0.995, 1.0])
+    def test_thresholds_accept_what_was_asked(self, rate: float) -> None:
+        """At least the wanted share passes both; of what may be sent away, hardly any is wasted."""
+        rng = np.random.default_rng(0)
+        confidence, distance = 0.5 + rng.random(4000) / 2, rng.random(4000)
+        found = calibrate.thresholds(confidence, distance, rate)
+        passed = found.accept(confidence[:, None], distance, 1).mean()
+        assert rate <= passed <= rate + 0.001
+
+    def test_never_accept_what_is_less_than_half_sure(self) -> None:
+        """Asked to accept all, images with a confidence below a half are still left to a person."""
+        found = calibrate.thresholds(np.array([0.2, 0.4, 0.9, 0.8]), np.array([0.1, 0.1, 0.3, 0.2]), 1.0)
+        assert (found.min_confidence, found.max_distance) == (0.5, pytest.approx(0.3))
+
+    def test_accepts_as_the_daemon_does(self) -> None:
+        """Training's thresholds file what decide files with the same numbers, and nothing else."""
+        rng = np.random.default_rng(0)
+        logits = rng.normal(size=(500, 3)).astype(np.float32) * 3
+        distance = rng.random(500).astype(np.float32)
+        limits = calibrate.Thresholds(0.6, 0.7)
+        policy = decide.Policy(CLASSES, 0.6, 2.0, 0.7)
+        decisions = decide.decide(Scored(logits, distance), [False] * 500, policy)
+        shares = calibrate.probabilities(logits, 2.0)
+        filed = [decision.outcome is Outcome.SORTED for decision in decisions]
+        assert limits.accept(shares, distance, 2).tolist() == filed
+        assert 50 < sum(filed) < 450
+
+    def test_remembers_some_of_every_class_and_origin(self) -> None:
+        """A large source does not crowd out a small one, and strangers are not remembered as known."""
+        labels = np.array([0] * 50 + [1] * 3 + [OUTLIER] * 5)
+        origins = ["north"] * 50 + ["north", "south", "south"] + ["web"] * 5
+        chosen = calibrate.remembered(labels, origins, 2)
+        assert Counter((int(labels[n]), origins[n]) for n in chosen) == {
+            (0, "north"): 2,
+            (1, "north"): 1,
+            (1, "south"): 2,
+        }

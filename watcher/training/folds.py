@@ -1,0 +1,89 @@
+"""Folds of the pool: which sources and kinds a network is not trained on, to be judged on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from watcher.errors import Exit, Fatal
+from watcher.training.pool import OUTLIER, Pool
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fold(_Strict):
+    """What one network is not trained on."""
+
+    sources: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+class Shipped(_Strict):
+    """The network for use: more steps, and no image of some licences."""
+
+    steps: int = Field(gt=0)
+    without_grades: tuple[str, ...] = ()
+
+
+class Folds(_Strict):
+    """The whole file."""
+
+    seed: int
+    steps: int = Field(gt=0)
+    shipped: Shipped
+    folds: dict[str, Fold]
+
+
+def read(path: Path, pool: Pool) -> Folds:
+    """Read the folds of a pool.
+
+    Raises:
+        Fatal: exit code 3; the file is wrong, or leaves out what the pool does not have, or twice.
+    """
+    try:
+        found = Folds.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        wrong = _contradictions(found, pool)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        wrong = [str(error)]
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+    if wrong:
+        raise Fatal(
+            f"the folds {path} can not be used:\n  " + "\n  ".join(wrong),
+            "docs/study/general/folds.yaml is an example.",
+            Exit.CONFIG,
+        )
+    return found
+
+
+def _contradictions(found: Folds, pool: Pool) -> list[str]:
+    wrong = []
+    for what, known in (
+        ("sources", {o for o, n in zip(pool.origins, pool.labels, strict=True) if n != OUTLIER}),
+        ("kinds", {k for k, n in zip(pool.kinds, pool.labels, strict=True) if n == OUTLIER}),
+    ):
+        named = [name for fold in found.folds.values() for name in getattr(fold, what)]
+        wrong += [f"{what}: the pool has no {name}" for name in sorted(set(named) - known)]
+        wrong += [f"{what}: {name} is in two folds" for name in sorted(set(named)) if named.count(name) > 1]
+        wrong += [f"{what}: {name} is in no fold" for name in sorted(known - set(named))]
+    return wrong
+
+
+def left_out(fold: Fold, pool: Pool) -> npt.NDArray[np.bool_]:
+    """Mask (n,) of what the fold judges on: its sources' images of the classes, and strangers of its kinds."""
+    inside = pool.labels != OUTLIER
+    return np.where(inside, np.isin(pool.origins, fold.sources), np.isin(pool.kinds, fold.kinds))
+
+
+def trained_on(fold: Fold, pool: Pool) -> npt.NDArray[np.bool_]:
+    """Mask (n,) of what it is trained on: nothing of its sources, strangers neither, and nothing of its kinds."""
+    seen: npt.NDArray[np.bool_] = ~(
+        np.isin(pool.origins, fold.sources) | (np.isin(pool.kinds, fold.kinds) & (pool.labels == OUTLIER))
+    )
+    return seen
