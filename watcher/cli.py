@@ -81,8 +81,10 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
     daily = (_run, _classify, _check_config, _doctor, _status, _tail, _review, _retry, _undo, _audit, _explain, _web)
-    rarely = (_install_service, _demo, _evaluate, _train, _compress, _ablate, _report, _audit_data, _sketch, _bench)
-    for add in (*daily, *rarely):
+    teaching = (_adapt, _promote, _rollback)
+    rarely = (_install_service, _demo, _evaluate, _train, _compress, _ablate, _report, _audit_data)
+    laboratory = (_generalise, _sketch, _bench)
+    for add in (*daily, *teaching, *rarely, *laboratory):
         add(_adder(commands))
     return top
 
@@ -335,11 +337,52 @@ def _audit_data(add: _Add) -> None:
     command.add_argument("--out", type=Path, metavar="DIR", help="for audit.md (default: where the study is)")
 
 
+def _generalise(add: _Add) -> None:
+    command = add("generalise", "train on several sources, judge on those left out, make the weights that are shipped")
+    command.add_argument("step", choices=("train", "judge", "ship", "report"))
+    command.add_argument("--folds", type=Path, default=Path("docs/study/general/folds.yaml"), metavar="YAML")
+    command.add_argument("--data", type=Path, metavar="DIR", help="the base data: a directory of class directories")
+    command.add_argument("--split", type=Path, metavar="CSV", help="its parts train and valid: path, class, split")
+    command.add_argument("--pool", type=Path, metavar="CSV", help="what else is trained and judged on: a row an image")
+    command.add_argument("--pool-data", type=Path, metavar="DIR", help="where its paths start (default: beside it)")
+    command.add_argument("--runs", type=Path, metavar="DIR", help="holds the trainings; several processes share them")
+    command.add_argument("--accept-rate", type=float, default=0.996, metavar="SHARE", help="of the base data, filed")
+    command.add_argument("--threads", type=int, default=1, help="CPU threads; better, start it once a core")
+    command.add_argument("--out", type=Path, metavar="FILE", help="for the weights that ship makes")
+
+
+def _adapt(add: _Add) -> None:
+    command = add("adapt", "teach the network what people decided here; puts nothing in force")
+    told = "verdicts: a directory for each class, and outlier for none of them, as review export makes it"
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help=told)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the new weights")
+    command.add_argument("--rehearsal", type=Path, metavar="FILE", help="default: the one shipped with the weights")
+    command.add_argument("--accept-rate", type=float, default=0.996, metavar="SHARE", help="of the base data, filed")
+    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    _weights(command)
+    _config(command)
+
+
+def _promote(add: _Add) -> None:
+    command = add("promote", "put new weights in force, if no class is worse by them than by the present ones")
+    command.add_argument("candidate", type=Path, metavar="FILE", help="weights, made by adapt say")
+    command.add_argument("--data", type=Path, metavar="DIR", help="the verdicts that adapt had: those kept back judge")
+    told = "labelled images that judge as well, a directory for each class; may be given several times"
+    command.add_argument("--reference", type=Path, action="append", default=[], metavar="DIR", help=told)
+    command.add_argument("--rehearsal", type=Path, metavar="FILE", help="default: the one shipped with the weights")
+    _config(command)
+
+
+def _rollback(add: _Add) -> None:
+    command = add("rollback", "take the last promotion back: the weights of before are in force again")
+    _config(command)
+
+
 def _sketch(add: _Add) -> None:
     command = add("sketch", "fit the synthetic-image sampler of the demo to training images")
     _data(command, split_required=False)
     command.add_argument("--train-part", default="train", metavar="NAME")
-    command.add_argument("--components", type=int, default=24)
+    command.add_argument("--components", type=int, default=40)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--out", type=Path, default=Path("weights/sketch.safetensors"), metavar="FILE")
 

@@ -1,0 +1,313 @@
+"""A site teaches the network, and new weights are put in force only if no class is worse by them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from watcher import assets, checkpoint, cli, composition, config, mednet, ood, promoted
+from watcher.errors import Exit, Fatal
+from watcher.training import adapt, gate, rehearsal, site
+from watcher.training.gate import Said
+
+CLASSES = ("ChestCT", "Hand")
+NONE = 2
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster so, on a busy machine most of all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pictures(kind: int, count: int, seed: int) -> np.ndarray:
+    """Kind 0 is bright above, 1 bright below, 2 striped, 3 a frame: another hospital's 1."""
+    rng = np.random.default_rng(seed)
+    made = rng.integers(0, 60, (count, 64, 64))
+    if kind == 0:
+        made[:, :28] += 150
+    elif kind == 1:
+        made[:, 36:] += 150
+    elif kind == 2:
+        made[:, :, ::8] += 180
+    else:
+        made[:, 8:56, 8:56] += 150
+    return made.astype(np.uint8)
+
+
+TUNING = adapt.Tuning(steps=60, site=8, rehearsed=48, copies=0, learning_rate=0.005, weight=0.5)
+
+
+@pytest.fixture(scope="module")
+def net() -> mednet.MedNet:
+    """A random trunk, and a head that knows kinds 0, 1 and 2."""
+    torch.manual_seed(0)
+    config_ = mednet.MedNetConfig(
+        classes=3, none=True, filters=(4, 6), kernels=(5, 5), pool=4, hidden=(64, 24), batch_norm=False
+    )
+    blank = mednet.MedNet(config_).eval()
+    images = np.concatenate([pictures(kind, 30, kind) for kind in range(3)])
+    labels = np.repeat([0, 1, NONE], 30)
+    inputs, answers = torch.from_numpy(rehearsal.wide(blank, images)), torch.from_numpy(labels)
+    optimizer = torch.optim.Adam([*blank.fc2.parameters(), *blank.fc3.parameters()], 0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(blank.fc3(blank.act(blank.fc2(inputs))), answers).backward()
+        optimizer.step()
+    return blank
+
+
+@pytest.fixture(scope="module")
+def memory(net: mednet.MedNet) -> rehearsal.Rehearsal:
+    train, valid = (np.concatenate([pictures(kind, 40, 10 * part + kind) for kind in range(3)]) for part in (1, 2))
+    labels = np.repeat([0, 1, NONE], 40)
+    return rehearsal.Rehearsal(
+        rehearsal.trunk(net), rehearsal.wide(net, train), labels, rehearsal.wide(net, valid), labels
+    )
+
+
+def right(net: mednet.MedNet, images: np.ndarray, label: int) -> float:
+    return float((adapt.answers(net, rehearsal.wide(net, images))[0].argmax(axis=1) == label).mean())
+
+
+class TestAdapt:
+    def test_learns_the_site_and_forgets_nothing(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+        """What was told wrong is told right, also on images not taught; what is rehearsed stays as it was."""
+        new, rest = pictures(3, 40, 7), pictures(3, 40, 8)
+        labels = np.ones(40, np.int64)
+        assert right(net, rest, 1) < 0.5
+        found = adapt.adapt(net, memory, new, labels, CLASSES, 0.9, replace(TUNING, steps=300))
+        assert right(found.net, rest, 1) > 0.9
+        for kind in range(3):
+            assert right(found.net, pictures(kind, 40, 99), kind) > 0.9
+        far = found.known.distance(adapt.answers(found.net, rehearsal.wide(net, rest))[1])
+        assert np.median(far) <= found.limits.max_distance, "what is like the site's images is known"
+
+    def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+        """What is rehearsed stays true of the new network, and the old one is not touched."""
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        found = adapt.adapt(net, memory, pictures(3, 12, 7), np.ones(12, np.int64), CLASSES, 0.9, TUNING)
+        assert rehearsal.trunk(found.net) == rehearsal.trunk(net)
+        assert not torch.equal(found.net.state_dict()["fc3.weight"], before["fc3.weight"])
+        assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
+
+
+class TestRehearsal:
+    def test_round_trip(self, tmp_path: Path, memory: rehearsal.Rehearsal) -> None:
+        """Features come back to within half of a 255th of their column's range, labels and trunk as they were."""
+        rehearsal.save(memory, tmp_path / "r")
+        found = rehearsal.load(tmp_path / "r")
+        assert found.trunk == memory.trunk
+        np.testing.assert_array_equal(found.train_labels, memory.train_labels)
+        np.testing.assert_array_equal(found.valid_labels, memory.valid_labels)
+        step = np.concatenate([memory.train, memory.valid]).max(axis=0) / 255
+        assert (np.abs(found.train - memory.train) <= step * 0.51 + 1e-6).all()
+        assert (tmp_path / "r").stat().st_mode & 0o777 == 0o644
+
+    @pytest.mark.parametrize("content", [b"", b"garbage" * 100])
+    def test_what_is_none(self, tmp_path: Path, content: bytes) -> None:
+        """A damaged file is refused as such."""
+        (tmp_path / "r").write_bytes(content)
+        with pytest.raises(Fatal) as caught:
+            rehearsal.load(tmp_path / "r")
+        assert caught.value.code is Exit.MODEL
+
+
+class TestSite:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        for name, kind in (("Hand", 1), ("outlier", 2)):
+            (tmp_path / "site" / name).mkdir(parents=True)
+            for number, image in enumerate(pictures(kind, 10, kind)):
+                Image.fromarray(image).save(tmp_path / "site" / name / f"{number}.png")
+        return tmp_path / "site"
+
+    def test_labels_are_the_weights_own(self, root: Path) -> None:
+        """Classes have the weights' numbers, whichever directories there are; outlier is the one after the last."""
+        data = site.load(root, CLASSES)
+        assert sorted(set(zip([path.split("/")[0] for path in data.paths], data.labels.tolist(), strict=True))) == [
+            ("Hand", 1),
+            ("outlier", NONE),
+        ]
+
+    def test_split_keeps_copies_together_and_is_the_same_each_time(self, root: Path) -> None:
+        """Some of each class are held back; a copy of an image that is learnt is never judged by."""
+        for number in range(10):
+            (root / "Hand" / f"copy{number}.png").write_bytes((root / "Hand" / f"{number}.png").read_bytes())
+        learn, held = site.split(site.load(root, CLASSES))
+        assert (len(learn.labels), len(held.labels)) == (14 + 7, 6 + 3)
+        seen = {image.tobytes() for image in learn.images}
+        assert not any(image.tobytes() in seen for image in held.images)
+        assert site.split(site.load(root, CLASSES))[1].paths == held.paths
+
+    def test_directory_of_no_class(self, root: Path) -> None:
+        """A directory that is no class's is named, instead of being taught as something."""
+        (root / "Hand").rename(root / "Foot")
+        with pytest.raises(Fatal, match="Foot") as caught:
+            site.load(root, CLASSES)
+        assert caught.value.code is Exit.DIRECTORY
+
+
+class TestGate:
+    def reference(self, labels: list[int], before: list[int], after: list[int]) -> gate.Reference:
+        """Labels as told; NONE means review."""
+        said = [Said(np.array(each) % NONE, np.array(each) != NONE) for each in (before, after)]
+        return gate.Reference("set", np.array(labels), *said)
+
+    def worse(self, ref: gate.Reference) -> dict[str, str | None]:
+        return {line.label: line.worse for line in gate.compare([ref], CLASSES)}
+
+    def test_no_difference_is_no_worse(self) -> None:
+        """Weights pass against themselves."""
+        assert self.worse(self.reference([0, 1, NONE], [0, 1, NONE], [0, 1, NONE])) == dict.fromkeys(
+            (*CLASSES, "none of them")
+        )
+
+    def test_one_class_worse_is_enough(self) -> None:
+        """Gains in one class do not make up for another's losses."""
+        ref = self.reference([0] * 20 + [1] * 20, [0] * 20 + [0] * 20, [NONE] * 20 + [1] * 20)
+        assert self.worse(ref) == {"ChestCT": "fewer are right", "Hand": None}
+
+    def test_filed_wrong_instead_of_review_is_worse(self) -> None:
+        """What was left to a person and is filed wrong now is worse, though no fewer are right."""
+        ref = self.reference([0] * 20, [NONE] * 20, [1] * 20)
+        assert self.worse(ref) == {"ChestCT": "more are filed wrong"}
+
+    def test_strangers_filed_are_worse(self) -> None:
+        """What is none of the classes must stay with a person."""
+        assert self.worse(self.reference([NONE] * 20, [NONE] * 20, [1] * 20)) == {"none of them": "more are filed"}
+
+    @pytest.mark.parametrize(
+        ("losses", "gains", "beyond"),
+        [(0, 0, False), (3, 0, False), (6, 0, False), (7, 0, True), (20, 15, False), (30, 8, True)],
+    )
+    def test_noise_is_no_reason(self, losses: int, gains: int, beyond: bool) -> None:
+        """A few images more or less are chance: the sign test's level decides (2**-7 < 0.01 < 2**-6)."""
+        assert gate.significant(losses, gains) is beyond
+
+    def test_page_shows_both_confusion_matrices(self) -> None:
+        """The report has the verdict, each line, and the matrices before and after."""
+        ref = self.reference([0] * 20, [0] * 20, [1] * 20)
+        page = gate.page([ref], gate.compare([ref], CLASSES), CLASSES, {"new": "abc"})
+        assert "**Refused**; ChestCT of set: fewer are right (20 right before, 0 after)" in page
+        assert "| ChestCT | 20 | 0 | 0 |" in page
+        assert "| ChestCT | 0 | 20 | 0 |" in page
+
+
+class TestPromote:
+    """The commands, with a small network in the place of the shipped one."""
+
+    @pytest.fixture
+    def shipped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: mednet.MedNet, memory: rehearsal.Rehearsal
+    ) -> checkpoint.Checkpoint:
+        place = tmp_path / "shipped"
+        settled = adapt.settle(net, memory, memory.train[:1], memory.train_labels[:1], 2, 0.95)
+        saved = checkpoint.save(self.made(net, settled), place / "mednet.safetensors")
+        rehearsal.save(memory, place / "rehearsal.safetensors")
+        monkeypatch.setattr(assets, "weights", lambda name="mednet.safetensors": place / name)
+        (tmp_path / "config.yaml").write_text("")
+        return saved
+
+    def made(self, net: mednet.MedNet, settled: adapt.Adapted) -> checkpoint.Checkpoint:
+        limits = {"min_confidence": settled.limits.min_confidence, "max_distance": settled.limits.max_distance}
+        tensors = {name: value.numpy() for name, value in net.state_dict().items()}
+        return checkpoint.Checkpoint(
+            "small", net.config.to_dict(), CLASSES, {**tensors, **settled.known.tensors()}, limits
+        )
+
+    @pytest.fixture
+    def verdicts(self, tmp_path: Path) -> Path:
+        (tmp_path / "verdicts" / "Hand").mkdir(parents=True)
+        for number, image in enumerate(pictures(3, 60, 7)):
+            Image.fromarray(image).save(tmp_path / "verdicts" / "Hand" / f"{number}.png")
+        return tmp_path / "verdicts"
+
+    def call(self, tmp_path: Path, *words: object) -> int:
+        return cli.main([*map(str, words), "--config", str(tmp_path / "config.yaml")])
+
+    def in_force(self, tmp_path: Path) -> str:
+        return checkpoint.load(composition.weights_path(None, config.load(tmp_path / "config.yaml", {}))).digest
+
+    def test_taught_promoted_and_taken_back(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Adapt writes weights that pass, promote puts them in force, rollback those of before."""
+        out = tmp_path / "new.safetensors"
+        assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", out) == Exit.OK
+        new = checkpoint.load(out)
+        assert new.training["adapted"] == [{"from": shipped.digest, "learnt": 42, "kept_back": 18}]
+        assert self.in_force(tmp_path) == shipped.digest
+        assert self.call(tmp_path, "promote", out, "--data", verdicts) == Exit.OK, capsys.readouterr().out
+        assert self.in_force(tmp_path) == new.digest
+        report = (tmp_path / "state" / "weights" / f"{new.digest}.md").read_text()
+        assert "**Passed**" in report
+        assert "verdicts kept back, after" in report
+        assert self.call(tmp_path, "rollback") == Exit.OK
+        assert self.in_force(tmp_path) == shipped.digest
+        assert self.call(tmp_path, "rollback") == Exit.FAILED
+        assert "nothing was promoted" in capsys.readouterr().err
+
+    def test_bad_weights_are_refused(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A fine-tune that ruins a class does not come into force: exit code 1, and nothing changes."""
+        spoilt = {**shipped.tensors, "fc3.bias": shipped.tensors["fc3.bias"] + np.array([60, 0, 0], np.float32)}
+        checkpoint.save(replace(shipped, tensors=spoilt, thresholds={"min_confidence": 0.5}), tmp_path / "bad")
+        assert self.call(tmp_path, "promote", tmp_path / "bad") == Exit.FAILED
+        assert "refused" in capsys.readouterr().out
+        assert self.in_force(tmp_path) == shipped.digest
+        assert promoted.history(tmp_path / "state") == []
+
+    def test_weights_named_in_the_config(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """Where the config names weights, promoting would change nothing: it is refused with advice."""
+        (tmp_path / "config.yaml").write_text("model: {weights: x.safetensors}\n")
+        assert self.call(tmp_path, "promote", tmp_path / "bad") == Exit.CONFIG
+
+    def test_few_verdicts_teach_nothing(self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path) -> None:
+        """From a handful of images nothing is learnt, and no file is written."""
+        for path in sorted((verdicts / "Hand").iterdir())[9:]:
+            path.unlink()
+        assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", tmp_path / "new") == Exit.DIRECTORY
+        assert not (tmp_path / "new").exists()
+
+    def test_other_trunk_needs_images_to_judge_by(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path
+    ) -> None:
+        """Weights with other convolutions can not be judged by features: without images nothing is promoted."""
+        first = next(name for name in shipped.tensors if name.startswith("convs."))
+        other = {**shipped.tensors, first: shipped.tensors[first] * 1.001}
+        checkpoint.save(replace(shipped, tensors=other), tmp_path / "other")
+        assert self.call(tmp_path, "promote", tmp_path / "other") == Exit.USAGE
+        assert self.call(tmp_path, "promote", tmp_path / "other", "--reference", verdicts) == Exit.OK
+
+
+def test_damaged_history_is_told(tmp_path: Path) -> None:
+    """A list of promotions that can not be read stops the start with advice; it is not taken for an empty one."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "in-force.json").write_text("[{")
+    with pytest.raises(Fatal) as caught:
+        promoted.in_force(tmp_path)
+    assert caught.value.code is Exit.DIRECTORY
+    (tmp_path / "weights" / "in-force.json").write_text(json.dumps([{"digest": "d", "when": "w", "who": "x"}]))
+    assert promoted.in_force(tmp_path) == tmp_path / "weights" / "d.safetensors"
+
+
+def test_features_of_other_width_are_refused(net: mednet.MedNet) -> None:
+    """What is remembered of another network's features is no distance for this one."""
+    from watcher import classify
+
+    odd = checkpoint.Checkpoint("odd", net.config.to_dict(), CLASSES, ood.fit(np.ones((2, 5))).tensors())
+    with pytest.raises(Fatal) as caught:
+        classify.known(odd)
+    assert caught.value.code is Exit.MODEL

@@ -1,0 +1,130 @@
+"""``promote``: put new weights in force, if no class is worse by them. ``rollback`` undoes it."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from watcher import assets, checkpoint, classify, composition, config, decide, operating, promoted
+from watcher.commands.adapt import REHEARSAL
+from watcher.errors import Exit, Fatal
+from watcher.ood import Known
+from watcher.records import Outcome, Scored
+from watcher.settings import Review
+from watcher.training import adapt, gate, rehearsal, site
+from watcher.training.dataset import Examples
+
+BATCH = 64
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge both on every reference set there is, write the report, and put the new weights in force if they pass."""
+    settings = composition.optional_config(args.config)
+    _refuse_named(settings)
+    present = checkpoint.load(composition.weights_path(None, settings))
+    new = checkpoint.load(args.candidate)
+    if new.classes != present.classes:
+        raise Fatal(
+            f"{args.candidate} has other classes than the weights in force",
+            "Name it in model.weights and restart.",
+            Exit.MODEL,
+        )
+    classify.use_threads(0)
+    references = list(_references(args, present, new))
+    if not references:
+        raise Fatal(
+            "there is nothing that both could be judged on",
+            "Give --data with a site's verdicts, --reference with labelled images, or --rehearsal.",
+            Exit.USAGE,
+        )
+    lines = gate.compare(references, present.classes)
+    page = gate.page(references, lines, present.classes, {"present": present.digest, "new": new.digest})
+    refused = [line for line in lines if line.worse]
+    report = _put(settings.state.path / promoted.DIRECTORY, f"{new.digest}.md", page)
+    print(page.split("\n\n## ")[0])
+    print(f"report with both confusion matrices of each set: {report}")
+    if refused:
+        print("refused: the weights in force stay", flush=True)
+        return Exit.FAILED
+    _promote(settings.state.path, args.candidate, new.digest)
+    print(f"in force from the next start or reload on: {new.digest}")
+    return Exit.OK
+
+
+def _refuse_named(settings: config.Config) -> None:
+    if settings.model.weights is not None:
+        raise Fatal(
+            f"model.weights names {settings.model.weights}, which stays in force whatever is promoted",
+            "Set model.weights to null, or replace that file.",
+            Exit.CONFIG,
+        )
+
+
+def _references(
+    args: argparse.Namespace, present: checkpoint.Checkpoint, new: checkpoint.Checkpoint
+) -> Iterator[gate.Reference]:
+    memory = rehearsal.load(args.rehearsal or assets.weights(REHEARSAL))
+    trunks = {rehearsal.trunk(classify.build(weights)) for weights in (present, new)}
+    if trunks == {memory.trunk}:
+        both = [_said_of_features(weights, memory) for weights in (present, new)]
+        yield gate.Reference("base validation", memory.valid_labels, *both)
+    if args.data is not None:
+        _, held = site.split(site.load(args.data, present.classes))
+        if len(held.labels):
+            yield gate.Reference("verdicts kept back", held.labels, *(_said(w, held) for w in (present, new)))
+    for root in args.reference:
+        data = site.load(root, present.classes)
+        yield gate.Reference(str(root), data.labels, *(_said(weights, data) for weights in (present, new)))
+
+
+def _said_of_features(weights: checkpoint.Checkpoint, memory: rehearsal.Rehearsal) -> gate.Said:
+    logits, features = adapt.answers(classify.build(weights), memory.valid)
+    known: Known | None = classify.known(weights)
+    return _decided(weights, [Scored(logits, None if known is None else known.distance(features))])
+
+
+def _said(weights: checkpoint.Checkpoint, data: Examples) -> gate.Said:
+    station = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
+    network = classify.scoring(station, weights)
+    batches = (data.images[start : start + BATCH] for start in range(0, len(data.images), BATCH))
+    return _decided(weights, [network(batch) for batch in batches])
+
+
+def _decided(weights: checkpoint.Checkpoint, scored: list[Scored]) -> gate.Said:
+    policy = operating.policy(Review(), weights)
+    decisions = [d for each in scored for d in decide.decide(each, [False] * len(each.logits), policy)]
+    labels = [0 if d.label is None else weights.classes.index(d.label) for d in decisions]
+    return gate.Said(np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_))
+
+
+def _put(directory: Path, name: str, text: str) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text, "utf-8")
+    except OSError as error:
+        raise Fatal(
+            f"the report can not be written to {directory}: {error.strerror}",
+            "Run this as the daemon's user, or as root.",
+            Exit.DIRECTORY,
+        ) from error
+    return directory / name
+
+
+def _promote(state: Path, candidate: Path, digest: str) -> None:
+    place = promoted.place_of(state, digest)
+    if not place.exists():
+        partial = place.with_name(f".{place.name}.partial")
+        shutil.copyfile(candidate, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        checkpoint.load(partial)  # what was copied is what was judged
+        os.replace(partial, place)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, f"{getpass.getuser()}")])

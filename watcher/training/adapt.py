@@ -1,0 +1,158 @@
+"""A site teaches the network: the last layers are tuned on its verdicts, the rest on what is rehearsed.
+
+The convolutions and the first linear layer stay as they are, so that what the
+network knew can be rehearsed from features alone. The site's images also join
+those that are remembered, and the thresholds are set anew.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from watcher import mednet, ood
+from watcher.training import calibrate, rehearsal, renderings
+from watcher.training.rehearsal import Rehearsal, Wide
+from watcher.training.renderings import BEARS, Dice
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the last layers are tuned. Counts are of images a step."""
+
+    steps: int = 600
+    site: int = 48
+    rehearsed: int = 144
+    copies: int = 6
+    """Changed copies of each of the site's images, besides itself."""
+    learning_rate: float = 0.001
+    weight: float = 0.3
+    """Of the site's images, against what is rehearsed."""
+    momentum: float = 0.9
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The tuned network, what it remembers as known, and its thresholds."""
+
+    net: mednet.MedNet
+    known: ood.Known
+    temperature: float
+    limits: calibrate.Thresholds
+
+
+def adapt(
+    net: mednet.MedNet,
+    memory: Rehearsal,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    accept_rate: float,
+    tuning: Tuning = Tuning(),
+) -> Adapted:
+    """Tune a copy of ``net`` on images (n, 64, 64); the label after the last class is "none of them"."""
+    own = _own(net, images, labels, classes, tuning)
+    tuned = copy.deepcopy(net)
+    _tune(tuned, memory, answers(net, memory.train)[0], own, tuning)
+    return settle(tuned, memory, rehearsal.wide(net, images), labels, len(classes), accept_rate)
+
+
+def tuned(net: mednet.MedNet, memory: Rehearsal, tuning: Tuning = Tuning(weight=10.0)) -> mednet.MedNet:
+    """A copy tuned on what is rehearsed alone, whatever its labels say. With wrong ones: what a gate must refuse."""
+    copied = copy.deepcopy(net)
+    _tune(copied, memory, answers(net, memory.train)[0], (memory.train, memory.train_labels), tuning)
+    return copied
+
+
+def _own(
+    net: mednet.MedNet,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    tuning: Tuning,
+) -> tuple[Wide, npt.NDArray[np.int64]]:
+    """The site's images and changed copies of them, as the first linear layer gives them."""
+    dice = Dice(torch.Generator().manual_seed(tuning.seed), len(images))
+    names = [classes[label] if label < len(classes) else "outlier" for label in labels.tolist()]
+    bears = [BEARS.get(name, BEARS["outlier"]) for name in names]
+    shown = [rehearsal.wide(net, images)]
+    for _ in range(tuning.copies):
+        placed = renderings.placed(renderings.scaled(torch.from_numpy(images).float()), bears, dice)
+        changed = renderings.worn(renderings.shaded(placed, bears, dice), dice)
+        shown.append(rehearsal.wide(net, (changed * 255).round().byte().numpy()))
+    return np.concatenate(shown), np.tile(labels, tuning.copies + 1)
+
+
+def _tune(
+    net: mednet.MedNet,
+    memory: Rehearsal,
+    before: calibrate.Logits,
+    site: tuple[Wide, npt.NDArray[np.int64]],
+    tuning: Tuning,
+) -> None:
+    """Learn the site's labels; of what is rehearsed, keep the answers ``before`` (Hinton et al. 2015, distillation)."""
+    own, own_labels = site
+    goal = torch.from_numpy(calibrate.probabilities(before)).float()
+    net.train()
+    rng = np.random.default_rng(tuning.seed)
+    last = [*net.fc2.parameters(), *net.fc3.parameters()]
+    optimizer = torch.optim.SGD(last, lr=tuning.learning_rate, momentum=tuning.momentum)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, tuning.steps)
+    shares = _even(own_labels)
+    for _ in range(tuning.steps):
+        mine = rng.choice(len(own), tuning.site, p=shares)
+        theirs = rng.integers(0, len(memory.train), tuning.rehearsed)
+        logits = _last(net, torch.from_numpy(np.concatenate([own[mine], memory.train[theirs]])))[0]
+        learnt = functional.cross_entropy(logits[: tuning.site], torch.from_numpy(own_labels[mine]))
+        kept = functional.cross_entropy(logits[tuning.site :], goal[theirs])
+        optimizer.zero_grad()
+        (learnt * tuning.weight + kept).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+    net.eval()
+
+
+def _even(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Chances by which every label comes as often."""
+    counts = np.bincount(labels)
+    weights = 1.0 / counts[labels]
+    return np.asarray(weights / weights.sum())
+
+
+def _last(net: mednet.MedNet, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and penultimate features of what the first linear layer gave."""
+    narrow = net.act(net.fc2(net.drop(inputs)))
+    return net.fc3(net.drop(narrow)), narrow
+
+
+@torch.inference_mode()
+def answers(net: mednet.MedNet, inputs: Wide) -> tuple[calibrate.Logits, calibrate.Features]:
+    """Logits (n, k) and penultimate features (n, d) from what the first linear layer gave."""
+    logits, narrow = _last(net.eval(), torch.from_numpy(inputs))
+    return logits.numpy(), narrow.numpy()
+
+
+def settle(
+    net: mednet.MedNet,
+    memory: Rehearsal,
+    own: Wide,
+    labels: npt.NDArray[np.int64],
+    classes: int,
+    accept_rate: float,
+) -> Adapted:
+    """What the network remembers, and its thresholds: on what it was not tuned on."""
+    inside, mine = memory.train_labels < classes, labels < classes
+    _, features = answers(net, np.concatenate([memory.train[inside], own[mine]]))
+    known = ood.fit(features)
+    valid = memory.valid_labels < classes
+    logits, far = answers(net, memory.valid[valid])
+    heat = calibrate.temperature(logits, memory.valid_labels[valid])
+    sure = calibrate.probabilities(logits, heat)[:, :classes].max(axis=1)
+    return Adapted(net, known, heat, calibrate.thresholds(sure, known.distance(far), accept_rate))

@@ -1,0 +1,55 @@
+"""A site's verdicts: images by class directory, and those that are none of the classes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher.errors import Exit, Fatal
+from watcher.training import dataset
+from watcher.training.dataset import Examples
+
+STRANGERS = "outlier"
+"""The directory of images that people found to be none of the classes."""
+
+HELD_BACK = 0.3
+"""Share of the verdicts that nothing is learnt from: ``promote`` judges by them."""
+
+
+def load(root: Path, classes: tuple[str, ...]) -> Examples:
+    """Images of ``root/<class>/``, and those of ``root/outlier/`` with the label after the last class.
+
+    Raises:
+        Fatal: exit code 5; nothing is there, a directory is no class's, or an image can not be decoded.
+    """
+    data = dataset.load(dataset.listing(root))
+    known = (*classes, STRANGERS)
+    unknown = [name for name in data.classes if name not in known]
+    if unknown:
+        raise Fatal(
+            f"{root} has directories that are no class: {', '.join(unknown)}",
+            f"Name them {', '.join(known)}, as `review export` does.",
+            Exit.DIRECTORY,
+        )
+    dataset.refuse_broken(data)
+    order = np.array([known.index(name) for name in data.classes], np.int64)
+    return Examples(classes, data.paths, data.images, order[data.labels])
+
+
+def split(data: Examples) -> tuple[Examples, Examples]:
+    """Images to learn from, and those held back: by their pixels, so the same each time, copies on one side."""
+    keys = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in data.images])
+    held = np.zeros(len(keys), np.bool_)
+    for label in np.unique(data.labels):
+        own = data.labels == label
+        distinct = np.unique(keys[own])
+        held |= own & np.isin(keys, distinct[: int(HELD_BACK * len(distinct))])
+    return _part(data, ~held), _part(data, held)
+
+
+def _part(data: Examples, mask: npt.NDArray[np.bool_]) -> Examples:
+    places = np.flatnonzero(mask)
+    return Examples(data.classes, tuple(data.paths[n] for n in places), data.images[places], data.labels[places])
