@@ -1,0 +1,252 @@
+"""``generalise``: train on several sources, judge on those left out, and make the weights that are shipped."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from watcher import checkpoint, classify, mednet
+from watcher.commands.adapt import REHEARSAL
+from watcher.errors import Exit, Fatal
+from watcher.training import (
+    calibrate,
+    compress,
+    dataset,
+    folds,
+    foreign,
+    general_report,
+    mixture,
+    pool,
+    rehearsal,
+    taught,
+)
+
+SHIPPED = general_report.SHIPPED
+
+NAME = "mednet-general"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do one of its four steps."""
+    steps = {"train": _train, "judge": _judge, "report": _report, "ship": _ship}
+    return steps[args.step](args)
+
+
+class _Data:
+    """What all steps but the report work on."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        if not (args.data and args.split and args.pool and args.runs):
+            raise Fatal("train, judge and ship need the images", "Give --data, --split, --pool and --runs.", Exit.USAGE)
+        torch.set_num_threads(args.threads)
+        self.train, self.valid = (
+            dataset.load(dataset.listing(args.data, args.split, part)) for part in ("train", "valid")
+        )
+        dataset.refuse_broken(self.train, self.valid)
+        self.root: Path = args.pool_data or args.pool.parent
+        self.pool = pool.load(self.root, args.pool, self.train.classes)
+        self.plan = folds.read(args.folds, self.pool)
+
+    def trained_on(self, name: str) -> npt.NDArray[np.bool_]:
+        """Mask of the pool's images that a run is trained on."""
+        if name == SHIPPED:
+            return ~np.isin(self.pool.grades, self.plan.shipped.without_grades)
+        return folds.trained_on(self.plan.folds[name], self.pool)
+
+    def judged_on(self, name: str) -> npt.NDArray[np.bool_]:
+        """Mask of those that it is judged on."""
+        return ~self.trained_on(name) if name == SHIPPED else folds.left_out(self.plan.folds[name], self.pool)
+
+    def steps(self, name: str) -> int:
+        """How long a run is."""
+        return self.plan.shipped.steps if name == SHIPPED else self.plan.steps
+
+    def job(self, name: str, runs: Path) -> mixture.Run:
+        """A run, where it ended."""
+        recipe = replace(mixture.Mixture(), steps=self.steps(name))
+        part = self.pool.chosen(self.trained_on(name))
+        job = mixture.Run(recipe, self.train, part, runs / name, self.plan.seed, f"{NAME}-{name}")
+        job.resume()
+        return job
+
+
+def _train(args: argparse.Namespace) -> int:
+    """Every run that is not finished; several processes share them."""
+    data = _Data(args)
+    for name in (*data.plan.folds, SHIPPED):
+        with _claimed(args.runs / f"{name}.lock") as ours:
+            if not ours:
+                _say(f"{name}: in other hands")
+                continue
+            job = data.job(name, args.runs)
+            while job.done < job.recipe.steps:
+                row = job.epoch()
+                _say(f"{name}: step {job.done} of {job.recipe.steps}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
+            _say(f"{name}: done")
+    return Exit.OK
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _stored(runs: Path, name: str) -> mednet.MedNet:
+    """A run's network as it would be shipped: folded, its numbers halved."""
+    return compress.halved(mednet.fold_batch_norm(classify.build(checkpoint.load(runs / name / "net.safetensors"))))
+
+
+def _judge(args: argparse.Namespace) -> int:
+    """Judge the folds that are finished, and keep the figures beside the folds."""
+    data = _Data(args)
+    pictures = foreign.views(data.pool, data.root)
+    results = _results(args)
+    for name in data.plan.folds:
+        if (args.runs / name / "net.safetensors").exists():
+            results[name] = _all_figures(data, name, _stored(args.runs, name), pictures, args.accept_rate)
+            _write(args, results)
+            _say(f"{name}: {results[name]['valid']['errors']} validation errors")
+    return Exit.OK
+
+
+def _figures(
+    data: _Data, name: str, net: mednet.MedNet, pictures: foreign.Pictures, accept_rate: float
+) -> tuple[dict[str, Any], foreign.Reference]:
+    seen, left = data.trained_on(name), data.judged_on(name)
+    ref = foreign.reference(net, data.train, data.valid, data.pool.chosen(seen), pictures[seen])
+    found = foreign.judge(net, ref, data.pool.chosen(left), pictures[left], accept_rate)
+    about = {"steps": data.steps(name), "seed": data.plan.seed, "pool_images": int(seen.sum())}
+    return {**about, "accept_rate": accept_rate, **found}, ref
+
+
+def _all_figures(
+    data: _Data, name: str, net: mednet.MedNet, pictures: foreign.Pictures, accept_rate: float
+) -> dict[str, Any]:
+    """With what verdicts of the sources left out change."""
+    figures, ref = _figures(data, name, net, pictures, accept_rate)
+    seen, left = data.trained_on(name), data.judged_on(name)
+    memory = foreign.rehearse(net, data.train, data.valid, data.pool.chosen(seen), pictures[seen])
+    rows = taught.teach(net, ref, memory, data.pool.chosen(left), pictures[left], accept_rate)
+    return {
+        **figures,
+        "taught": rows,
+        "spoilt_refused": taught.spoil(net, ref, memory, data.train.classes, accept_rate),
+    }
+
+
+def _ship(args: argparse.Namespace) -> int:
+    """Make the weights for use of the run ``shipped``, and judge them on what it left out."""
+    if args.out is None:
+        raise Fatal("ship writes weights", "Give --out FILE.", Exit.USAGE)
+    data = _Data(args)
+    net = _stored(args.runs, SHIPPED)
+    pictures = foreign.views(data.pool, data.root)
+    figures, ref = _figures(data, SHIPPED, net, pictures, args.accept_rate)
+    results = _results(args)
+    classes = data.train.classes
+    measured = {name: judged for name, judged in results.items() if name != SHIPPED}
+    made = checkpoint.Checkpoint(
+        name=NAME,
+        architecture=net.config.to_dict(),
+        classes=classes,
+        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **ref.known.tensors()},
+        thresholds={**figures["limits"], "temperature": ref.temperature},
+        operating=_points(ref, measured, len(classes)),
+        training={
+            "recipe": replace(mixture.Mixture(), steps=data.plan.shipped.steps).plain(),
+            "seed": data.plan.seed,
+            "train_images": len(data.train.labels),
+            "pool_images": figures["pool_images"],
+            "without_grades": list(data.plan.shipped.without_grades),
+            "valid_errors": figures["valid"]["errors"],
+            "validation": _usual(ref, figures["limits"], classes),
+        },
+    )
+    saved = checkpoint.save(made, args.out)
+    seen = data.trained_on(SHIPPED)
+    memory = foreign.rehearse(net, data.train, data.valid, data.pool.chosen(seen), pictures[seen])
+    rehearsal.save(memory, args.out.with_name(REHEARSAL))
+    results[SHIPPED] = {**figures, "digest": saved.digest}
+    _write(args, results)
+    _say(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, digest {saved.digest}")
+    _say(f"validation: {figures['valid']}")
+    return Exit.OK
+
+
+def _points(ref: foreign.Reference, measured: dict[str, Any], classes: int) -> tuple[dict[str, float], ...]:
+    """Thresholds for each share of the base data that is to be filed, and what that costs on unseen sources."""
+    if not measured:
+        return ()
+    return tuple(
+        {
+            "accept_rate": point["accept_rate"],
+            "wrong_rate": point["filed_wrong"] / max(point["filed_right"] + point["filed_wrong"], 1),
+            **asdict(ref.limits(point["accept_rate"], classes)),
+        }
+        for point in general_report.operating(measured)
+    )
+
+
+def _usual(ref: foreign.Reference, limits: dict[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the daemon's figures would be on the validation images: what drift is measured against."""
+    shares = calibrate.probabilities(ref.logits, ref.temperature)
+    filed = calibrate.Thresholds(**limits).accept(shares, ref.known.distance(ref.features), len(classes))
+    said, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)
+    mix = np.bincount(said, minlength=len(classes)) / len(said)
+    return {
+        "review_rate": round(1 - float(filed.mean()), 5),
+        "confidence_mean": round(float(sure.mean()), 5),
+        "class_mix": {name: round(float(share), 5) for name, share in zip(classes, mix, strict=True)},
+    }
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Write the page and its figure from what was judged."""
+    results = _results(args)
+    measured = {name: judged for name, judged in results.items() if name != SHIPPED}
+    if not measured:
+        raise Fatal(f"nothing is judged yet beside {args.folds}", "Run the step judge first.", Exit.DIRECTORY)
+    home: Path = args.folds.parent
+    general_report.draw(measured, home / "general.svg")
+    (home / "report.md").write_text(general_report.page(measured, results.get(SHIPPED)), "utf-8")
+    _say(f"{home / 'report.md'}: {len(measured)} folds")
+    return Exit.OK
+
+
+def _place(args: argparse.Namespace) -> Path:
+    return Path(args.folds).parent / "judged.json"
+
+
+def _results(args: argparse.Namespace) -> dict[str, Any]:
+    place = _place(args)
+    return dict(json.loads(place.read_text("utf-8"))) if place.exists() else {}
+
+
+def _write(args: argparse.Namespace, results: dict[str, Any]) -> None:
+    place = _place(args)
+    rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(results[name])}" for name in sorted(results))
+    partial = place.with_name(f".{place.name}.partial")
+    partial.write_text("{\n" + rows + "\n}\n", "utf-8")
+    os.replace(partial, place)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

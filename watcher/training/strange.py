@@ -1,0 +1,114 @@
+"""Scores of strangeness, compared on one network: the higher, the less like what was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher.training import calibrate
+from watcher.training.pool import OUTLIER, Pool
+
+if TYPE_CHECKING:
+    from watcher.training.foreign import Reference
+
+Score = npt.NDArray[np.floating[Any]]
+
+NAMES = {
+    "softmax": "largest softmax over the six classes (Hendrycks and Gimpel 2017)",
+    "energy": "energy of the six logits (Liu et al. 2020)",
+    "none": "largest softmax of a class, beside an answer for none of them",
+    "mahalanobis": "Mahalanobis distance of the features (Lee et al. 2018)",
+    "neighbour": "cosine distance of the features from the nearest known image (Sun et al. 2022)",
+    "none and neighbour": "the sum of both, each in units of its spread on validation",
+}
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """``means`` (k, d) and the inverse of the covariance (d, d) within groups."""
+
+    means: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+
+    def distance(self, features: calibrate.Features) -> Score:
+        """Squared Mahalanobis distance of each row (n, d) from the nearest mean."""
+        apart = features[:, None] - self.means[None]
+        return np.asarray(np.einsum("nkd,de,nke->nk", apart, self.precision, apart, optimize=True).min(axis=1))
+
+
+def spread(
+    features: Sequence[calibrate.Features], labels: Sequence[npt.NDArray[np.int64]], least: int = 5, ridge: float = 1e-3
+) -> Gaussians:
+    """One Gaussian for each class of each set, all of one covariance; classes of few images are left out."""
+    groups = [rows[own == label] for rows, own in zip(features, labels, strict=True) for label in np.unique(own)]
+    groups = [group for group in groups if len(group) >= least]
+    means = np.stack([group.mean(axis=0, dtype=np.float64) for group in groups])
+    apart = np.concatenate([group - mean for group, mean in zip(groups, means, strict=True)])
+    covariance = apart.T @ apart / len(apart) + ridge * np.eye(apart.shape[1])
+    return Gaussians(means, np.linalg.inv(covariance))
+
+
+def scores(logits: calibrate.Logits, features: calibrate.Features, ref: Reference, classes: int) -> dict[str, Score]:
+    """Each single score by name, (n,)."""
+    six = logits[:, :classes].astype(np.float64)
+    top = six.max(axis=1)
+    sure = calibrate.probabilities(logits)[:, :classes].max(axis=1)
+    return {
+        "softmax": 1 - calibrate.probabilities(logits[:, :classes]).max(axis=1),
+        "energy": -(top + np.log(np.exp(six - top[:, None]).sum(axis=1))),
+        "none": np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)),
+        "mahalanobis": ref.spread.distance(features),
+        "neighbour": np.log(np.maximum(ref.known.distance(features), 1e-6)),
+    }
+
+
+def compare(
+    ref: Reference,
+    answers: Sequence[tuple[calibrate.Logits, calibrate.Features]],
+    pool: Pool,
+    shown: Sequence[npt.NDArray[np.int64]],
+    accept_rate: float,
+) -> dict[str, dict[str, Any]]:
+    """Each score with its own threshold, at which so many of the base data's validation images are accepted."""
+    classes = len(pool.classes)
+    valid = scores(ref.logits, ref.features, ref, classes)
+    found = [scores(logits, features, ref, classes) for logits, features in answers]
+    middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
+    for each in (valid, *found):
+        each["none and neighbour"] = np.sum([(each[name] - m) / s for name, (m, s) in middle.items()], axis=0)
+    strangers = pool.labels == OUTLIER
+    kinds = np.array(pool.kinds)[strangers]
+    told = {}
+    for name in NAMES:
+        limit = float(np.quantile(valid[name], accept_rate))
+        right = wrong = images = 0
+        for view, which in enumerate(shown):
+            inside = which[pool.labels[which] != OUTLIER]
+            said = answers[view][0][inside, :classes].argmax(axis=1)
+            filed = found[view][name][inside] <= limit
+            images += len(inside)
+            right += int((filed & (said == pool.labels[inside])).sum())
+            wrong += int((filed & (said != pool.labels[inside])).sum())
+        strange = found[0][name][strangers]
+        told[name] = {
+            "auroc": auroc(valid[name], strange),
+            "images": images,
+            "filed_right": right,
+            "filed_wrong": wrong,
+            "strangers": len(strange),
+            "reviewed": int((strange > limit).sum()),
+            "reviewed_by_kind": {str(k): int((strange[kinds == k] > limit).sum()) for k in np.unique(kinds)},
+        }
+    return told
+
+
+def auroc(known: Score, strange: Score) -> float:
+    """The chance that a stranger scores above a known image; ties count half."""
+    _, place, counts = np.unique(np.concatenate([known, strange]), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    above = ranks[len(known) :].sum() - len(strange) * (len(strange) + 1) / 2
+    return float(above / (len(known) * len(strange)))
