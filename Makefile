@@ -16,7 +16,7 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle lock clean
+.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the fil
 
 idle: $(INSTALLED)  ## measure what the daemon costs when there is nothing to do, and how soon it is ready
 	@$(BIN)/python tests/idle.py
+
+inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX Runtime (pip install onnx onnxscript onnxruntime)
+	@$(BIN)/python tests/inference.py $(if $(DATA),--data $(DATA) --split $(SPLIT))
 
 fits: $(INSTALLED)  ## measure ways to make real images fit 64 x 64 (make fits POOL=DIR, see docs/fits.md)
 	@test -n "$(POOL)" || { echo "make fits needs a directory of labelled images: make fits POOL=DIR (see docs/fits.md)"; exit 1; }

@@ -72,15 +72,22 @@ class TestArchitecture:
         torch.testing.assert_close(net.fc3(scores.features), scores.logits)
 
     def test_pooling_and_dropout(self) -> None:
-        """Pooling follows each activation and shrinks what the linear layers see; dropout acts in training only."""
+        """Pooling shrinks what activations and linear layers see; dropout acts in training only."""
         config = replace(SMALL, pool=2, dropout=0.5)
-        assert layers(config) == ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2
+        assert layers(config) == ["Conv2d", "BatchNorm2d", "MaxPool2d", "ReLU"] * 2
         assert config.features == 5 * 2 * 2
         net = trained(config)
         batch = images(config)
         assert torch.equal(net(batch).logits, net(batch).logits)
         net.train()
         assert not torch.equal(net(batch).logits, net(batch).logits)
+
+    @pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.ELU()])
+    def test_pooling_before_the_activation_is_pooling_after_it(self, activation: torch.nn.Module) -> None:
+        """Both activations keep the order of numbers, so that the cheaper way round gives the same."""
+        values = torch.randn(3, 4, 10, 10, generator=torch.Generator().manual_seed(0))
+        pool = torch.nn.MaxPool2d(2)
+        torch.testing.assert_close(activation(pool(values)), pool(activation(values)))
 
     @pytest.mark.parametrize("config", [mednet.BASELINE, replace(SMALL, rank=3), SMALL])
     def test_config_survives_json(self, config: mednet.MedNetConfig) -> None:

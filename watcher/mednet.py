@@ -101,9 +101,9 @@ def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
         layers.append(nn.Conv2d(channels, filters, kernel))
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(filters))
-        layers.append(act)
-        if config.pool > 1:
+        if config.pool > 1:  # before the activation, which keeps the order: the same numbers, of a quarter as many
             layers.append(nn.MaxPool2d(config.pool))
+        layers.append(act)
         channels = filters
     return layers
 

@@ -1,0 +1,133 @@
+"""How fast the shipped network classifies, against PyTorch and ONNX Runtime on the full and on the shipped one.
+
+``make inference`` (needs ``pip install onnx onnxscript onnxruntime``; without
+them it measures PyTorch alone). Rounds go through all ways by turns, so that a
+busy machine is busy for each; ratios are of one round. Where labelled images
+are given (``--data DIR --split CSV``), it also counts on how many of the
+validation images the shipped network and its ONNX twin decide alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from watcher import assets, checkpoint, classify, decode, mednet
+from watcher.training import dataset
+
+BATCH, PASSES = 64, 12
+
+Way = Callable[[np.ndarray], np.ndarray]
+
+
+def plain(net: mednet.MedNet) -> Way:
+    """PyTorch in evaluation mode, and nothing else."""
+
+    @torch.inference_mode()
+    def way(images: np.ndarray) -> np.ndarray:
+        return net(torch.from_numpy(images)).logits.numpy()  # type: ignore[no-any-return]
+
+    return way
+
+
+def shipped(net: mednet.MedNet) -> Way:
+    """As the classifier station has it."""
+    last = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def way(images: np.ndarray) -> np.ndarray:
+        return last(torch.from_numpy(images).to(memory_format=torch.channels_last)).logits.numpy()  # type: ignore[no-any-return]
+
+    return way
+
+
+class _Logits(torch.nn.Module):
+    def __init__(self, net: mednet.MedNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.net(images).logits  # type: ignore[no-any-return]
+
+
+def onnx(net: mednet.MedNet, threads: int) -> Way | None:
+    """ONNX Runtime on the same network, all its optimisations on; None where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    buffer = io.BytesIO()
+    example = torch.zeros(BATCH, 1, decode.SIDE, decode.SIDE)
+    torch.onnx.export(_Logits(net).eval(), (example,), buffer, input_names=["x"], dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"x": images})[0]  # type: ignore[no-any-return]
+
+
+def rate(way: Way, images: np.ndarray) -> float:
+    """Images a second, the fastest of some passes."""
+    spent = []
+    for _ in range(PASSES):
+        started = time.perf_counter()
+        way(images)
+        spent.append(time.perf_counter() - started)
+    return len(images) / min(spent)
+
+
+def main() -> None:
+    """Print images a second of each way, and the ratios."""
+    words = argparse.ArgumentParser(description=__doc__)
+    words.add_argument("--rounds", type=int, default=7)
+    words.add_argument("--threads", type=int, default=0)
+    words.add_argument("--data", type=Path)
+    words.add_argument("--split", type=Path)
+    args = words.parse_args()
+    classify.use_threads(args.threads)
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    full = mednet.MedNet(mednet.IMPROVED).eval()  # speed does not depend on what was learnt
+    small = classify.build(checkpoint.load(assets.weights()))
+    ways: dict[str, Way | None] = {
+        "improved, full, PyTorch": plain(full),
+        "improved, full, ONNX Runtime": onnx(full, threads),
+        "as shipped, ONNX Runtime": onnx(small, threads),
+        "as shipped": shipped(small),
+    }
+    known = {name: way for name, way in ways.items() if way is not None}
+    images = np.random.default_rng(0).normal(size=(BATCH, 1, decode.SIDE, decode.SIDE)).astype(np.float32)
+    for way in known.values():
+        way(images)
+    rounds = [{name: rate(way, images) for name, way in known.items()} for _ in range(args.rounds)]
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {threads} threads, torch {torch.__version__}, batches of {BATCH}")
+    for name in known:
+        rates = [each[name] for each in rounds]
+        against = [each["as shipped"] / each[name] for each in rounds]
+        print(
+            f"{name:30} {statistics.median(rates):7,.0f} images/s   shipped is {statistics.median(against):5.2f} times "
+            f"as fast ({min(against):.2f} .. {max(against):.2f})"
+        )
+    if args.data and args.split and ways["as shipped, ONNX Runtime"]:
+        _agreement(known, dataset.load(dataset.listing(args.data, args.split, "valid")).images)
+
+
+def _agreement(ways: dict[str, Way], images: np.ndarray) -> None:
+    whole = len(images) // BATCH * BATCH
+    batches = [decode.standardise(images[start : start + BATCH]) for start in range(0, whole, BATCH)]
+    ours, theirs = (
+        np.concatenate([ways[name](batch) for batch in batches]) for name in ("as shipped", "as shipped, ONNX Runtime")
+    )
+    same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
+    print(f"decisions alike on {same} of {whole} validation images, logits within {np.abs(ours - theirs).max():.2g}")
+
+
+if __name__ == "__main__":
+    main()
