@@ -110,7 +110,7 @@ def main() -> None:
     words.add_argument("pool", type=Path)
     words.add_argument("--table", type=Path, help="pool.csv, if it is elsewhere")
     args = words.parse_args()
-    weights = checkpoint.load(assets.weights())
+    weights = checkpoint.load(assets.weights("mednet-improved.safetensors"))  # has seen none of the pool
     network = classify.Classifier(classify.build(weights), classify.choose_device("cpu"))
     parts = read(args.pool, args.table or args.pool / "pool.csv")
     now = datetime.datetime.now(datetime.UTC)

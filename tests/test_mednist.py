@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from harness import Daemon, digest, mednet
 
+from watcher import assets
 from watcher.decode import grey64
 from watcher.errors import Reject
 
@@ -50,18 +51,27 @@ def data(tmp_path_factory: pytest.TempPathFactory, truth: dict[str, str]) -> Pat
     return root
 
 
-def test_shipped_weights_make_at_most_six_errors(data: Path) -> None:
-    """``evaluate`` on the validation part: 5,833 images, at most 6 wrong."""
-    ended = mednet("evaluate", "--json", "--data", str(data), "--split", str(SPLIT), "--part", "valid")
-    told = json.loads(ended.stdout)
+@pytest.mark.parametrize(("name", "most"), [("mednet-general", 2), ("mednet-improved", 6)])
+def test_shipped_weights_make_few_errors(data: Path, name: str, most: int) -> None:
+    """``evaluate`` on the validation part: of 5,833 images at most 2 are told wrong, 6 by the older network."""
+    weights = str(assets.weights(f"{name}.safetensors"))
+    split = ["--data", str(data), "--split", str(SPLIT), "--part", "valid"]
+    told = json.loads(mednet("evaluate", "--json", *split, "--weights", weights).stdout)
     assert told["total"] == 5833
-    assert told["total"] - told["correct"] <= 6
+    assert told["total"] - told["correct"] <= most
 
 
-def test_daemon_sorts_them_all(tmp_path: Path, data: Path, truth: dict[str, str]) -> None:
-    """Dropped at once, all 5,833 end in a class or review directory, once each, at least 99.9% in the right one."""
+@pytest.mark.parametrize(("name", "least", "most"), [("mednet-general", 0.995, 1), ("mednet-improved", 0.999, 6)])
+def test_daemon_sorts_them_all(
+    tmp_path: Path, data: Path, truth: dict[str, str], name: str, least: float, most: int
+) -> None:
+    """Dropped at once, all 5,833 end in a class or review directory, once each; nearly all in the right one.
+
+    The network that knows strangers leaves one in 200 to a person and files at
+    most one in 5,000 wrong; the older one is surer, and errs.
+    """
     dropped: Counter[str] = Counter()
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, f"model: {{weights: {assets.weights(f'{name}.safetensors')}}}\n") as daemon:
         for path in truth:
             content = (data / path).read_bytes()
             dropped[digest(content)] += 1
@@ -71,11 +81,11 @@ def test_daemon_sorts_them_all(tmp_path: Path, data: Path, truth: dict[str, str]
         assert daemon.stop() == 0
     assert daemon.digests() == dropped
     assert not list((daemon.root / "quarantine").iterdir())
-    right = sum(
-        line["event"] == "image.sorted" and truth[_path(line["name"])] == line["class"] for line in daemon.outcomes()
-    )
+    filed = [line for line in daemon.outcomes() if line["event"] == "image.sorted"]
+    right = sum(truth[_path(line["name"])] == line["class"] for line in filed)
     assert len(daemon.outcomes()) == 5833
-    assert right / 5833 >= 0.999
+    assert right / 5833 >= least
+    assert len(filed) - right <= most
 
 
 def _path(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def weights(name: str = "mednet-improved.safetensors") -> Path:
+def weights(name: str = "mednet-general.safetensors") -> Path:
     """The path of a shipped file of ``weights/``."""
     return _shipped(f"weights/{name}")
 
