@@ -13,7 +13,11 @@ def run(args: argparse.Namespace) -> int:
     state = composition.optional_config(args.config).state.path
     entries = promoted.history(state)
     if not entries:
-        raise Fatal("nothing was promoted: the weights that were shipped are in force", "", Exit.FAILED)
+        raise Fatal(
+            "nothing was promoted: the weights that were shipped are in force",
+            "There is nothing to take back.",
+            Exit.FAILED,
+        )
     *rest, last = entries
     before = rest[-1].digest if rest else checkpoint.load(assets.weights()).digest
     if rest:
