@@ -79,7 +79,7 @@ lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }
 	@echo "== locking"
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--extra dicom --extra train --extra dev --excludes .requirements/unlocked.txt \
+		--extra dicom --extra web --extra train --extra dev --excludes .requirements/unlocked.txt \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(LOCK_FLAGS) \
 		--output-file .requirements/locked.txt pyproject.toml .requirements/locked.in
 
