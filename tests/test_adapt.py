@@ -93,6 +93,13 @@ class TestAdapt:
         far = found.known.distance(adapt.answers(found.net, rehearsal.wide(net, rest))[1])
         assert np.median(far) <= found.limits.max_distance, "what is like the site's images is known"
 
+    def test_goes_only_so_far_that_nothing_is_forgotten(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+        """Verdicts that contradict what is known pull the network less far than would cost a class."""
+        wrong = pictures(0, 40, 7)
+        found = adapt.adapt(net, memory, wrong, np.ones(40, np.int64), CLASSES, 0.9, replace(TUNING, weight=20.0))
+        for kind in range(3):
+            assert right(found.net, pictures(kind, 40, 99), kind) > 0.8
+
     def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
         """What is rehearsed stays true of the new network, and the old one is not touched."""
         before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -240,10 +247,16 @@ class TestPromote:
         return checkpoint.load(composition.weights_path(None, config.load(tmp_path / "config.yaml", {}))).digest
 
     def test_taught_promoted_and_taken_back(
-        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        tmp_path: Path,
+        shipped: checkpoint.Checkpoint,
+        verdicts: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Adapt writes weights that pass, promote puts them in force, rollback those of before."""
         out = tmp_path / "new.safetensors"
+        monkeypatch.setattr(adapt.adapt, "__defaults__", (replace(TUNING, steps=300),))
         assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", out) == Exit.OK
         new = checkpoint.load(out)
         assert new.training["adapted"] == [{"from": shipped.digest, "learnt": 42, "kept_back": 18}]

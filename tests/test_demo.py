@@ -8,14 +8,18 @@ from harness import mednet
 
 
 def test_demo_sorts_and_accounts_for_every_file(tmp_path: Path) -> None:
-    """With no data at hand: every file dropped lies in exactly one place, most in their class, a picture to show it."""
+    """With no data at hand: every file dropped lies in exactly one place, most in their class, and a picture shows it.
+
+    The network may find a sample unlike anything it knows, and leave it to a person; it files none as another class.
+    """
     ended = mednet("demo", "--images", "18", "--dir", str(tmp_path / "demo"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "all 22 files dropped lie in exactly one place each" in ended.stdout
     assert "synthetic" in ended.stdout.lower()
     assert (tmp_path / "demo" / "contact-sheet.png").read_bytes().startswith(b"\x89PNG")
     images = [path for path in (tmp_path / "demo" / "sorted").rglob("*") if path.is_file()]
-    assert sum(path.parent.name.lower() in path.name for path in images) >= 16
+    assert all(path.parent.name.lower() in path.name for path in images)
+    assert len(images) >= 12
 
 
 def test_demo_touches_no_directory_it_did_not_make(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_with_the_real_network(tmp_path: Path) -> None:
         assert "CUDA" in str(site.reload(base + "model: {device: cuda}\n").get("problem", "CUDA is there"))
         checkpoint.save(replace(shipped, classes=shipped.classes[:5]), tmp_path / "five.safetensors")
         told = site.reload(base + "model: {weights: five.safetensors}\n")
-        assert (told["event"], "6 results for 5 classes" in str(told["problem"])) == ("reload.refused", True)
+        assert (told["event"], "results for 5 classes" in str(told["problem"])) == ("reload.refused", True)
         assert site.reload(base + "model: {weights: strict.safetensors}\n")["model"] == strict.digest
         (daemon.inbox / "b.jpeg").write_bytes(sampler.jpeg("Hand"))
         daemon.until_filed(2)

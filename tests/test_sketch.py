@@ -114,8 +114,8 @@ def test_cut_short(small: sketch.Sketch, tmp_path: Path) -> None:
 
 
 def test_shipped_sketch() -> None:
-    """The shipped sketch knows the six classes, names its source and licence, and is under 2 MB."""
-    assert SHIPPED.stat().st_size < 2_000_000
+    """The shipped sketch knows the six classes, names its source and licence, and is under 4 MB."""
+    assert SHIPPED.stat().st_size < 4_000_000
     shipped = sketch.Sketch.load(SHIPPED)
     assert shipped.classes == CLASSES
     assert "CC BY-SA 4.0" in shipped.provenance["licence"]
@@ -132,6 +132,6 @@ def test_shipped_samples_vary(label: str) -> None:
 
 
 def test_shipped_views_stand_for_many_images() -> None:
-    """No view of the shipped sketch is a mean over fewer than some hundreds of its class's thousands of images."""
+    """No view of the shipped sketch is a mean over fewer than 200 of its class's 7,100 images or more."""
     for portrait in sketch.Sketch.load(SHIPPED).portraits.values():
-        assert portrait.shares.min() > 0.05
+        assert portrait.shares.min() * 7_100 >= 0.99 * sketch.SMALLEST_VIEW

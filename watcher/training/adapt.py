@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from watcher import mednet, ood
-from watcher.training import calibrate, rehearsal, renderings
+from watcher.training import calibrate, gate, rehearsal, renderings
 from watcher.training.rehearsal import Rehearsal, Wide
 from watcher.training.renderings import BEARS, Dice
 
@@ -61,7 +61,38 @@ def adapt(
     own = _own(net, images, labels, classes, tuning)
     tuned = copy.deepcopy(net)
     _tune(tuned, memory, answers(net, memory.train)[0], own, tuning)
-    return settle(tuned, memory, rehearsal.wide(net, images), labels, len(classes), accept_rate)
+    blends = (_blend(net, tuned, share) for share in SHARES)
+    return settle(
+        next(blend for blend in blends if not _forgets(net, blend, memory)),
+        memory,
+        rehearsal.wide(net, images),
+        labels,
+        len(classes),
+        accept_rate,
+    )
+
+
+SHARES = (1.0, 0.7, 0.4, 0.2, 0.0)
+"""How far from the old weights to the tuned ones: the first that forgets nothing is taken (Wortsman et al. 2022).
+
+With the last, only what is remembered and the thresholds are new."""
+
+
+def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.MedNet:
+    mixed = copy.deepcopy(old)
+    with torch.no_grad():
+        for own, new in zip(mixed.parameters(), tuned.parameters(), strict=True):
+            own.lerp_(new, share)
+    return mixed
+
+
+def _forgets(old: mednet.MedNet, new: mednet.MedNet, memory: Rehearsal) -> bool:
+    """Whether more of a class's validation images are told wrong than before, beyond chance."""
+    before, after = (answers(net, memory.valid)[0].argmax(axis=1) == memory.valid_labels for net in (old, new))
+    return any(
+        gate.significant(int((own & before & ~after).sum()), int((own & after & ~before).sum()))
+        for own in (memory.valid_labels == label for label in np.unique(memory.valid_labels))
+    )
 
 
 def tuned(net: mednet.MedNet, memory: Rehearsal, tuning: Tuning = Tuning(weight=10.0)) -> mednet.MedNet:

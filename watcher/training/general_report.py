@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from watcher.training import strange
-from watcher.training.foreign import VIEWS
+from watcher.training.foreign import OFFERED, VIEWS
 
 Judged = Mapping[str, Any]
 """What ``generalise judge`` found of one fold."""
@@ -57,15 +57,17 @@ def _how(folds: Mapping[str, Judged]) -> str:
         f"once. {some['steps']:,} steps each, seed {some['seed']}; on MedNIST's {some['valid']['images']:,} validation "
         f"images they make {errors} errors. The thresholds of each are set on those validation images alone, so that "
         f"{100 * some['accept_rate']:g}% of them are filed. Images in Hounsfield units are judged in "
-        f"{len(VIEWS)} renderings, and count in each."
+        f"{OFFERED} renderings that files come as, and count in each."
     )
 
 
 def sources(folds: Mapping[str, Judged]) -> Iterator[dict[str, Any]]:
-    """A row for each class and origin, its views added up."""
+    """A row for each class and origin, the views that files come as added up."""
     sums: dict[tuple[str, str], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for judged in folds.values():
         for row in judged["sources"]:
+            if row["view"] not in VIEWS[:OFFERED]:
+                continue
             for key in ("images", "right", "filed_right", "filed_wrong"):
                 sums[row["class"], row["origin"]][key] += row[key]
     for (label, origin), counts in sorted(sums.items()):
@@ -194,7 +196,8 @@ def _views(folds: Mapping[str, Judged]) -> list[str]:
     rows.append(f"| mean of all four | {n} | {_percent(right / (n or 1), 1)} | | |")
     return [
         "CTs whose Hounsfield units are at hand: all levels, as a file without a window is shown; the two windows that "
-        "such a series is read in; MedNIST's own rendering; and the probabilities of all four averaged.",
+        "such a series is read in; and what decoding might have made of them instead: MedNIST's own rendering, counted "
+        "nowhere else on this page, or the probabilities of all four averaged. So a file is shown as it asks to be.",
         "\n".join(rows),
     ]
 
