@@ -47,8 +47,18 @@ def test_wish_chooses_a_point(accept: float | None, wrong: float | None, chosen:
     point = operating.choose(POINTS, accept, wrong)
     assert point is not None
     assert point["accept_rate"] == chosen
-    found = operating.policy(Review(accept_rate=accept, max_wrong_rate=wrong), weights())
-    assert (found.min_confidence, found.max_distance) == (point["min_confidence"], point["max_distance"])
+
+
+def test_policy_takes_the_chosen_point() -> None:
+    """The thresholds of the point are in force, not those that were fitted."""
+    found = operating.policy(Review(accept_rate=0.96), weights())
+    assert (found.min_confidence, found.max_distance) == (0.6, 0.2)
+
+
+@pytest.mark.parametrize(("wrong", "distance"), [(1.0, 0.2), (0.005, 0.2), (0.0, 0.1)])
+def test_limit_on_what_is_wrong_never_lets_more_through(wrong: float, distance: float) -> None:
+    """However much may be wrong, no more is filed than without the limit: the fitted distance is 0.25."""
+    assert operating.policy(Review(max_wrong_rate=wrong), weights()).max_distance == distance
 
 
 @pytest.mark.parametrize(("accept", "wrong"), [(0.9999, None), (0.999, 0.001)])

@@ -132,6 +132,6 @@ def test_shipped_samples_vary(label: str) -> None:
 
 
 def test_shipped_views_stand_for_many_images() -> None:
-    """No view of the shipped sketch is a mean over fewer than 200 of its class's 7,100 images or more."""
+    """No view of the shipped sketch is a mean over less than a fortieth of its class's 7,100 to 8,000 images."""
     for portrait in sketch.Sketch.load(SHIPPED).portraits.values():
-        assert portrait.shares.min() * 7_100 >= 0.99 * sketch.SMALLEST_VIEW
+        assert portrait.shares.min() >= 1 / 40

@@ -456,6 +456,15 @@ class TestExport:
             *("rejected/b.png", "review/c.png", "review/unjudged.png", "sorted/Hand/a.png", "sorted/Hand/d.png"),
         ]
 
+    @pytest.mark.parametrize("place", ["inbox", "sorted/Hand", "review", "rejected", "state/new"])
+    def test_not_where_the_daemon_works(self, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
+        """Copies in the inbox would be sorted again, and among sorted files nobody could tell them apart."""
+        (tmp_path / "config.yaml").touch()
+        (tmp_path / "inbox").mkdir()
+        words = ["review", "export", str(tmp_path / place), "--config", str(tmp_path / "config.yaml")]
+        assert cli.main(words) == Exit.DIRECTORY
+        assert "directory of its own" in capsys.readouterr().err
+
     def test_again(self, site: Reading, tmp_path: Path) -> None:
         """Asked again only what is new is copied; what was corrected since moves; a line cut short is not believed."""
         to = tmp_path / "export"

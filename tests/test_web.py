@@ -258,7 +258,8 @@ def test_command(site: Reading) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = (
-        "import sys; from watcher import cli; code = cli.main(sys.argv[1:]); "
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # as from a terminal
+        "from watcher import cli; code = cli.main(sys.argv[1:]); "
         "assert 'torch' not in sys.modules; sys.exit(code)"
     )
     words = [sys.executable, "-c", code, "web", "--port", str(port), "--config", str(config)]

@@ -107,6 +107,27 @@ def _config(
     command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {default}")
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share above 0 and up to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port")
+    return value
+
+
 def _weights(command: argparse.ArgumentParser) -> None:
     command.add_argument("--weights", type=Path, metavar="FILE", help="default: those shipped with the product")
 
@@ -243,7 +264,7 @@ def _explain(add: _Add) -> None:
 
 def _web(add: _Add) -> None:
     command = add("web", "a page in the browser: what was decided, with pictures, and forms to judge and to upload")
-    command.add_argument("--port", type=int, default=8090)
+    command.add_argument("--port", type=_port, default=8090)
     command.add_argument("--address", default="127.0.0.1", help="default: this host alone; there is no encryption")
     command.add_argument(
         "--host", action="append", default=[], metavar="NAME[:PORT]", help="another name it is asked for by, of a proxy"
@@ -287,7 +308,7 @@ def _train(add: _Add) -> None:
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")
     command.add_argument("--out", type=Path, metavar="DIR", help="default: runs/RECIPE-seedN; holds a run to resume")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    command.add_argument("--threads", type=_count, default=0, help="CPU threads (default: all cores)")
 
 
 def _compress(add: _Add) -> None:
@@ -309,7 +330,7 @@ def _ablate(add: _Add) -> None:
     _data(command, split_required=True)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="for what is under way, and new rows")
     command.add_argument("--runs", type=Path, metavar="JSONL", help="rows known (default: runs.jsonl by the study)")
-    command.add_argument("--threads", type=int, default=1, help="CPU threads; better, start it once a core")
+    command.add_argument("--threads", type=_count, default=1, help="CPU threads; better, start it once a core")
     command.add_argument("--collect", action="store_true", help="only copy finished rows from --out to --runs")
 
 
@@ -346,8 +367,8 @@ def _generalise(add: _Add) -> None:
     command.add_argument("--pool", type=Path, metavar="CSV", help="what else is trained and judged on: a row an image")
     command.add_argument("--pool-data", type=Path, metavar="DIR", help="where its paths start (default: beside it)")
     command.add_argument("--runs", type=Path, metavar="DIR", help="holds the trainings; several processes share them")
-    command.add_argument("--accept-rate", type=float, default=0.996, metavar="SHARE", help="of the base data, filed")
-    command.add_argument("--threads", type=int, default=1, help="CPU threads; better, start it once a core")
+    command.add_argument("--accept-rate", type=_share, default=0.996, metavar="SHARE", help="of the base data, filed")
+    command.add_argument("--threads", type=_count, default=1, help="CPU threads; better, start it once a core")
     command.add_argument("--out", type=Path, metavar="FILE", help="for the weights that ship makes")
 
 
@@ -357,8 +378,8 @@ def _adapt(add: _Add) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="DIR", help=told)
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the new weights")
     command.add_argument("--rehearsal", type=Path, metavar="FILE", help="default: the one shipped with the weights")
-    command.add_argument("--accept-rate", type=float, default=0.996, metavar="SHARE", help="of the base data, filed")
-    command.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    command.add_argument("--accept-rate", type=_share, default=0.996, metavar="SHARE", help="of the base data, filed")
+    command.add_argument("--threads", type=_count, default=0, help="CPU threads (default: all cores)")
     _weights(command)
     _config(command)
 

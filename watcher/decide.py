@@ -70,6 +70,6 @@ def _one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Pol
         detail = f"{confidence:.4f} is below {policy.min_confidence:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "low_confidence", detail, top)
     if not distance <= policy.max_distance:
-        detail = f"like nothing it was trained on: distance {distance:.1f} is above {policy.max_distance:.1f}"
+        detail = f"like nothing it was trained on: distance {distance:.4f} is above {policy.max_distance:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
     return Decision(Outcome.SORTED, label, confidence, None, None, top)

@@ -17,12 +17,17 @@ Point = Mapping[str, float]
 def policy(review: Review, weights: Checkpoint) -> Policy:
     """What the operator asks for, else what was fitted with the weights.
 
+    A limit on the wrong rate alone takes the fitted point or a stricter one.
+
     Raises:
         Fatal: exit code 3; the weights know no such point.
     """
     point: Point = weights.thresholds
     if review.accept_rate is not None or review.max_wrong_rate is not None:
-        chosen = choose(weights.operating, review.accept_rate, review.max_wrong_rate)
+        points = weights.operating
+        if review.accept_rate is None:  # a limit on what is wrong must not let more through than without it
+            points = tuple(p for p in points if p["max_distance"] <= point.get("max_distance", math.inf))
+        chosen = choose(points, review.accept_rate, review.max_wrong_rate)
         if chosen is None:
             raise Fatal(
                 f"the weights {weights.name} have no operating point for review.accept_rate "

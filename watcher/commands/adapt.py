@@ -60,7 +60,8 @@ def _checkpoint(
         present,
         tensors={**tensors, **found.known.tensors()},
         thresholds={**asdict(found.limits), "temperature": found.temperature},
-        operating=(),  # those of before were measured on the weights of before
+        # What was measured to be wrong at them was measured on the weights of before.
+        operating=tuple({**point, **asdict(found.limits_at(point["accept_rate"]))} for point in present.operating),
         training={**present.training, "adapted": [*present.training.get("adapted", []), about]},
         digest="",
     )

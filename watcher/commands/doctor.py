@@ -19,11 +19,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher import annals, checkpoint, composition, config, cores, doctor, formats, lock, log, seat
+from watcher import annals, checkpoint, composition, config, cores, doctor, formats, lock, log, operating, seat
 from watcher.decoder_pool import DecoderPool
 from watcher.doctor import Check
 from watcher.errors import Exit, Fatal
 from watcher.records import Decoded, Rejected
+from watcher.settings import Review
 
 GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 """Without any of these torch has no device to find, and need not be asked. It takes seconds to import."""
@@ -55,7 +56,7 @@ def checks(settings: config.Config) -> Iterator[Check]:
     yield running(settings)
     yield from doctor.directories(settings)
     yield ledger(composition.ledger_path(settings))
-    yield weights(composition.weights_path(None, settings))
+    yield weights(composition.weights_path(None, settings), settings.review)
     yield device(settings.model.device)
     yield threads(settings.model.threads)
     yield from decoders(settings)
@@ -80,10 +81,11 @@ def ledger(path: Path) -> Check:
         return Check("fail", "ledger", error.problem, error.advice)
 
 
-def weights(path: Path) -> Check:
-    """Whole, by their own digest?"""
+def weights(path: Path, wishes: Review) -> Check:
+    """Whole, by their own digest, and with the operating point that is asked for?"""
     try:
         found = checkpoint.load(path)
+        operating.policy(wishes, found)
     except Fatal as error:
         return Check("fail", "weights", error.problem, error.advice)
     return Check("ok", "weights", f"{found.name}, {len(found.classes)} classes, digest {found.digest}")

@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
             "Name it in model.weights and restart.",
             Exit.MODEL,
         )
+    if new.digest == present.digest:
+        raise Fatal(f"{args.candidate} is in force already", "There is nothing to promote.", Exit.FAILED)
+    operating.policy(settings.review, new)  # refused here rather than at the next start
     classify.use_threads(0)
     references = list(_references(args, present, new))
     if not references:

@@ -189,6 +189,15 @@ def _tell(annals: Annals, number: int, *, as_json: bool) -> str:
 
 def _export(args: argparse.Namespace, settings: config.Config) -> int:
     """Copy what people judged. Exit code 1 if something is no longer there."""
+    target = Path(os.path.realpath(args.to))
+    own = (settings.inbox.path, settings.state.path, *(p for _, p in settings.output if isinstance(p, Path)))
+    for place in map(os.path.realpath, own):
+        if target.is_relative_to(place):
+            raise Fatal(
+                f"{args.to} lies in {place}, which the daemon sorts from or into",
+                "Export to a directory of its own.",
+                Exit.DIRECTORY,
+            )
     counts = {"copied": 0, "there": 0, "left": 0}
     with Annals(composition.ledger_path(settings)) as annals:
         for result in export.export(annals, Path(os.path.abspath(args.to))):

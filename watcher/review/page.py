@@ -126,7 +126,9 @@ class _Page:
         """Append a verdict, and ring for the daemon."""
         form, site = flask.request.form, self._site
         label = form.get("class") if form.get("verdict") == "accept" else None
-        if form.get("verdict") not in ("accept", "reject") or (label is not None and label not in site.classes):
+        if form.get("verdict") not in ("accept", "reject") or (
+            form.get("verdict") == "accept" and label not in site.classes
+        ):
             flask.abort(400, "neither a class nor a rejection")
         number = form.get("id", type=int)
         try:
@@ -164,6 +166,7 @@ def _row(entry: Entry, judged: bool) -> dict[str, Any]:
         "name": printable(entry.name),
         "outcome": entry.outcome,
         "label": entry.label,
+        "strange": entry.reason == "out_of_distribution",
         "top": [(name, f"{probability:.4f}") for name, probability in entry.top[:3]],
         "reason": printable(": ".join(filter(None, (entry.reason, entry.detail)))),
         "at": entry.decided_at[:19].replace("T", " "),

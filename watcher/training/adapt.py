@@ -46,6 +46,13 @@ class Adapted:
     known: ood.Known
     temperature: float
     limits: calibrate.Thresholds
+    confidence: npt.NDArray[np.float64]
+    distance: npt.NDArray[np.float32]
+    """Of the validation images, (n,) each: what other thresholds follow from."""
+
+    def limits_at(self, accept_rate: float) -> calibrate.Thresholds:
+        """The thresholds that accept so many of the validation images."""
+        return calibrate.thresholds(self.confidence, self.distance, accept_rate)
 
 
 def adapt(
@@ -186,4 +193,5 @@ def settle(
     logits, far = answers(net, memory.valid[valid])
     heat = calibrate.temperature(logits, memory.valid_labels[valid])
     sure = calibrate.probabilities(logits, heat)[:, :classes].max(axis=1)
-    return Adapted(net, known, heat, calibrate.thresholds(sure, known.distance(far), accept_rate))
+    distance = known.distance(far)
+    return Adapted(net, known, heat, calibrate.thresholds(sure, distance, accept_rate), sure, distance)
