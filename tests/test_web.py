@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,17 @@ def test_judges(browser: Browser) -> None:
     assert browser.post("/judge", id="2", verdict="reject", **{"class": "Hand"}).status_code == 303
     browser.site.carry_out()
     assert browser.site.tree() == {"rejected/a.png": b"a radiograph"}
+
+
+def test_stranger_has_no_class_until_a_person_chooses(browser: Browser) -> None:
+    """The class that is least unlike a stranger is not preselected; accepting without one is refused, not a rejection."""
+    browser.site.file("knee.png", replace(UNSURE, reason="out_of_distribution"))
+    text = browser.get("/").text
+    assert '<option value="" selected>' in text
+    assert text.count("selected") == 1
+    assert browser.post("/judge", id="1", verdict="accept", **{"class": ""}).status_code == 400
+    assert browser.post("/judge", id="1", verdict="accept").status_code == 400
+    assert browser.site.verdicts() == []
 
 
 def test_what_can_not_be_judged_is_told(browser: Browser) -> None:
