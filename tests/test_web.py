@@ -189,7 +189,7 @@ def test_judges(browser: Browser) -> None:
 
 
 def test_stranger_has_no_class_until_a_person_chooses(browser: Browser) -> None:
-    """The class that is least unlike a stranger is not preselected; accepting without one is refused, not a rejection."""
+    """The class least unlike a stranger is not preselected; accepting without one is refused, and is no rejection."""
     browser.site.file("knee.png", replace(UNSURE, reason="out_of_distribution"))
     text = browser.get("/").text
     assert '<option value="" selected>' in text
