@@ -69,6 +69,8 @@ class Reference:
     temperature: float
     known: ood.Known
     spread: strange.Gaussians
+    pixels: strange.Pixels
+    asked: strange.Asked
 
     def shares(self, classes: int) -> calibrate.Shares:
         """Calibrated probabilities of the classes, (n, classes)."""
@@ -94,6 +96,7 @@ def reference(
     _, foreign = calibrate.answers(net, shown)
     kept = calibrate.remembered(labels, origins, REMEMBERED_POOL, seed)
     few = calibrate.remembered(train.labels[some], ["base"] * len(some), REMEMBERED_BASE, seed)
+    pixels = strange.pixels(np.concatenate([train.images[some[few]], shown[kept]]))
     return Reference(
         logits,
         features,
@@ -101,7 +104,14 @@ def reference(
         calibrate.temperature(logits, valid.labels),
         ood.fit(np.concatenate([base[few], foreign[kept]])),
         strange.spread([base, foreign], [train.labels[some], labels]),
+        pixels,
+        _asked(net, valid.images, pixels),
     )
+
+
+def _asked(net: mednet.MedNet, images: Pictures, pixels: strange.Pixels) -> strange.Asked:
+    mirrored, _ = calibrate.answers(net, np.ascontiguousarray(images[:, :, ::-1]))
+    return strange.Asked(*calibrate.answers(net, images), mirrored, pixels.left_over(images))
 
 
 def _seen(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.int64], Pictures, list[str]]:
@@ -148,7 +158,8 @@ def rehearse(
 def judge(net: mednet.MedNet, ref: Reference, pool: Pool, pictures: Pictures, accept_rate: float) -> dict[str, Any]:
     """Figures on what was left out; plain values, counts mostly."""
     classes = pool.classes
-    answers = [calibrate.answers(net, pictures[:, view]) for view in range(len(VIEWS))]
+    asked = [_asked(net, pictures[:, view], ref.pixels) for view in range(len(VIEWS))]
+    answers = [(each.logits, each.features) for each in asked]
     limits = ref.limits(accept_rate, len(classes))
     shares = [calibrate.probabilities(logits, ref.temperature) for logits, _ in answers]
     far = [ref.known.distance(features) for _, features in answers]
@@ -159,7 +170,7 @@ def judge(net: mednet.MedNet, ref: Reference, pool: Pool, pictures: Pictures, ac
         "valid": _validation(ref, limits, len(classes)),
         "sources": _sources(pool, shares, said, filed),
         "kinds": _kinds(pool, filed[0]),
-        "scores": strange.compare(ref, answers, pool, _views_of(pool)[:OFFERED], accept_rate),
+        "scores": strange.compare(ref, asked, pool, _views_of(pool)[:OFFERED], accept_rate),
         "operating": [_operating(ref, rate, shares, far, pool) for rate in RATES],
         "confusion": _confusion(pool, said[0], filed[0]),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from watcher import decode
 from watcher.training import calibrate
 from watcher.training.pool import OUTLIER, Pool
 
@@ -23,6 +24,8 @@ NAMES = {
     "none": "largest softmax of a class, beside an answer for none of them",
     "mahalanobis": "Mahalanobis distance of the features (Lee et al. 2018)",
     "neighbour": "cosine distance of the features from the nearest known image (Sun et al. 2022)",
+    "none, both ways round": "the same as the mean over the image and its mirror image",
+    "pixels": "what 64 principal components of known images leave over of its pixels (density of the input)",
     "none and neighbour": "the sum of both, each in units of its spread on validation",
 }
 
@@ -52,31 +55,76 @@ def spread(
     return Gaussians(means, np.linalg.inv(covariance))
 
 
-def scores(logits: calibrate.Logits, features: calibrate.Features, ref: Reference, classes: int) -> dict[str, Score]:
+@dataclass(frozen=True)
+class Pixels:
+    """Mean (p,) and principal components (k, p) of known images, standardised."""
+
+    mean: npt.NDArray[np.float32]
+    basis: npt.NDArray[np.float32]
+
+    def left_over(self, images: npt.NDArray[np.uint8]) -> Score:
+        """Squared length of what the components leave over of images (n, 64, 64)."""
+        apart = _flat(images) - self.mean
+        rest = apart - (apart @ self.basis.T) @ self.basis
+        return np.asarray((rest * rest).sum(axis=1))
+
+
+def pixels(images: npt.NDArray[np.uint8], components: int = 64) -> Pixels:
+    """Principal components of images (n, 64, 64)."""
+    rows = _flat(images)
+    mean = rows.mean(axis=0)
+    _, _, basis = np.linalg.svd(rows - mean, full_matrices=False)
+    return Pixels(mean, basis[:components])
+
+
+def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return decode.standardise(images).reshape(len(images), -1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network answers for n images and for their mirror images, and what their pixels have left over."""
+
+    logits: calibrate.Logits
+    features: calibrate.Features
+    mirrored: calibrate.Logits
+    left_over: Score
+
+
+def scores(asked: Asked, ref: Reference, classes: int) -> dict[str, Score]:
     """Each single score by name, (n,)."""
+    logits, features = asked.logits, asked.features
+    both = (calibrate.probabilities(logits) + calibrate.probabilities(asked.mirrored)) / 2
     six = logits[:, :classes].astype(np.float64)
     top = six.max(axis=1)
     sure = calibrate.probabilities(logits)[:, :classes].max(axis=1)
     return {
         "softmax": 1 - calibrate.probabilities(logits[:, :classes]).max(axis=1),
         "energy": -(top + np.log(np.exp(six - top[:, None]).sum(axis=1))),
-        "none": np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)),
+        "none": _doubt(sure),
+        "none, both ways round": _doubt(both[:, :classes].max(axis=1)),
+        "pixels": asked.left_over,
         "mahalanobis": ref.spread.distance(features),
         "neighbour": np.log(np.maximum(ref.known.distance(features), 1e-6)),
     }
 
 
+def _doubt(sure: Score) -> Score:
+    """The logarithm of the odds against a probability."""
+    return np.asarray(np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)))
+
+
 def compare(
     ref: Reference,
-    answers: Sequence[tuple[calibrate.Logits, calibrate.Features]],
+    answers: Sequence[Asked],
     pool: Pool,
     shown: Sequence[npt.NDArray[np.int64]],
     accept_rate: float,
 ) -> dict[str, dict[str, Any]]:
     """Each score with its own threshold, at which so many of the base data's validation images are accepted."""
     classes = len(pool.classes)
-    valid = scores(ref.logits, ref.features, ref, classes)
-    found = [scores(logits, features, ref, classes) for logits, features in answers]
+    valid = scores(ref.asked, ref, classes)
+    found = [scores(asked, ref, classes) for asked in answers]
     middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
     for each in (valid, *found):
         each["none and neighbour"] = np.sum([(each[name] - m) / s for name, (m, s) in middle.items()], axis=0)
@@ -88,7 +136,7 @@ def compare(
         right = wrong = images = 0
         for view, which in enumerate(shown):
             inside = which[pool.labels[which] != OUTLIER]
-            said = answers[view][0][inside, :classes].argmax(axis=1)
+            said = answers[view].logits[inside, :classes].argmax(axis=1)
             filed = found[view][name][inside] <= limit
             images += len(inside)
             right += int((filed & (said == pool.labels[inside])).sum())
