@@ -167,6 +167,18 @@ class TestStudy:
         assert study.planned_recipe(own, budget).t2v_epochs == 3
         assert study.planned_recipe(variant, study.Budget()) == recipes.RECIPES["improved"]
 
+    def test_budget_says_the_precision(self, data: Path) -> None:
+        """Runs compute as the budget says, unless the variant says otherwise; another precision is another run."""
+        budget = study.Budget(precision="bfloat16")
+        variants = (
+            study.Variant(name="a", recipe="improved"),
+            study.Variant(name="b", recipe="improved", change={"precision": "float32"}),
+        )
+        tasks = study.tasks(study.Study(seeds=(0,), budget=budget, variants=variants), drawn(data))
+        assert [task.recipe.precision for task in tasks] == ["bfloat16", "float32"]
+        plain = study.tasks(study.Study(seeds=(0,), budget=study.Budget(), variants=variants[:1]), drawn(data))
+        assert tasks[0].digest != tasks[1].digest == plain[0].digest
+
     def test_digest_is_of_what_the_result_depends_on(self, data: Path) -> None:
         """Another setting, seed or image is another run; another name or explanation is not."""
         parts = drawn(data)
@@ -295,6 +307,24 @@ class TestAblate:
         assert epochs == [2]
         straight = ablate.perform(tasks[number], found.budget, images, tmp_path / "b", lambda e: None)
         assert timeless(row) == timeless(straight)
+
+    def test_bfloat16_is_for_the_training_alone(self, plan: Path, data: Path, tmp_path: Path) -> None:
+        """In bfloat16 the network trains on coarser numbers to other weights, which stay float32, as does judging."""
+        _, tasks = planned(plan, data)
+        seen: dict[str, list[torch.dtype]] = {"float32": [], "bfloat16": []}
+        results = {}
+        for precision in seen:
+            task = replace(tasks[0], recipe=recipes.changed(tasks[0].recipe, {"precision": precision}))
+            run = train.Run(task.recipe, *[ablate.images(drawn(data), tmp_path).train] * 2, tmp_path / precision, 0)
+            for layer in run.net.modules():
+                if isinstance(layer, torch.nn.Linear):
+                    layer.register_forward_hook(lambda _, __, y, kept=seen[precision]: kept.append(y.dtype))
+            run.epoch()
+            results[precision] = run.result.state_dict()
+            assert all(value.dtype != torch.bfloat16 for value in results[precision].values())
+        assert set(seen["float32"]) == {torch.float32}
+        assert set(seen["bfloat16"]) == {torch.float32, torch.bfloat16}
+        assert any(not torch.equal(a, b) for a, b in zip(*(r.values() for r in results.values()), strict=True))
 
     @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
     def test_a_training_that_diverges_is_a_row_too(

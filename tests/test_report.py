@@ -86,6 +86,14 @@ class TestLines:
         old = [row("elu", 0, 1, {"activation": "relu"}), row("elu", 7, 1, ELU)]
         assert lines([*old, *RUNS])["elu"].errors == [90, 91, 92]
 
+    def test_rows_of_another_precision_do_not_count(self) -> None:
+        """Trainings in bfloat16 and in float32, which rows without the word are, never make one mean."""
+        half = {"budget": {**PLAN["budget"], "precision": "bfloat16"}}
+        plan = study.Study.model_validate({**PLAN, **half})
+        assert report.lines(plan, RUNS) == []
+        table = report.lines(plan, [*RUNS, row("elu", 0, 7, ELU) | {"precision": "bfloat16"}])
+        assert [(line.variant.name, line.errors) for line in table] == [("elu", [7])]
+
     def test_without_its_control_a_variant_has_no_verdict(self) -> None:
         """What there is to compare with may not be finished yet."""
         line = lines(RUNS[3:6])["elu"]

@@ -125,6 +125,7 @@ def _row(task: study.Task, run: train.Run, judged: evaluate.Report) -> rows.Row:
         "variant": task.variant.name,
         "recipe": task.variant.recipe,
         "change": task.variant.change,
+        "precision": task.recipe.precision,
         "seed": task.seed,
         "digest": task.digest,
         "classes": list(judged.classes),

@@ -43,6 +43,8 @@ class Recipe:
     """How often a class's images come, against the others; an epoch stays as long."""
     augment: dict[str, dict[str, float]] = field(default_factory=dict)
     """Strength by kind and class, see :mod:`watcher.training.augment`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and linear layers while training; weights, loss and judging are float32 in any case."""
 
     def plain(self) -> dict[str, Any]:
         """Plain values, equal to themselves after a trip through JSON."""

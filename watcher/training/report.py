@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from watcher.training import verdicts
 from watcher.training.rows import Row
-from watcher.training.study import Study, Variant
+from watcher.training.study import Study, Variant, planned_recipe
 
 RULE = f"""\
 A verdict compares a variant's errors with those of its control, on the same images. Errors are taken as square roots,
@@ -63,11 +63,12 @@ def control_of(variant: Variant, plan: Study) -> str:
 
 
 def _runs_of(variant: Variant, plan: Study, runs: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of another form of the variant, left from before it was changed, are not among them."""
+    """Rows of another form of the variant, left from before it or the budget was changed, are not among them."""
+    form = variant.name, variant.recipe, variant.change, planned_recipe(variant, plan.budget).precision
     mine = [
         run
         for run in runs
-        if (run["variant"], run["recipe"], run["change"]) == (variant.name, variant.recipe, variant.change)
+        if (run["variant"], run["recipe"], run["change"], run.get("precision", "float32")) == form
         and run["seed"] in plan.seeds
     ]
     return tuple(sorted(mine, key=lambda run: run["seed"]))

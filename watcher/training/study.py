@@ -31,7 +31,8 @@ class Budget(_Strict):
 
     Training, watched and judged images are different ones. The watched ones
     give the validation loss of each epoch; with ``watch_images`` 0 the judged
-    ones do, as in ``train``. ``keep`` says which epoch's network is judged.
+    ones do, as in ``train``. ``keep`` says which epoch's network is judged,
+    ``precision`` how the recipes compute while training.
     """
 
     train_part: str = "train"
@@ -42,6 +43,7 @@ class Budget(_Strict):
     sample_seed: int = 0
     epochs: dict[str, int] | None = None
     keep: Literal["last", "best"] = "last"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
 
 class Variant(_Strict):
@@ -118,7 +120,7 @@ def tasks(study: Study, sample: Sample) -> list[Task]:
 
 def planned_recipe(variant: Variant, budget: Budget) -> recipes.Recipe:
     """The recipe with the variant's change. A budget of epochs also takes the early stop away, unless changed back."""
-    base = recipes.RECIPES[variant.recipe]
+    base = replace(recipes.RECIPES[variant.recipe], precision=budget.precision)
     if budget.epochs is not None:
         epochs = budget.epochs[variant.recipe]
         base = replace(base, max_epochs=epochs, t2v_epochs=10**6)

@@ -188,7 +188,9 @@ class Run:
         labels = self.train.labels[chosen]
         images = augment.apply(self.train.images[chosen], labels, self.train.classes, self.recipe.augment, rng)
         self.optimizer.zero_grad()
-        loss = self.loss(self.net(torch.from_numpy(decode.standardise(images))).logits, torch.from_numpy(labels))
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
+            logits = self.net(torch.from_numpy(decode.standardise(images))).logits
+        loss = self.loss(logits.float(), torch.from_numpy(labels))
         loss.backward()
         self.optimizer.step()
         if self.averaged is not None and self.recipe.averaging == "ema":
