@@ -8,6 +8,9 @@ TORCH_INDEX ?=
 # make lock LOCK_FLAGS=--upgrade takes the newest versions; without it, only what must change does.
 LOCK_FLAGS ?=
 
+# Processes that share the quick tests, many of which wait. More are tried out by nobody yet.
+WORKERS ?= 2
+
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 # These empty files say how far .venv has come.
@@ -28,7 +31,7 @@ run: $(INSTALLED)  ## the demo: sort a few images before your eyes
 
 test: $(INSTALLED)  ## all tests, the quick ones first
 	@echo "== tests"
-	@$(BIN)/pytest -q -m "not slow"
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
 	@$(BIN)/pytest -q -m slow --collect-only >/dev/null 2>&1; \
 	if [ $$? -ne 5 ]; then echo "== slow tests"; $(BIN)/pytest -q -m slow; fi
 
