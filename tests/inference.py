@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from watcher import assets, checkpoint, classify, decode, mednet
+from watcher import assets, checkpoint, classify, decode, mednet, onednn
 from watcher.training import dataset
 
 BATCH, PASSES = 64, 12
@@ -40,11 +40,15 @@ def plain(net: mednet.MedNet) -> Way:
 
 def shipped(net: mednet.MedNet) -> Way:
     """As the classifier station has it."""
+    convolutions = onednn.convolutions(net)
     last = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def way(images: np.ndarray) -> np.ndarray:
-        return last(torch.from_numpy(images).to(memory_format=torch.channels_last)).logits.numpy()  # type: ignore[no-any-return]
+        batch = torch.from_numpy(images)
+        if convolutions is None:
+            return last(batch.to(memory_format=torch.channels_last)).logits.numpy()  # type: ignore[no-any-return]
+        return last.head(convolutions(batch)).logits.numpy()  # type: ignore[no-any-return]
 
     return way
 

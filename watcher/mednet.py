@@ -87,8 +87,11 @@ class MedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Scores:
         """Logits (n, classes) and penultimate features (n, hidden[1])."""
-        maps = self.convs(images)  # (n, 20, 56, 56)
-        flat = maps.contiguous().flatten(1)  # (n, 62720)
+        return self.head(self.convs(images))
+
+    def head(self, maps: Tensor) -> Scores:
+        """What the linear layers make of the maps (n, filters, h, w) that leave the convolutions."""
+        flat = maps.contiguous().flatten(1)  # (n, 62720) of (n, 20, 56, 56)
         wide = self.drop(self.act(self.fc1(flat)))  # (n, 400)
         narrow = self.act(self.fc2(wide))  # (n, 80)
         return Scores(self.fc3(self.drop(narrow)), narrow)  # (n, 6), (n, 80)
