@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 
 from watcher import checkpoint, classify, cli, ood, operating
 from watcher.settings import Review
-from watcher.training import general_report, rehearsal, strange
+from watcher.training import general_report, rehearsal, seeds, strange
 
 CLASSES = ("ChestCT", "BreastMRI", "CXR", "AbdomenCT", "HeadCT", "Hand")
 
@@ -55,7 +56,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _write(root / "pool.csv", rows)
     (root / "study").mkdir()
     folds = {"one": {"sources": ["north"], "kinds": ["knee"]}, "two": {"sources": ["south"], "kinds": ["photo"]}}
-    plan = {"seed": 0, "steps": 2, "shipped": {"steps": 3, "without_grades": ["B"]}, "folds": folds}
+    plan = {
+        "seed": 0,
+        "steps": 2,
+        "shipped": {"steps": 3, "without_grades": ["B"], "more_seeds": [1, 2]},
+        "folds": folds,
+    }
     (root / "study" / "folds.yaml").write_text(yaml.safe_dump(plan))
     threads = torch.get_num_threads()
     for step in ("train", "judge", "ship", "report"):
@@ -98,7 +104,7 @@ def _judged(home: Path) -> dict[str, dict[str, object]]:
 
 def test_every_image_is_judged_by_a_network_that_never_saw_it(home: Path) -> None:
     """Over the folds, each source counts with all its images (HU in the three ways that files come), each kind too."""
-    folds = {name: found for name, found in _judged(home).items() if name != "shipped"}
+    folds = {name: found for name, found in _judged(home).items() if not name.startswith("shipped")}
     assert [(row["class"], row["origin"], row["images"]) for row in general_report.sources(folds)] == [
         ("BreastMRI", "north", 36),
         ("BreastMRI", "south", 12),
@@ -142,11 +148,66 @@ def test_report_is_made_of_the_figures_alone(home: Path) -> None:
     """The page has each part, and comes out the same without any image at hand."""
     page = (home / "study" / "report.md").read_text()
     parts = ("Right, before", "thresholds on", "operating point", "tells strangers", "Hounsfield", "Where it fails")
-    for part in (*parts, "verdicts change", "that is shipped"):
+    for part in (*parts, "verdicts change", "that is shipped", "With other seeds"):
         assert part in page
     assert cli.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 0
     assert (home / "study" / "report.md").read_text() == page
     assert (home / "study" / "general.svg").stat().st_size > 1000
+
+
+def test_an_unfinished_run_is_not_judged_and_not_shipped(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A network of a training that was cut off is never taken for the finished one: it is told, or refused."""
+    before = _judged(home)
+    plan = home / "study" / "folds.yaml"
+    text = plan.read_text()
+    try:
+        plan.write_text(text.replace("steps: 2", "steps: 9").replace("steps: 3", "steps: 9"))
+        assert _call(home, "judge") == 0
+        assert "one: not judged" in capsys.readouterr().out
+        assert _judged(home) == before
+        assert _call(home, "ship") == 5
+        assert "3 of 9 steps" in capsys.readouterr().err
+    finally:
+        plan.write_text(text)
+
+
+def seeds_of(home: Path) -> list[str]:
+    return sorted(path.name for path in (home / "runs").glob("shipped*") if path.is_dir())
+
+
+def test_other_seeds_are_judged_beside(home: Path) -> None:
+    """The shipped recipe's other seeds are other networks, judged on the same images, and in no fold's figures."""
+    judged = _judged(home)
+    several = [judged[name] for name in ("shipped", "shipped-seed1", "shipped-seed2")]
+    assert [each["seed"] for each in several] == [0, 1, 2]
+    networks = {(home / "runs" / name / "net.safetensors").read_bytes() for name in seeds_of(home)}
+    assert len(networks) == 3
+    for each in several:
+        valid: dict[str, Any] = each["valid"]  # type: ignore[assignment]
+        assert valid["images"] == 24 and valid["errors"] == sum(valid["errors_by_class"].values())
+    assert set(judged) == {"one", "two", "shipped", "shipped-seed1", "shipped-seed2"}
+
+
+def test_seeds_side_by_side() -> None:
+    """Each seed has a line, each recipe the mean of its seeds, by class too; one seed alone makes no table."""
+
+    def valid(seed: int, errors: int) -> dict[str, Any]:
+        by_class = {"CXR": errors - 1, "Hand": 1}
+        return {"seed": seed, "errors": errors, "errors_by_class": by_class, "sure_errors": 0, "ece": 0.001}
+
+    judged = {name: {"seed": n, "valid": valid(n, n + 1)} for n, name in enumerate(("shipped", "shipped-seed1"))}
+    judged["a"] = {"seed": 0, "valid": valid(0, 99)}
+    table = seeds.beside(judged, [valid(0, 4), valid(1, 7)])[-1].splitlines()
+    assert table[2:] == [
+        "| improved recipe | 0 | 4 | 3 | 1 | 0 | 0.10% |",
+        "| improved recipe | 1 | 7 | 6 | 1 | 0 | 0.10% |",
+        "| **improved recipe** | mean of 2, sd 2.1 | 5.5 | 4.5 | 1.0 | 0.0 | 0.10% |",
+        "| as shipped | 0 | 1 | 0 | 1 | 0 | 0.10% |",
+        "| as shipped | 1 | 2 | 1 | 1 | 0 | 0.10% |",
+        "| **as shipped** | mean of 2, sd 0.7 | 1.5 | 0.5 | 1.0 | 0.0 | 0.10% |",
+    ]
+    assert table[0].count("|") == table[1].count("|") == table[2].count("|")
+    assert seeds.beside({"shipped": judged["shipped"]}, []) == []
 
 
 def test_without_data_it_says_what_it_needs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

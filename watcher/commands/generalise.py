@@ -29,10 +29,12 @@ from watcher.training import (
     mixture,
     pool,
     rehearsal,
+    rows,
+    seeds,
     taught,
 )
 
-SHIPPED = general_report.SHIPPED
+SHIPPED = seeds.SHIPPED
 
 NAME = "mednet-general"
 
@@ -58,25 +60,34 @@ class _Data:
         self.pool = pool.load(self.root, args.pool, self.train.classes)
         self.plan = folds.read(args.folds, self.pool)
 
+    @property
+    def seeds(self) -> dict[str, int]:
+        """The runs, in their order, with the seed of each."""
+        plan = self.plan
+        return {
+            **dict.fromkeys((*plan.folds, SHIPPED), plan.seed),
+            **{seeds.name(seed): seed for seed in plan.shipped.more_seeds},
+        }
+
     def trained_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Mask of the pool's images that a run is trained on."""
-        if name == SHIPPED:
+        if not seeds.is_fold(name):
             return ~np.isin(self.pool.grades, self.plan.shipped.without_grades)
         return folds.trained_on(self.plan.folds[name], self.pool)
 
     def judged_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Mask of those that it is judged on."""
-        return ~self.trained_on(name) if name == SHIPPED else folds.left_out(self.plan.folds[name], self.pool)
+        return folds.left_out(self.plan.folds[name], self.pool) if seeds.is_fold(name) else ~self.trained_on(name)
 
     def steps(self, name: str) -> int:
         """How long a run is."""
-        return self.plan.shipped.steps if name == SHIPPED else self.plan.steps
+        return self.plan.steps if seeds.is_fold(name) else self.plan.shipped.steps
 
     def job(self, name: str, runs: Path) -> mixture.Run:
         """A run, where it ended."""
         recipe = replace(mixture.Mixture(), steps=self.steps(name))
         part = self.pool.chosen(self.trained_on(name))
-        job = mixture.Run(recipe, self.train, part, runs / name, self.plan.seed, f"{NAME}-{name}")
+        job = mixture.Run(recipe, self.train, part, runs / name, self.seeds[name], f"{NAME}-{name}")
         job.resume()
         return job
 
@@ -84,7 +95,7 @@ class _Data:
 def _train(args: argparse.Namespace) -> int:
     """Every run that is not finished; several processes share them."""
     data = _Data(args)
-    for name in (*data.plan.folds, SHIPPED):
+    for name in data.seeds:
         with _claimed(args.runs / f"{name}.lock") as ours:
             if not ours:
                 _say(f"{name}: in other hands")
@@ -109,21 +120,39 @@ def _claimed(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _stored(runs: Path, name: str) -> mednet.MedNet:
-    """A run's network as it would be shipped: folded, its numbers halved."""
-    return compress.halved(mednet.fold_batch_norm(classify.build(checkpoint.load(runs / name / "net.safetensors"))))
+def _stored(runs: Path, name: str, steps: int) -> mednet.MedNet:
+    """A run's network as it would be shipped: folded, its numbers halved.
+
+    Raises:
+        Fatal: exit code 5; the run is not there, or not finished.
+    """
+    path = runs / name / "net.safetensors"
+    found = checkpoint.load(path) if path.exists() else None
+    done = int(found.training["steps"]) if found else 0
+    if found is None or done < steps:
+        raise Fatal(
+            f"{path}: {done} of {steps} steps are done", "Run the step train until it is finished.", Exit.DIRECTORY
+        )
+    return compress.halved(mednet.fold_batch_norm(classify.build(found)))
 
 
 def _judge(args: argparse.Namespace) -> int:
-    """Judge the folds that are finished, and keep the figures beside the folds."""
+    """Judge the folds that are finished, and keep the figures beside the folds; tell of the others."""
     data = _Data(args)
     pictures = foreign.views(data.pool, data.root)
     results = _results(args)
-    for name in data.plan.folds:
-        if (args.runs / name / "net.safetensors").exists():
-            results[name] = _all_figures(data, name, _stored(args.runs, name), pictures, args.accept_rate)
-            _write(args, results)
-            _say(f"{name}: {results[name]['valid']['errors']} validation errors")
+    for name in data.seeds:
+        if name == SHIPPED:  # judged as it is made, by `ship`
+            continue
+        try:
+            net = _stored(args.runs, name, data.steps(name))
+        except Fatal as error:
+            _say(f"{name}: not judged: {error}")
+            continue
+        figures = _all_figures if seeds.is_fold(name) else _figures
+        results[name], *_ = figures(data, name, net, pictures, args.accept_rate)
+        _write(args, results)
+        _say(f"{name}: {results[name]['valid']['errors']} validation errors")
     return Exit.OK
 
 
@@ -133,23 +162,20 @@ def _figures(
     seen, left = data.trained_on(name), data.judged_on(name)
     ref = foreign.reference(net, data.train, data.valid, data.pool.chosen(seen), pictures[seen])
     found = foreign.judge(net, ref, data.pool.chosen(left), pictures[left], accept_rate)
-    about = {"steps": data.steps(name), "seed": data.plan.seed, "pool_images": int(seen.sum())}
+    about = {"steps": data.steps(name), "seed": data.seeds[name], "pool_images": int(seen.sum())}
     return {**about, "accept_rate": accept_rate, **found}, ref
 
 
 def _all_figures(
     data: _Data, name: str, net: mednet.MedNet, pictures: foreign.Pictures, accept_rate: float
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], foreign.Reference]:
     """With what verdicts of the sources left out change."""
     figures, ref = _figures(data, name, net, pictures, accept_rate)
     seen, left = data.trained_on(name), data.judged_on(name)
     memory = foreign.rehearse(net, data.train, data.valid, data.pool.chosen(seen), pictures[seen])
-    rows = taught.teach(net, ref, memory, data.pool.chosen(left), pictures[left], accept_rate)
-    return {
-        **figures,
-        "taught": rows,
-        "spoilt_refused": taught.spoil(net, ref, memory, data.train.classes, accept_rate),
-    }
+    told = taught.teach(net, ref, memory, data.pool.chosen(left), pictures[left], accept_rate)
+    refused = taught.spoil(net, ref, memory, data.train.classes, accept_rate)
+    return {**figures, "taught": told, "spoilt_refused": refused}, ref
 
 
 def _ship(args: argparse.Namespace) -> int:
@@ -157,12 +183,12 @@ def _ship(args: argparse.Namespace) -> int:
     if args.out is None:
         raise Fatal("ship writes weights", "Give --out FILE.", Exit.USAGE)
     data = _Data(args)
-    net = _stored(args.runs, SHIPPED)
+    net = _stored(args.runs, SHIPPED, data.steps(SHIPPED))
     pictures = foreign.views(data.pool, data.root)
     figures, ref = _figures(data, SHIPPED, net, pictures, args.accept_rate)
     results = _results(args)
     classes = data.train.classes
-    measured = {name: judged for name, judged in results.items() if name != SHIPPED}
+    measured = _folds(results)
     made = checkpoint.Checkpoint(
         name=NAME,
         architecture=net.config.to_dict(),
@@ -221,12 +247,14 @@ def _usual(ref: foreign.Reference, limits: dict[str, float], classes: tuple[str,
 def _report(args: argparse.Namespace) -> int:
     """Write the page and its figure from what was judged."""
     results = _results(args)
-    measured = {name: judged for name, judged in results.items() if name != SHIPPED}
+    measured = _folds(results)
     if not measured:
         raise Fatal(f"nothing is judged yet beside {args.folds}", "Run the step judge first.", Exit.DIRECTORY)
     home: Path = args.folds.parent
     general_report.draw(measured, home / "general.svg")
-    (home / "report.md").write_text(general_report.page(measured, results.get(SHIPPED)), "utf-8")
+    improved = [row for row in rows.read(home.parent / "full" / "runs.jsonl") if row["variant"] == "improved"]
+    beside = seeds.beside(results, sorted(improved, key=lambda row: int(row["seed"])))
+    (home / "report.md").write_text(general_report.page(measured, results.get(SHIPPED), beside), "utf-8")
     _say(f"{home / 'report.md'}: {len(measured)} folds")
     return Exit.OK
 
@@ -240,11 +268,15 @@ def _results(args: argparse.Namespace) -> dict[str, Any]:
     return dict(json.loads(place.read_text("utf-8"))) if place.exists() else {}
 
 
+def _folds(results: dict[str, Any]) -> dict[str, Any]:
+    return {name: judged for name, judged in results.items() if seeds.is_fold(name)}
+
+
 def _write(args: argparse.Namespace, results: dict[str, Any]) -> None:
     place = _place(args)
-    rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(results[name])}" for name in sorted(results))
+    lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(results[name])}" for name in sorted(results))
     partial = place.with_name(f".{place.name}.partial")
-    partial.write_text("{\n" + rows + "\n}\n", "utf-8")
+    partial.write_text("{\n" + lines + "\n}\n", "utf-8")
     os.replace(partial, place)
 
 

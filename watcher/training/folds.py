@@ -25,10 +25,15 @@ class Fold(_Strict):
 
 
 class Shipped(_Strict):
-    """The network for use: more steps, and no image of some licences."""
+    """The network for use: more steps, and no image of some licences.
+
+    ``more_seeds`` are trained and judged as well, and shipped never: they tell
+    how much of its figures is luck.
+    """
 
     steps: int = Field(gt=0)
     without_grades: tuple[str, ...] = ()
+    more_seeds: tuple[int, ...] = ()
 
 
 class Folds(_Strict):

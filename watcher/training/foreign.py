@@ -167,7 +167,7 @@ def judge(net: mednet.MedNet, ref: Reference, pool: Pool, pictures: Pictures, ac
     said = [s[:, : len(classes)].argmax(axis=1) for s in shares]
     return {
         "limits": asdict(limits),
-        "valid": _validation(ref, limits, len(classes)),
+        "valid": {**_validation(ref, limits, len(classes)), "errors_by_class": _by_class(ref, classes)},
         "sources": _sources(pool, shares, said, filed),
         "kinds": _kinds(pool, filed[0]),
         "scores": strange.compare(ref, asked, pool, _views_of(pool)[:OFFERED], accept_rate),
@@ -195,6 +195,11 @@ def _validation(ref: Reference, limits: calibrate.Thresholds, classes: int) -> d
         "temperature": ref.temperature,
         "ece": _calibration_error(said == ref.labels, sure),
     }
+
+
+def _by_class(ref: Reference, classes: tuple[str, ...]) -> dict[str, int]:
+    wrong = ref.labels[ref.logits[:, : len(classes)].argmax(axis=1) != ref.labels]
+    return {name: int((wrong == label).sum()) for label, name in enumerate(classes)}
 
 
 def _calibration_error(right: npt.NDArray[np.bool_], sure: npt.NDArray[np.float64], bins: int = 15) -> float:
