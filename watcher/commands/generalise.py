@@ -96,6 +96,8 @@ def _train(args: argparse.Namespace) -> int:
     """Every run that is not finished; several processes share them."""
     data = _Data(args)
     for name in data.seeds:
+        if _steps_done(args.runs, name) >= data.steps(name):
+            continue
         with _claimed(args.runs / f"{name}.lock") as ours:
             if not ours:
                 _say(f"{name}: in other hands")
@@ -118,6 +120,11 @@ def _claimed(path: Path) -> Iterator[bool]:
             yield False
             return
         yield True
+
+
+def _steps_done(runs: Path, name: str) -> int:
+    path = runs / name / "net.safetensors"
+    return int(checkpoint.load(path).training["steps"]) if path.exists() else 0
 
 
 def _stored(runs: Path, name: str, steps: int) -> mednet.MedNet:
