@@ -100,6 +100,31 @@ class TestAdapt:
         for kind in range(3):
             assert right(found.net, pictures(kind, 40, 99), kind) > 0.8
 
+    def test_what_is_like_a_changed_image_is_known_too(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+        """Of a site's image also the turned, shaded and worn copies are remembered: no two pictures are the same."""
+        taught, labels, tuning = pictures(3, 12, 7), np.ones(12, np.int64), replace(TUNING, copies=3)
+        found = adapt.adapt(net, memory, taught, labels, CLASSES, 0.9, tuning)
+        copies, _ = adapt._own(net, taught, labels, CLASSES, tuning)
+        assert len(copies) == 48
+        assert found.known.distance(adapt.answers(found.net, copies)[1]).max() < 1e-3
+
+    def test_a_little_worse_everywhere_is_worse(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Errors that are within noise for every class count as forgetting where together they are not."""
+        labels = np.repeat(np.arange(5), 40)
+        spread = replace(memory, valid_labels=labels)
+        worse = labels.copy()
+        worse[::20] = (labels[::20] + 1) % 5  # two of each class
+        one = labels.copy()
+        one[0] = 1
+        said = {"before": labels, "after": worse, "one": one}
+        filed = np.zeros(len(labels), bool)  # so that the gate has nothing to say
+        monkeypatch.setattr(adapt, "_said", lambda which, *_: gate.Said(said[which], filed))
+        assert adapt._forgets("before", "after", spread, "abcde")  # type: ignore[arg-type]
+        assert not adapt._forgets("after", "before", spread, "abcde")  # type: ignore[arg-type]
+        assert not adapt._forgets("before", "one", spread, "abcde")  # type: ignore[arg-type]
+
     def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
         """What is rehearsed stays true of the new network, and the old one is not touched."""
         before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -1,8 +1,9 @@
 """A site teaches the network: the last layers are tuned on its verdicts, the rest on what is rehearsed.
 
 The convolutions and the first linear layer stay as they are, so that what the
-network knew can be rehearsed from features alone. The site's images also join
-those that are remembered, and the thresholds are set anew.
+network knew can be rehearsed from features alone. The site's images, and the
+changed copies of them, also join those that are remembered, and the thresholds
+are set anew.
 """
 
 from __future__ import annotations
@@ -65,24 +66,21 @@ def adapt(
     tuning: Tuning = Tuning(),
 ) -> Adapted:
     """Tune a copy of ``net`` on images (n, 64, 64); the label after the last class is "none of them"."""
-    own = _own(net, images, labels, classes, tuning)
+    own, own_labels = _own(net, images, labels, classes, tuning)
     tuned = copy.deepcopy(net)
-    _tune(tuned, memory, answers(net, memory.train)[0], own, tuning)
-    blends = (_blend(net, tuned, share) for share in SHARES)
-    return settle(
-        next(blend for blend in blends if not _forgets(net, blend, memory)),
-        memory,
-        rehearsal.wide(net, images),
-        labels,
-        len(classes),
-        accept_rate,
-    )
+    _tune(tuned, memory, answers(net, memory.train)[0], (own, own_labels), tuning)
+
+    def at(share: float) -> Adapted:
+        return settle(_blend(net, tuned, share), memory, own, own_labels, len(classes), accept_rate)
+
+    untuned = at(0.0)
+    return next((found for found in map(at, SHARES) if not _forgets(untuned, found, memory, classes)), untuned)
 
 
-SHARES = (1.0, 0.7, 0.4, 0.2, 0.0)
+SHARES = (1.0, 0.7, 0.4, 0.2)
 """How far from the old weights to the tuned ones: the first that forgets nothing is taken (Wortsman et al. 2022).
 
-With the last, only what is remembered and the thresholds are new."""
+If none does, only what is remembered and the thresholds are new."""
 
 
 def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.MedNet:
@@ -93,13 +91,21 @@ def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.Med
     return mixed
 
 
-def _forgets(old: mednet.MedNet, new: mednet.MedNet, memory: Rehearsal) -> bool:
-    """Whether more of a class's validation images are told wrong than before, beyond chance."""
-    before, after = (answers(net, memory.valid)[0].argmax(axis=1) == memory.valid_labels for net in (old, new))
-    return any(
-        gate.significant(int((own & before & ~after).sum()), int((own & after & ~before).sum()))
-        for own in (memory.valid_labels == label for label in np.unique(memory.valid_labels))
-    )
+def _forgets(before: Adapted, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
+    """Whether more validation images are told wrong, beyond chance, or the gate would find a class worse."""
+    inside = memory.valid_labels < len(classes)
+    told = [_said(found, memory, len(classes)) for found in (before, after)]
+    right = [(each.label == memory.valid_labels)[inside] for each in told]
+    if gate.significant(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())):
+        return True
+    return any(line.worse for line in gate.compare([gate.Reference("", memory.valid_labels, *told)], classes))
+
+
+def _said(found: Adapted, memory: Rehearsal, classes: int) -> gate.Said:
+    logits, far = answers(found.net, memory.valid)
+    shares = calibrate.probabilities(logits, found.temperature)
+    filed = found.limits.accept(shares, found.known.distance(far), classes)
+    return gate.Said(shares[:, :classes].argmax(axis=1), filed)
 
 
 def tuned(net: mednet.MedNet, memory: Rehearsal, tuning: Tuning = Tuning(weight=10.0)) -> mednet.MedNet:
@@ -185,7 +191,7 @@ def settle(
     classes: int,
     accept_rate: float,
 ) -> Adapted:
-    """What the network remembers, and its thresholds: on what it was not tuned on."""
+    """What the network remembers, its own images among it, and its thresholds: on what it was not tuned on."""
     inside, mine = memory.train_labels < classes, labels < classes
     _, features = answers(net, np.concatenate([memory.train[inside], own[mine]]))
     known = ood.fit(features)

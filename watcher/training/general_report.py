@@ -202,23 +202,26 @@ def _views(folds: Mapping[str, Judged]) -> list[str]:
 
 def _taught(folds: Mapping[str, Judged]) -> list[str]:
     rows = [
-        "| source | verdicts | rest | wrong or to review before | after | validation errors | strangers filed | gate |",
-        "|---|---|---|---|---|---|---|---|",
+        "| source | verdicts | rest | wrong or to review before | after | validation errors | strangers filed "
+        "| of unseen kinds | gate |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     found = sorted((row for judged in folds.values() for row in judged["taught"]), key=lambda row: str(row["origin"]))
     for row in found:
-        errors, filed = (f"{before} → {after}" for before, after in (row["valid_errors"], row["strangers_filed"]))
+        pairs = row["valid_errors"], row["strangers_filed"], row["unseen_strangers_filed"]
+        errors, filed, unseen = (f"{before} → {after}" for before, after in pairs)
         gate = "; ".join(row["refused"]) or "passes"
         rows.append(
             f"| {row['origin']} | {row['verdicts']} | {row['rest']} | {row['lost'][0]} | {row['lost'][1]} "
-            f"| {errors} | {filed} of {row['strangers']} | {gate} |"
+            f"| {errors} | {filed} of {row['strangers']} | {unseen} of {row['unseen_strangers']} | {gate} |"
         )
     before, after = (sum(row["lost"][when] for row in found) for when in (0, 1))
     rest = sum(row["rest"] for row in found)
     refused = sum(judged["spoilt_refused"] for judged in folds.values())
     return [
         "`adapt` with at most 50 verdicts of each class of a source that the network never saw, half of the source at "
-        "most; the rest of it judges. Validation errors are MedNIST's, strangers are of kinds that were trained on.",
+        "most; the rest of it judges. Validation errors are MedNIST's; strangers are of kinds that were trained on, or "
+        "not.",
         "\n".join(rows),
         f"Of all {rest} images of the rests, {before} were wrong or sent to review before, {after} after. A fine-tune "
         f"that teaches every class as another is refused by the gate of `promote` in {refused} of {len(folds)} folds.",

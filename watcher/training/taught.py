@@ -32,6 +32,7 @@ def teach(
     classes = len(pool.classes)
     limits = ref.limits(accept_rate, classes)
     before = _Judge(net, ref.known, ref.temperature, limits, classes)
+    unseen = rehearsal.wide(net, pictures[pool.labels == OUTLIER, 0])
     rows = []
     for origin in sorted({o for o, n in zip(pool.origins, pool.labels, strict=True) if n != OUTLIER}):
         own = np.flatnonzero((np.array(pool.origins) == origin) & (pool.labels != OUTLIER))
@@ -46,7 +47,9 @@ def teach(
             gate.Reference("base validation", memory.valid_labels, before(memory.valid), after(memory.valid)),
             gate.Reference("rest of the source", pool.labels[rest], before(inputs), after(inputs)),
         ]
-        rows.append(_row(origin, len(lesson), references, classes, pool.classes))
+        strangers = [int(judge(unseen).filed.sum()) for judge in (before, after)]
+        told = {"unseen_strangers": len(unseen), "unseen_strangers_filed": strangers}
+        rows.append({**_row(origin, len(lesson), references, classes, pool.classes), **told})
     return rows
 
 
