@@ -15,7 +15,7 @@ from PIL import Image
 
 from watcher import checkpoint, classify, cli, ood, operating
 from watcher.settings import Review
-from watcher.training import general_report, rehearsal, seeds, strange
+from watcher.training import foreign, general_report, rehearsal, seeds, strange
 
 CLASSES = ("ChestCT", "BreastMRI", "CXR", "AbdomenCT", "HeadCT", "Hand")
 
@@ -55,7 +55,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append((path, "outlier", kind, f"{kind}s", "as_exported", "B" if number == 8 else "A", "train"))
     _write(root / "pool.csv", rows)
     (root / "study").mkdir()
-    folds = {"one": {"sources": ["north"], "kinds": ["knee"]}, "two": {"sources": ["south"], "kinds": ["photo"]}}
+    folds = {
+        "one": {"sources": ["north"], "kinds": ["knee"]},
+        "two": {"sources": ["south"], "kinds": ["photo"], "more_seeds": [1]},
+    }
     plan = {
         "seed": 0,
         "steps": 2,
@@ -104,7 +107,7 @@ def _judged(home: Path) -> dict[str, dict[str, object]]:
 
 def test_every_image_is_judged_by_a_network_that_never_saw_it(home: Path) -> None:
     """Over the folds, each source counts with all its images (HU in the three ways that files come), each kind too."""
-    folds = {name: found for name, found in _judged(home).items() if not name.startswith("shipped")}
+    folds = {name: found for name, found in _judged(home).items() if name in ("one", "two")}
     assert [(row["class"], row["origin"], row["images"]) for row in general_report.sources(folds)] == [
         ("BreastMRI", "north", 36),
         ("BreastMRI", "south", 12),
@@ -149,7 +152,7 @@ def test_report_is_made_of_the_figures_alone(home: Path) -> None:
     """The page has each part, and comes out the same without any image at hand."""
     page = (home / "study" / "report.md").read_text()
     parts = ("Right, before", "thresholds on", "operating point", "tells strangers", "Hounsfield", "Where it fails")
-    for part in (*parts, "verdicts change", "that is shipped", "With other seeds"):
+    for part in (*parts, "verdicts change", "that is shipped", "recipe with other seeds", "Small sources"):
         assert part in page
     assert cli.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 0
     assert (home / "study" / "report.md").read_text() == page
@@ -186,7 +189,7 @@ def test_other_seeds_are_judged_beside(home: Path) -> None:
     for each in several:
         valid: dict[str, Any] = each["valid"]  # type: ignore[assignment]
         assert valid["images"] == 24 and valid["errors"] == sum(valid["errors_by_class"].values())
-    assert set(judged) == {"one", "two", "shipped", "shipped-seed1", "shipped-seed2"}
+    assert set(judged) == {"one", "two", "two-seed1", "shipped", "shipped-seed1", "shipped-seed2"}
 
 
 def test_seeds_side_by_side() -> None:
@@ -209,6 +212,19 @@ def test_seeds_side_by_side() -> None:
     ]
     assert table[0].count("|") == table[1].count("|") == table[2].count("|")
     assert seeds.beside({"shipped": judged["shipped"]}, []) == []
+
+
+def test_small_sources_have_the_mean_of_their_seeds() -> None:
+    """Each source of a fold with several seeds has the counts of each and their mean share; other folds have no row."""
+
+    def found(seed: int, right: int) -> dict[str, Any]:
+        row = {"class": "Hand", "origin": "south", "view": foreign.VIEWS[0], "images": 5, "right": right}
+        return {"seed": seed, "sources": [row, {**row, "view": foreign.VIEWS[1], "right": 0}]}
+
+    judged = {"a": found(0, 1), "b-seed2": found(2, 3), "b": found(0, 4), "b-seed1": found(1, 5)}
+    table = seeds.small(judged)[-1].splitlines()
+    assert table[2:] == ["| b | Hand | south | 5 | 4, 5, 3 | 80.0% |"]
+    assert seeds.small({"a": found(0, 1)}) == []
 
 
 def test_without_data_it_says_what_it_needs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,24 +64,27 @@ class _Data:
     def seeds(self) -> dict[str, int]:
         """The runs, in their order, with the seed of each."""
         plan = self.plan
+        more = {**{run: fold.more_seeds for run, fold in plan.folds.items()}, SHIPPED: plan.shipped.more_seeds}
         return {
-            **dict.fromkeys((*plan.folds, SHIPPED), plan.seed),
-            **{seeds.name(seed): seed for seed in plan.shipped.more_seeds},
+            **dict.fromkeys(more, plan.seed),
+            **{seeds.name(run, seed): seed for run, others in more.items() for seed in others},
         }
 
     def trained_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Mask of the pool's images that a run is trained on."""
-        if not seeds.is_fold(name):
+        run = seeds.origin(name)
+        if run == SHIPPED:
             return ~np.isin(self.pool.grades, self.plan.shipped.without_grades)
-        return folds.trained_on(self.plan.folds[name], self.pool)
+        return folds.trained_on(self.plan.folds[run], self.pool)
 
     def judged_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Mask of those that it is judged on."""
-        return folds.left_out(self.plan.folds[name], self.pool) if seeds.is_fold(name) else ~self.trained_on(name)
+        run = seeds.origin(name)
+        return ~self.trained_on(name) if run == SHIPPED else folds.left_out(self.plan.folds[run], self.pool)
 
     def steps(self, name: str) -> int:
         """How long a run is."""
-        return self.plan.steps if seeds.is_fold(name) else self.plan.shipped.steps
+        return self.plan.shipped.steps if seeds.origin(name) == SHIPPED else self.plan.steps
 
     def job(self, name: str, runs: Path) -> mixture.Run:
         """A run, where it ended."""
@@ -260,7 +263,7 @@ def _report(args: argparse.Namespace) -> int:
     home: Path = args.folds.parent
     general_report.draw(measured, home / "general.svg")
     improved = [row for row in rows.read(home.parent / "full" / "runs.jsonl") if row["variant"] == "improved"]
-    beside = seeds.beside(results, sorted(improved, key=lambda row: int(row["seed"])))
+    beside = seeds.small(results) + seeds.beside(results, sorted(improved, key=lambda row: int(row["seed"])))
     (home / "report.md").write_text(general_report.page(measured, results.get(SHIPPED), beside), "utf-8")
     _say(f"{home / 'report.md'}: {len(measured)} folds")
     return Exit.OK

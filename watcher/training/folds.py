@@ -18,10 +18,11 @@ class _Strict(BaseModel):
 
 
 class Fold(_Strict):
-    """What one network is not trained on."""
+    """What one network is not trained on. ``more_seeds`` are for sources of so few images that one run says little."""
 
     sources: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
+    more_seeds: tuple[int, ...] = ()
 
 
 class Shipped(_Strict):

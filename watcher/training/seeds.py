@@ -1,4 +1,4 @@
-"""The recipe that is shipped and the improved one side by side, each with several seeds, on the validation images."""
+"""How much of a figure is luck: the same trainings with several seeds, side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from watcher.training.foreign import VIEWS
 from watcher.training.rows import Row
 
 SHIPPED = "shipped"
@@ -13,14 +14,22 @@ SHIPPED = "shipped"
 _HEAD = "| network | seed | errors | {classes} | wrong at 99% or more | ECE |"
 
 
-def name(seed: int) -> str:
-    """What a run of the shipped recipe with another seed is called."""
-    return f"{SHIPPED}-seed{seed}"
+_MORE = "-seed"
+
+
+def name(run: str, seed: int) -> str:
+    """What a run with another seed is called."""
+    return f"{run}{_MORE}{seed}"
+
+
+def origin(run: str) -> str:
+    """The fold, or :data:`SHIPPED`, that a run is one of."""
+    return run.partition(_MORE)[0]
 
 
 def is_fold(run: str) -> bool:
-    """Whether a run is one that leaves sources out, and not the shipped one or its like with another seed."""
-    return run != SHIPPED and not run.startswith(name(0)[:-1])
+    """Whether it is the run that counts for a fold: neither shipped nor one with another seed."""
+    return run != SHIPPED and _MORE not in run
 
 
 def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> list[str]:
@@ -30,7 +39,7 @@ def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> 
         judged: what ``generalise`` found, by run.
         improved: full trainings by the improved recipe, judged on the same images.
     """
-    general = sorted((each for run, each in judged.items() if not is_fold(run)), key=lambda each: int(each["seed"]))
+    general = _by_seed(judged, SHIPPED)
     if len(general) < 2:
         return []
     classes = list(general[0]["valid"]["errors_by_class"])
@@ -40,7 +49,35 @@ def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> 
         if len(rows) > 1:
             spread = stdev(row["errors"] for row in rows)
             lines.append(_line(f"**{title}**", f"mean of {len(rows)}, sd {spread:.1f}", rows))
-    return ["## With other seeds", _TOLD, "\n".join(lines)]
+    return ["## The shipped recipe with other seeds", _TOLD, "\n".join(lines)]
+
+
+def small(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Paragraphs of Markdown on folds with several seeds: what is told right of each source, as the files are."""
+    found = {run: _by_seed(judged, run) for run in judged if is_fold(run)}
+    several = {run: runs for run, runs in found.items() if len(runs) > 1}
+    if not several:
+        return []
+    lines = ["| fold | class | source | images | right, by seed | mean share right |", "|---|---|---|---|---|---|"]
+    for run, runs in sorted(several.items()):
+        rows = [[row for row in each["sources"] if row["view"] == VIEWS[0]] for each in runs]
+        for same in zip(*rows, strict=True):
+            first, right = same[0], [row["right"] for row in same]
+            share = fmean(right) / first["images"]
+            by_seed = ", ".join(map(str, right))
+            lines.append(
+                f"| {run} | {first['class']} | {first['origin']} | {first['images']} | {by_seed} | {share:.1%} |"
+            )
+    return ["## Small sources, with other seeds", _FEW, "\n".join(lines)]
+
+
+_FEW = """\
+Of a handful of images one more or less is chance. The same folds, trained with other seeds, say what is to be expected;
+seed 0 alone counts everywhere else on this page."""
+
+
+def _by_seed(judged: Mapping[str, Mapping[str, Any]], run: str) -> list[Mapping[str, Any]]:
+    return sorted((each for name, each in judged.items() if origin(name) == run), key=lambda each: int(each["seed"]))
 
 
 _TOLD = """\
