@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from watcher.training import (
     mixture,
     pool,
     rehearsal,
+    resume,
     rows,
     seeds,
     taught,
@@ -101,7 +99,7 @@ def _train(args: argparse.Namespace) -> int:
     for name in data.seeds:
         if _steps_done(args.runs, name) >= data.steps(name):
             continue
-        with _claimed(args.runs / f"{name}.lock") as ours:
+        with resume.claimed(args.runs / f"{name}.lock") as ours:
             if not ours:
                 _say(f"{name}: in other hands")
                 continue
@@ -111,18 +109,6 @@ def _train(args: argparse.Namespace) -> int:
                 _say(f"{name}: step {job.done} of {job.recipe.steps}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
             _say(f"{name}: done")
     return Exit.OK
-
-
-@contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def _steps_done(runs: Path, name: str) -> int:

@@ -7,12 +7,11 @@ Below the output directory: ``runs.jsonl`` (finished runs), ``work/<digest>``
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from watcher import __version__, checkpoint, mednet
-from watcher.training import dataset, evaluate, rows, study, train
+from watcher.training import dataset, evaluate, resume, rows, study, train
 from watcher.training.dataset import Examples
 
 LISTED = 1000
@@ -63,18 +62,9 @@ def pending(tasks: list[study.Task], *known: Path) -> list[study.Task]:
     return [task for task in tasks if task.digest not in done]
 
 
-@contextmanager
-def claimed(task: study.Task, out: Path) -> Iterator[bool]:
+def claimed(task: study.Task, out: Path) -> AbstractContextManager[bool]:
     """Keep a task from other processes; False if one has it. A process that dies gives up its tasks."""
-    place = out / "work" / f"{task.digest}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    return resume.claimed(out / "work" / f"{task.digest}.lock")
 
 
 def perform(

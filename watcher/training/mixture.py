@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,8 +22,7 @@ from torch.nn import functional
 from torch.optim import swa_utils
 
 from watcher import checkpoint, mednet
-from watcher.errors import Exit, Fatal
-from watcher.training import renderings, strangers
+from watcher.training import renderings, resume, strangers
 from watcher.training.dataset import Examples
 from watcher.training.pool import OUTLIER, Pool
 from watcher.training.renderings import BEARS, Dice
@@ -162,6 +160,7 @@ class Run:
         )
         mean = swa_utils.get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
         self.averaged = swa_utils.AveragedModel(self.net, multi_avg_fn=mean, use_buffers=True)
+        self.last = resume.Last(out, recipe.plain(), seed, self.net, self.optimizer, self.averaged)
         self.done = 0
         self.losses: list[dict[str, float]] = []
 
@@ -176,20 +175,10 @@ class Run:
         Raises:
             Fatal: exit code 2; it is of another recipe or seed.
         """
-        last = self.out / "last.pt"
-        if not last.exists():
-            return
-        state = torch.load(last, weights_only=True)
-        if state["recipe"] != self.recipe.plain() or state["seed"] != self.seed:
-            raise Fatal(
-                f"{self.out} holds a run of another recipe or seed", "Give --out another directory.", Exit.USAGE
-            )
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.averaged.load_state_dict(state["averaged"])
-        torch.set_rng_state(state["random"])
-        self.generator.set_state(state["generator"])
-        self.done, self.losses = state["done"], state["losses"]
+        state = self.last.restore()
+        if state is not None:
+            self.generator.set_state(state["generator"])
+            self.done, self.losses = state["done"], state["losses"]
 
     def epoch(self) -> dict[str, float]:
         """Some hundred steps, then all of it on disk."""
@@ -205,7 +194,8 @@ class Run:
             "cpu_seconds": time.process_time() - worked,
         }
         self.losses.append(row)
-        self._write()
+        checkpoint.save(self.checkpoint(), self.out / "net.safetensors")
+        self.last.save(generator=self.generator.get_state(), done=self.done, losses=self.losses)
         return row
 
     def _step(self) -> float:
@@ -226,23 +216,6 @@ class Run:
     def _rate(self) -> float:
         rising = min(1.0, (self.done + 1) / self.recipe.warm_up)
         return self.recipe.learning_rate * rising * (1 + math.cos(math.pi * self.done / self.recipe.steps)) / 2
-
-    def _write(self) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(self.checkpoint(), self.out / "net.safetensors")
-        state: dict[str, Any] = {
-            "recipe": self.recipe.plain(),
-            "seed": self.seed,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": self.averaged.state_dict(),
-            "random": torch.get_rng_state(),
-            "generator": self.generator.get_state(),
-            "done": self.done,
-            "losses": self.losses,
-        }
-        torch.save(state, self.out / "last.pt.partial")
-        os.replace(self.out / "last.pt.partial", self.out / "last.pt")
 
     def checkpoint(self) -> checkpoint.Checkpoint:
         """The averaged network as it stands."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 from torch.optim import swa_utils
 
 from watcher import checkpoint, decode, mednet
-from watcher.errors import Exit, Fatal
-from watcher.training import augment
+from watcher.training import augment, resume
 from watcher.training.dataset import Examples
 from watcher.training.recipes import Recipe
 
@@ -115,6 +113,7 @@ class Run:
             fused=True,
         )
         self.averaged = _averaged(self.net, recipe)
+        self.last = resume.Last(out, recipe.plain(), seed, self.net, self.optimizer, self.averaged)
         factors = torch.tensor([recipe.class_factors.get(name, 1.0) for name in train.classes])
         weights = class_weights(train.labels, len(train.classes)) * factors
         self.loss = nn.CrossEntropyLoss(weights / weights.mean(), label_smoothing=recipe.label_smoothing)
@@ -127,21 +126,14 @@ class Run:
         return self.net
 
     def resume(self) -> None:
-        """Go on where ``last.pt`` ended, if it is there and of this very recipe and seed."""
-        last = self.out / "last.pt"
-        if not last.exists():
-            return
-        state = torch.load(last, weights_only=True)
-        if state["recipe"] != self.recipe.plain() or state["seed"] != self.seed:
-            raise Fatal(
-                f"{self.out} holds a run of another recipe or seed", "Give --out another directory.", Exit.USAGE
-            )
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        torch.set_rng_state(state["random"])
-        self.history = [Epoch(**row) for row in state["history"]]
+        """Go on where ``last.pt`` ended.
+
+        Raises:
+            Fatal: exit code 2; it is of another recipe or seed.
+        """
+        state = self.last.restore()
+        if state is not None:
+            self.history = [Epoch(**row) for row in state["history"]]
 
     def finished(self) -> str | None:
         """Why the run is over, or None while it goes on."""
@@ -202,22 +194,11 @@ class Run:
             group["lr"] = rate(self.recipe, share_done)
 
     def _write(self, *, best: bool) -> None:
-        self.out.mkdir(parents=True, exist_ok=True)
         if best and self.keep_best:
             checkpoint.save(self.checkpoint(), self.out / "best.safetensors")
-        state: dict[str, Any] = {
-            "recipe": self.recipe.plain(),
-            "seed": self.seed,
-            "net": self.net.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "averaged": None if self.averaged is None else self.averaged.state_dict(),
-            "random": torch.get_rng_state(),
-            "history": [asdict(row) for row in self.history],
-        }
-        torch.save(state, self.out / "last.pt.partial")
-        os.replace(self.out / "last.pt.partial", self.out / "last.pt")
-        lines = "".join(json.dumps(asdict(row)) + "\n" for row in self.history)
-        (self.out / "losses.jsonl").write_text(lines)
+        rows = [asdict(row) for row in self.history]
+        self.last.save(history=rows)
+        (self.out / "losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def checkpoint(self) -> checkpoint.Checkpoint:
         """The network as it stands, with what people should know of its training."""
