@@ -71,6 +71,20 @@ def identify() -> Callable[[Path], Identity]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Lets torch use one thread: networks this small are faster so, on a busy machine most of all.
+
+    Not imported above: most tests do without torch.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory on another file system than the inbox."""
     if not _SHM.is_dir() or os.stat(_SHM).st_dev == os.stat(tmp_path).st_dev:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +32,13 @@ SMALL = Mixture(
     class_shares={"ChestCT": 0.5, "Hand": 0.5},
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(autouse=True)
-def small_epochs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two steps an epoch; networks this small are faster with one thread."""
+def small_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps an epoch."""
     monkeypatch.setattr(mixture, "EPOCH", 2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 from watcher.errors import Exit, Fatal
 from watcher.training import resume
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def last(directory: Path, seed: int = 1, rate: float = 0.1, *, averaged: bool = True) -> resume.Last:
     """A network of three numbers, which differ each time."""
