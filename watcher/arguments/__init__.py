@@ -1,0 +1,1 @@
+"""What each command is told on the command line. No command is imported here."""

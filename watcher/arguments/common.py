@@ -1,0 +1,61 @@
+"""What several commands are told alike."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+Add = Callable[[str, str], argparse.ArgumentParser]
+"""Adds a command, by its name and by what it does."""
+
+Command = Callable[[Add], None]
+"""Says all that one command is told."""
+
+
+def config(
+    command: argparse.ArgumentParser, default: str = "./config.yaml, else /etc/mednet-watcher/config.yaml"
+) -> None:
+    """The option for the config file."""
+    command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {default}")
+
+
+def share(text: str) -> float:
+    """A number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share above 0 and up to 1")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    return value
+
+
+def port(text: str) -> int:
+    """A number that a port may have."""
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port")
+    return value
+
+
+def weights(command: argparse.ArgumentParser) -> None:
+    """The option for the weights."""
+    command.add_argument("--weights", type=Path, metavar="FILE", help="default: those shipped with the product")
+
+
+def json(command: argparse.ArgumentParser, told: str) -> None:
+    """The switch to JSON."""
+    command.add_argument("--json", action="store_true", help=told)
+
+
+def data(command: argparse.ArgumentParser, *, split_required: bool) -> None:
+    """The options for labelled images."""
+    command.add_argument("--data", type=Path, required=True, metavar="DIR", help="a directory of class directories")
+    told = "which files to use: a CSV with the columns path, class, split"
+    command.add_argument("--split", type=Path, required=split_required, metavar="CSV", help=told)
