@@ -22,8 +22,6 @@ from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger_rows import Unended
 from watcher.records import Behind, Ending, Order
 
-_DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
-
 _VERSION = 3
 """What ``ledger.sql`` says of itself."""
 
@@ -97,18 +95,18 @@ class Ledger:
             ledger_rows.decision(number, first, order, str(inbox / (order.source or order.name)), directory, model, at)
             for number, order, directory in zip(ids, orders, directories, strict=True)
         ]
-        self._db.executemany(_DECIDE, rows)
+        self._db.executemany(ledger_rows.DECIDE, rows)
         self._db.executemany("insert into unended values (?, ?)", [(number, self.owner) for number in ids])
         return ids
 
     def _refuse_taken(self, verdicts: Sequence[int]) -> None:
         for number in verdicts:
-            if not self.execute(f"{_AWAITED} where verdict = ?", number):
+            if not self.execute(f"{ledger_rows.AWAITED} where verdict = ?", number):
                 raise Retry("somebody else carries out that verdict")
 
     def awaited(self, limit: int) -> list[int]:
         """The oldest verdicts that nobody has carried out, nor does just now."""
-        return [row[0] for row in self._read(f"{_AWAITED} order by verdict limit ?", limit)]
+        return [row[0] for row in self._read(f"{ledger_rows.AWAITED} order by verdict limit ?", limit)]
 
     def execute(self, statement: str, *values: Any) -> list[Any]:
         """What else is to be looked at or recorded, within :meth:`deciding`."""
@@ -147,7 +145,7 @@ class Ledger:
         """
         found = {}
         for wanted in set(digests):
-            row = self._db.execute(_TWIN, (wanted,)).fetchone()
+            row = self._db.execute(ledger_rows.TWIN, (wanted,)).fetchone()
             if row is not None:
                 found[wanted] = row[0]
         return found
@@ -219,11 +217,11 @@ class Ledger:
         Without a digest, of those that could not be read and were to be called so.
         """
         where, value = ("digest = ?", digest) if digest else ("digest is null and name = ?", os.fsencode(title))
-        return [ledger_rows.shadow(row) for row in self._read(f"{_SHADOWED} and {where}", value)]
+        return [ledger_rows.shadow(row) for row in self._read(f"{ledger_rows.SHADOWED} and {where}", value)]
 
     def all_shadows(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
         """The same of all there ever were: at a start."""
-        return map(ledger_rows.shadow, self._read(_SHADOWED))
+        return map(ledger_rows.shadow, self._read(ledger_rows.SHADOWED))
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
@@ -252,7 +250,7 @@ class Ledger:
     def holds(self, path: str) -> bool:
         """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
         raw = os.fsencode(path)
-        [(put, taken)] = self._read(_PUT_AND_TAKEN, raw, raw)
+        [(put, taken)] = self._read(ledger_rows.PUT_AND_TAKEN, raw, raw)
         return bool(put > taken)
 
     def was_bound_for(self, path: Path) -> bool:
@@ -273,7 +271,7 @@ class Ledger:
 
         Each is (seconds since 1970, class, confidence, outcome, reason).
         """
-        rows = self._read(_CLASSIFIED, limit, model)
+        rows = self._read(ledger_rows.CLASSIFIED, limit, model)
         return [(datetime.fromisoformat(at).timestamp(), *told) for at, *told in reversed(rows)]
 
     def counts(self) -> dict[str, int]:
@@ -288,7 +286,7 @@ class Ledger:
             raise _unusable(self._path, error) from error
 
     def _unended(self, where: str, *values: Any) -> list[Unended]:
-        return [ledger_rows.unended(row) for row in self._read(f"{_UNENDED} where {where}", *values)]
+        return [ledger_rows.unended(row) for row in self._read(f"{ledger_rows.UNENDED} where {where}", *values)]
 
     def last_filed(self) -> datetime | None:
         """When a file was last sorted or handed to a person, by any owner; None: never yet."""
@@ -309,45 +307,6 @@ class Ledger:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-
-_UNENDED = """
-select id, outcome, name, source, directory, digest, reason, detail, decided_at, verdict,
-       device, inode, size, mtime_ns
-from unended join decision on decision.id = unended.decision
-"""
-
-_SHADOWED = """
-select source, inode, size, mtime_ns from decision join ending on ending.decision = decision.id
-where state = 'shadowed' and inode is not null
-"""
-
-_AWAITED = """
-select verdict from (
-    select verdict from open_verdict
-    except select decision.verdict from unended join decision on decision.id = unended.decision
-)
-"""
-
-_CLASSIFIED = """
-select decided_at, class, confidence, outcome, reason
-from (select id, decided_at, class, confidence, outcome, reason, model from decision order by id desc limit ?) d
-join ending on ending.decision = d.id
-where model = ? and state in ('filed', 'shadowed') order by d.id desc
-"""
-
-_PUT_AND_TAKEN = """
-select coalesce(max(id) filter (where destination = ?), 0), coalesce(max(id) filter (where source = ?), 0)
-from ending join decision on decision.id = ending.decision where state = 'filed'
-"""
-
-_TWIN = """
-select decision.id from decision left join ending on ending.decision = decision.id
-where digest = ? and outcome = 'sorted' and coalesce(state, 'filed') = 'filed'
-  and not exists (select 1 from decision back join ending on ending.decision = back.id
-                  where back.restores = decision.id and ending.state = 'filed')
-limit 1
-"""
 
 
 def _refuse_other_version(db: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""How decisions are written in the ledger's rows, and read from them again."""
+"""How decisions are written in the ledger's rows, and asked for and read from them again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,46 @@ from datetime import datetime
 from typing import Any
 
 from watcher.records import Ending, Identity, Order, Outcome
+
+DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
+
+UNENDED = """
+select id, outcome, name, source, directory, digest, reason, detail, decided_at, verdict,
+       device, inode, size, mtime_ns
+from unended join decision on decision.id = unended.decision
+"""
+
+SHADOWED = """
+select source, inode, size, mtime_ns from decision join ending on ending.decision = decision.id
+where state = 'shadowed' and inode is not null
+"""
+
+AWAITED = """
+select verdict from (
+    select verdict from open_verdict
+    except select decision.verdict from unended join decision on decision.id = unended.decision
+)
+"""
+
+CLASSIFIED = """
+select decided_at, class, confidence, outcome, reason
+from (select id, decided_at, class, confidence, outcome, reason, model from decision order by id desc limit ?) d
+join ending on ending.decision = d.id
+where model = ? and state in ('filed', 'shadowed') order by d.id desc
+"""
+
+PUT_AND_TAKEN = """
+select coalesce(max(id) filter (where destination = ?), 0), coalesce(max(id) filter (where source = ?), 0)
+from ending join decision on decision.id = ending.decision where state = 'filed'
+"""
+
+TWIN = """
+select decision.id from decision left join ending on ending.decision = decision.id
+where digest = ? and outcome = 'sorted' and coalesce(state, 'filed') = 'filed'
+  and not exists (select 1 from decision back join ending on ending.decision = back.id
+                  where back.restores = decision.id and ending.state = 'filed')
+limit 1
+"""
 
 
 @dataclass(frozen=True)
