@@ -22,6 +22,7 @@ from watcher.training import (
     dataset,
     folds,
     foreign,
+    general_figure,
     general_report,
     mixture,
     pool,
@@ -247,7 +248,7 @@ def _report(args: argparse.Namespace) -> int:
     if not measured:
         raise Fatal(f"nothing is judged yet beside {args.folds}", "Run the step judge first.", Exit.DIRECTORY)
     home: Path = args.folds.parent
-    general_report.draw(measured, home / "general.svg")
+    general_figure.draw(measured, home / "general.svg")
     improved = [row for row in rows.read(home.parent / "full" / "runs.jsonl") if row["variant"] == "improved"]
     beside = seeds.small(results) + seeds.beside(results, sorted(improved, key=lambda row: int(row["seed"])))
     (home / "report.md").write_text(general_report.page(measured, results.get(SHIPPED), beside), "utf-8")
