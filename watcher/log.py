@@ -15,7 +15,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.drift import Report
 from watcher.outputs import File, Output
-from watcher.records import Behind, Ending, Filed, Outcome, Shadowed
+from watcher.records import Behind, Ending, Filed, Outcome, Returned, Shadowed
 from watcher.repeats import WINDOW_S, Repeats
 
 EVENTS = {
@@ -171,6 +171,23 @@ def shadowed(
     """The same in shadow mode, where nothing is moved: ``destination`` is where the file would have gone."""
     fields = _fields(result, decision_id, batch, model, device, now_s)
     log.info("image.shadowed", outcome=result.order.decision.outcome.value, **fields)
+
+
+def returned(log: Logger, result: Returned, decision_id: int) -> None:
+    """A file that was not moved and takes its way again from the start: it had changed, or gone."""
+    log.info("image.returned", id=decision_id, name=printable(result.order.name), detail=printable(result.why))
+
+
+def not_filed(log: Logger, failed: Sequence[Returned]) -> None:
+    """One line for all files of a batch that their surroundings failed."""
+    first = failed[0]
+    log.error(
+        "filing.failed",
+        files=len(failed),
+        name=printable(first.order.name),
+        detail=printable(first.why),
+        note="they stay in the inbox and are tried again, later each time",
+    )
 
 
 def drifted(log: Logger, report: Report) -> None:

@@ -318,44 +318,39 @@ class Route:
                 self.settle.pause(order.name, now, PAUSE_S)
             self._orders.clear()
 
+    def _settle_accounts(self, results: list[tuple[int, Result]], now: float) -> None:
+        """What became of files, each with the number of its decision, 0 where none was recorded just now."""
+        batch = next((number for number, _ in results if number), 0)
+        failed: list[Returned] = []
+        for number, result in results:
+            del self._held[result.order.name]
+            if isinstance(result, Filed):
+                self._filed(result, number, batch, now)
+            elif isinstance(result, Shadowed):
+                self._shadowed(result, number, batch, now)
+            elif result.later:
+                self.settle.pause(result.order.name, now, PAUSE_S)
+                failed.append(result)
+            else:
+                self.settle.pause(result.order.name, now, 0.0)
+                log.returned(self.log, result, number)
+        if failed:
+            log.not_filed(self.log, failed)
+
+    def _filed(self, result: Filed, number: int, batch: int, now: float) -> None:
+        order = result.order
+        self.tally.record(result, now - order.timing.seen_s)
+        log.outcome(self.log, result, number, batch, self.clerk.model, self.device(), now)
+        self.settle.filed(order.name)
+
     def _shadowed(self, result: Shadowed, number: int, batch: int, now: float) -> None:
-        """Decided upon, and left where it is. Without a number: it was decided upon before."""
+        """Decided upon, and left where it is."""
         order = result.order
         self.tally.shadow(order, now - order.timing.seen_s)
         if number:
             log.shadowed(self.log, result, number, batch, self.clerk.model, self.device(), now)
-        del self._held[order.name]
         self.keep(order.name, order.identity)
         self.settle.filed(order.name)
-
-    def _settle_accounts(self, results: list[tuple[int, Result]], now: float) -> None:
-        failed: list[Returned] = []
-        for number, result in results:
-            name = result.order.name
-            if isinstance(result, Shadowed):
-                self._shadowed(result, number, next(first for first, _ in results if first or not number), now)
-                continue
-            if isinstance(result, Filed):
-                self.tally.record(result, now - result.order.timing.seen_s)
-                log.outcome(self.log, result, number, results[0][0], self.clerk.model, self.device(), now)
-                del self._held[name]
-                self.settle.filed(name)
-                continue
-            del self._held[name]
-            self.settle.pause(name, now, PAUSE_S if result.later else 0.0)
-            if result.later:
-                failed.append(result)
-            else:
-                self.log.info("image.returned", id=number, name=log.printable(name), detail=log.printable(result.why))
-        if failed:
-            first = failed[0]
-            self.log.error(
-                "filing.failed",
-                files=len(failed),
-                name=log.printable(first.order.name),
-                detail=log.printable(first.why),
-                note="they stay in the inbox and are tried again, later each time",
-            )
 
     def _due(self, now: float) -> float | None:
         sweep, front = self.arrivals.due_s(), self.front.due_s(self._room) if self.front else None
