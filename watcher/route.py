@@ -34,7 +34,6 @@ from watcher.records import (
     Behind,
     Decision,
     Decoded,
-    Ending,
     Filed,
     Identity,
     Order,
@@ -98,8 +97,6 @@ class Route:
         self._answers = self._begun = self._thought = 0
         self._orders: list[Order] = []
         self._behind: Behind | None = None
-        self._taken_over_at = 0
-        self._taking_over: Future[tuple[list[Ending], list[str]]] | None = None
         self._thinking: Future[list[Order]] | None = None
         self._moving: Future[list[tuple[int, Result]]] | None = None
         self._thinker = ThreadPoolExecutor(1, "classify")
@@ -153,17 +150,16 @@ class Route:
         sweeping = sum(each.sweeping for each in arrivals)
         overdue = due is not None and due <= now and self._room > 0
         waits = full is not None and full <= now and self._thinking is None
-        taking = self._taking_over is not None  # in the thread that moves files: they wait for it
-        judging = self.desk is not None and self.desk.busy  # in that thread, too
+        moving = self._moving is not None and not (self._taking_over or self._judging)  # else it waits for them
         return [
             Work("inbox", sweeping, sum(each.looked for each in arrivals), most.inbox),
             Work("settle", int(overdue), self.settle.looked, most.settle),
             Work("decode", len(self.decoders), self._answers, most.decode),
             Work("batch", int(waits), self._begun, most.batch),
             Work("classify", int(self._thinking is not None), self._thought, most.classify),
-            Work("filing", int(self._moving is not None and not (taking or judging)), self.clerk.carried, most.filing),
-            Work("takeover", int(taking), self._taken_over_at, most.takeover),
-            Work("verdicts", int(judging), self.desk.ended if self.desk else 0, most.filing),
+            Work("filing", int(moving), self.clerk.carried, most.filing),
+            Work("takeover", int(self._taking_over), self.takeover.sweeps if self.takeover else 0, most.takeover),
+            Work("verdicts", int(self._judging), self.desk.ended if self.desk else 0, most.filing),
         ]
 
     @property
@@ -196,8 +192,7 @@ class Route:
         self._thinker = ThreadPoolExecutor(1, "classify")  # torch's number of threads is a matter of each thread
 
     def _renew(self) -> None:
-        judging = self.desk is not None and self.desk.busy
-        if self._renewal is not None and not (self._held or self._taking_over or judging):
+        if self._renewal is not None and not (self._held or self._taking_over or self._judging):
             put_in, self._renewal = self._renewal, None
             put_in()
 
@@ -209,21 +204,26 @@ class Route:
                 self.settle.arrived(name, now, seen_s)
 
     def _take_over(self, now: float) -> None:
-        """After each scan of the inbox: what the dead had claimed. In the thread that uses the ledger."""
-        if self._taking_over is not None and self._taking_over.done():
-            endings, adopted = self._taking_over.result()
-            self._taking_over = None
-            for name in adopted:
-                self.settle.arrived(name, now)
-            log.recovered(self.log, endings)
-            if adopted:
-                self.log.warning("inbox.taken_over", files=len(adopted))
-        if self.takeover is None or self._taking_over is not None:
+        """What the dead had claimed."""
+        if self.takeover is None:
             return
-        if self._movable and self._common.sweeps > self._taken_over_at:
-            self._taken_over_at = self._common.sweeps
-            self._taking_over = self._mover.submit(self.takeover)
-            self._taking_over.add_done_callback(lambda _: self.wake())
+        mover = self._mover if self._movable else None
+        endings, adopted = self.takeover.turn(mover, self._common.sweeps, self.wake)
+        for name in adopted:
+            self.settle.arrived(name, now)
+        log.recovered(self.log, endings)
+        if adopted:
+            self.log.warning("inbox.taken_over", files=len(adopted))
+
+    @property
+    def _taking_over(self) -> bool:
+        """Whether what the dead left is seen to, in the thread that moves files."""
+        return self.takeover is not None and self.takeover.busy
+
+    @property
+    def _judging(self) -> bool:
+        """Whether verdicts of people are carried out, in that thread, too."""
+        return self.desk is not None and self.desk.busy
 
     @property
     def _movable(self) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,35 @@ from watcher.records import Ending
 class Takeover:
     """Ends what the dead had decided and takes over what they had claimed, for ``mine`` or for the inbox.
 
-    First what this one's own ledger is still owed. Called by the thread that uses the ledger.
+    First what this one's own ledger is still owed. Called by the thread that uses the ledger; the loop has it called
+    there by :meth:`turn`.
     """
 
     ledger: Ledger
     inbox: Path
     state: Path
     mine: Claims | None = None
+    sweeps: int = 0
+    """Scans of the inbox after the last of which this was begun."""
+
+    def __post_init__(self) -> None:
+        self._work: Future[tuple[list[Ending], list[str]]] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is under way."""
+        return self._work is not None
+
+    def turn(self, mover: Executor | None, sweeps: int, wake: Callable[[], None]) -> tuple[list[Ending], list[str]]:
+        """Begin after each scan of the inbox, and give once what was found. ``mover`` is None while none may begin."""
+        found: tuple[list[Ending], list[str]] = [], []
+        if self._work is not None and self._work.done():
+            found, self._work = self._work.result(), None
+        if self._work is None and mover is not None and sweeps > self.sweeps:
+            self.sweeps = sweeps
+            self._work = mover.submit(self)
+            self._work.add_done_callback(lambda _: wake())
+        return found
 
     def __call__(self) -> tuple[list[Ending], list[str]]:
         """The endings, and the names of the files, which lie where the route works."""
