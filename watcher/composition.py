@@ -95,16 +95,7 @@ def build(
     decoders.start()  # its imports overlap with torch's
     try:
         weights = checkpoint.load(weights_path(None, settings))
-        ledger = Ledger(ledger_path(settings), owner=at.owner)
-        if replaced:
-            ledger.forget_places()
-        recover.refuse_missing(ledger, places(settings).all(weights.classes))
-        mover, where = directories(settings, at, weights)
-        for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
-            filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
-        if at.claims is not None:
-            ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
-        log.recovered(logger, recover.at_start(ledger, settings.state.path))
+        ledger, mover, where = _reconciled(settings, at, weights, logger, replaced=replaced)
         if isinstance(source, Standing):
             source.remember(ledger)
         network, device = load(settings, weights, logger)
@@ -112,12 +103,7 @@ def build(
     except Fatal:
         decoders.close()
         raise
-    scan_interval_s = settings.inbox.scan_interval_s
-    arrivals, front = Arrivals(source, events, _settle(settings), logger, scan_interval_s), None
-    arrivals.keep_watched()
-    if at.claims is not None:
-        front = Front(arrivals, at.claims)
-        arrivals = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), logger, scan_interval_s)
+    arrivals, front = _arriving(settings, at, source, events, logger)
     return Route(
         arrivals=arrivals,
         front=front,
@@ -138,6 +124,36 @@ def build(
         in_flight=4 * settings.batch.size,
         limits=limits(settings),
     )
+
+
+def _reconciled(
+    settings: config.Config, at: Seat, weights: checkpoint.Checkpoint, logger: log.Logger, *, replaced: bool
+) -> tuple[Ledger, filing.Filing, Places]:
+    """The ledger and where files go, after what was left by a life that ended in the middle is put right."""
+    ledger = Ledger(ledger_path(settings), owner=at.owner)
+    if replaced:
+        ledger.forget_places()
+    recover.refuse_missing(ledger, places(settings).all(weights.classes))
+    mover, where = directories(settings, at, weights)
+    for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
+        filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
+    if at.claims is not None:
+        ledger.adopt(seat.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
+    log.recovered(logger, recover.at_start(ledger, settings.state.path))
+    return ledger, mover, where
+
+
+def _arriving(
+    settings: config.Config, at: Seat, source: Inbox, events: Watch | None, logger: log.Logger
+) -> tuple[Arrivals, Front | None]:
+    """Where the route takes its files from; in shared mode that is this worker's claims, and what fills them."""
+    scan_interval_s = settings.inbox.scan_interval_s
+    arrivals = Arrivals(source, events, _settle(settings), logger, scan_interval_s)
+    arrivals.keep_watched()
+    if at.claims is None:
+        return arrivals, None
+    claimed = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), logger, scan_interval_s)
+    return claimed, Front(arrivals, at.claims)
 
 
 def _tally(settings: config.Config, weights: checkpoint.Checkpoint, ledger: Ledger) -> Tally:
