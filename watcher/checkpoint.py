@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    return Checkpoint(**{**checkpoint.__dict__, "digest": digest})
+    return replace(checkpoint, digest=digest)
 
 
 def load(path: Path) -> Checkpoint:

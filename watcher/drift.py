@@ -97,8 +97,9 @@ def validation(told: object) -> Means:
 
 
 def _share(value: object) -> float | None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if number and 0 <= value <= 1 else None  # type: ignore[arg-type,operator]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 <= value <= 1 else None
 
 
 class _Sums:
@@ -208,7 +209,10 @@ def _known(validated: float | None, past: float | None) -> str:
 
 
 def _beyond(higher: float | None, lower: float | None, limit: float | None) -> bool:
-    return None not in (higher, lower, limit) and higher - lower > limit  # type: ignore[operator]
+    """Whether it is, by more than the limit; not so while anything of it is unknown."""
+    if higher is None or lower is None or limit is None:
+        return False
+    return higher - lower > limit
 
 
 def _distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:

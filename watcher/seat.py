@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from watcher import claims, lock
@@ -35,7 +36,7 @@ def alone(inbox: Path, state: Path) -> Seat:
     own = Lock(lock.path_of(state, ALONE))
     own.acquire()
     held = lock.claim_directory(inbox)
-    return Seat(ALONE, inbox, own, None, lambda: _leave(held, own))
+    return Seat(ALONE, inbox, own, None, partial(_leave, held, own))
 
 
 def shared(inbox: Path, state: Path) -> Seat:
@@ -56,7 +57,7 @@ def shared(inbox: Path, state: Path) -> Seat:
             mine = claims.Claims(inbox, worker)
             mine.path.mkdir(parents=True, exist_ok=True)
             claims.see(inbox, worker)
-            return Seat(worker, mine.path, own, mine, lambda own=own: _leave(held, own, common))  # type: ignore[misc]
+            return Seat(worker, mine.path, own, mine, partial(_leave, held, own, common))
     raise Fatal(f"{claims.MOST_WORKERS} workers sort {inbox} already", "Stop one of them first.", Exit.ALREADY_RUNNING)
 
 

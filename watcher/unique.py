@@ -15,7 +15,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 from watcher import failpoints
 from watcher.errors import Vanished
@@ -254,7 +254,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pour(reader: Any, writer: Any) -> str:
+def _pour(reader: BinaryIO, writer: BinaryIO) -> str:
+    """Copy what is left to read, and give its SHA-256 in hex."""
     sha = hashlib.sha256()
     while block := reader.read(1 << 20):
         sha.update(block)

@@ -98,7 +98,7 @@ def _train(args: argparse.Namespace) -> int:
     """Every run that is not finished; several processes share them."""
     data = _Data(args)
     for name in data.seeds:
-        if _steps_done(args.runs, name) >= data.steps(name):
+        if _steps_done(_network(args.runs, name)) >= data.steps(name):
             continue
         with resume.claimed(args.runs / f"{name}.lock") as ours:
             if not ours:
@@ -112,9 +112,14 @@ def _train(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _steps_done(runs: Path, name: str) -> int:
+def _network(runs: Path, name: str) -> checkpoint.Checkpoint | None:
+    """A run's network as it stands; None: the run has not begun."""
     path = runs / name / "net.safetensors"
-    return int(checkpoint.load(path).training["steps"]) if path.exists() else 0
+    return checkpoint.load(path) if path.exists() else None
+
+
+def _steps_done(found: checkpoint.Checkpoint | None) -> int:
+    return 0 if found is None else int(found.training["steps"])
 
 
 def _stored(runs: Path, name: str, steps: int) -> mednet.MedNet:
@@ -123,12 +128,12 @@ def _stored(runs: Path, name: str, steps: int) -> mednet.MedNet:
     Raises:
         Fatal: exit code 5; the run is not there, or not finished.
     """
-    path = runs / name / "net.safetensors"
-    found = checkpoint.load(path) if path.exists() else None
-    done = int(found.training["steps"]) if found else 0
-    if found is None or done < steps:
+    found = _network(runs, name)
+    if found is None or _steps_done(found) < steps:
         raise Fatal(
-            f"{path}: {done} of {steps} steps are done", "Run the step train until it is finished.", Exit.DIRECTORY
+            f"{runs / name}: {_steps_done(found)} of {steps} steps are done",
+            "Run the step train until it is finished.",
+            Exit.DIRECTORY,
         )
     return compress.halved(mednet.fold_batch_norm(classify.build(found)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 
 from watcher import checkpoint, composition, config, restore, verdicts
 from watcher.errors import Exit, Fatal
@@ -14,7 +15,6 @@ from watcher.verdicts import Person
 
 def run(args: argparse.Namespace) -> int:
     """Serve it until Ctrl-C. Needs the extra ``web``."""
-    import flask
     import waitress
 
     from watcher.review.page import Site, build
@@ -34,13 +34,7 @@ def run(args: argparse.Namespace) -> int:
         settings.decode.max_bytes,
     )
     pictures = Pictures(composition.decoder_limits(settings), settings.decode.timeout_s)
-    here = verdicts.me(os.environ)
-
-    def person() -> Person:
-        """Who a proxy says it is, else who started this."""
-        told = flask.request.headers.get(args.user_header, "") if args.user_header else ""
-        return Person(here.uid, told[:200] or here.user)
-
+    person = _asks_who(args.user_header)
     hosts = guard.names(args.address, args.port) | {name.lower() for name in args.host}
     lock = guard.Guard(frozenset(hosts))
     try:
@@ -58,3 +52,16 @@ def run(args: argparse.Namespace) -> int:
         server.close()
         pictures.close()
     return Exit.OK
+
+
+def _asks_who(header: str | None) -> Callable[[], Person]:
+    """What tells who judges: who a proxy says it is in this header, else who started this."""
+    import flask
+
+    here = verdicts.me(os.environ)
+
+    def person() -> Person:
+        told = flask.request.headers.get(header, "") if header else ""
+        return Person(here.uid, told[:200] or here.user)
+
+    return person
