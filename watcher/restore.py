@@ -16,13 +16,13 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
 from watcher import claims, failpoints, filing, lock, recover, unique
-from watcher.annals import LIES, Annals, Entry
+from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
@@ -45,19 +45,27 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 @dataclass(frozen=True)
 class Wish:
-    """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back."""
+    """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back.
+
+    ``said`` is the word of a person by which it lies there. It ``stays`` if that is not to be withdrawn.
+    """
 
     path: str
     name: str
     entry: Entry | None
+    said: Verdict | None = None
+    stays: bool = False
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone."""
+    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone.
+
+    ``kept`` is what people judged. Of what is put back, ``why`` says whose word is withdrawn by that.
+    """
 
     wish: Wish
-    state: Literal["restored", "planned", "left"]
+    state: Literal["restored", "planned", "left", "kept"]
     id: int | None = None
     destination: str | None = None
     why: str | None = None
@@ -188,10 +196,12 @@ def filed(
     since: datetime | None = None,
     batch: int | None = None,
     number: int | None = None,
+    verdicts: bool = False,
     name: Name = by_name,
 ) -> Iterator[Wish]:
     """What was filed and not put back since: from a time on, of one batch, or by one decision.
 
+    What people judged stays, unless its decision is named, or ``verdicts`` are to be withdrawn.
     What the daemon files from now on is not in it.
     """
     which: tuple[str, str | int | None]
@@ -199,8 +209,10 @@ def filed(
         which = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
     else:
         which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
-    entries = annals.entries(f"{LIES} and {which[0]}", (which[1],))
-    return (_wish(entry, name) for entry in entries)
+    for entry in annals.entries(f"{LIES} and {which[0]}", (which[1],)):
+        said = annals.judgement(entry)
+        stays = said is not None and number is None and not verdicts
+        yield replace(_wish(entry, name), said=said, stays=stays)
 
 
 def since(text: str, now: datetime) -> datetime:
@@ -238,7 +250,7 @@ def _landing(to: Path, inbox: Path) -> Path:
 def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
     """Put files into a directory, under their names (or paths) or the next free ones, a chunk at a time.
 
-    What is no longer where it was filed is left alone; for ``undo`` also what was changed there.
+    What is no longer where it was filed is left alone; for ``undo`` also what was changed there. What stays is told.
     Without a clerk nothing is done, and told what would be.
 
     Raises:
@@ -246,22 +258,32 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     """
     todo = iter(wishes)
     while chunk := list(itertools.islice(todo, CHUNK)):
-        looked = [(wish, _order(wish, why, to)) for wish in chunk]
+        looked = [(wish, None if wish.stays else _order(wish, why, to)) for wish in chunk]
         orders = [order for _, order in looked if isinstance(order, Order)]
         done = iter(_carry_out(orders, _landing(to, clerk.filing.inbox), clerk) if clerk is not None and orders else ())
         for wish, order in looked:
-            if isinstance(order, str):
+            if order is None:
+                yield Result(wish, "kept", why=_said(wish, "{user} said that it is {label}"))
+            elif isinstance(order, str):
                 yield Result(wish, "left", why=order)
             elif clerk is None:
-                yield Result(wish, "planned", destination=str(to))
+                told = _said(wish, "what {user} said of it ({label}) would be withdrawn")
+                yield Result(wish, "planned", destination=str(to), why=told)
             else:
                 number, result = next(done)
                 if isinstance(result, Filed):
-                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)))
+                    told = _said(wish, "what {user} said of it ({label}) is withdrawn")
+                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)), told)
                 elif not number:
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield Result(wish, "left", number, why=result.why)
+
+
+def _said(wish: Wish, words: str) -> str | None:
+    if wish.said is None:
+        return None
+    return words.format(user=wish.said.user, label=wish.said.label or "none of the classes")
 
 
 def _carry_out(orders: Sequence[Order], landing: Path, clerk: Clerk) -> list[tuple[int, Filed | Returned]]:

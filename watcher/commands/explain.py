@@ -168,6 +168,8 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
             if verdict.filed_by
             else ", ".join(filter(None, (verdict.state, verdict.why)))
         )
+        if verdict.withdrawn_by:
+            end = f"withdrawn by #{verdict.withdrawn_by}"
         lines.append(f"    verdict  {log.printable(told)}; {end}")
     return "\n".join(lines)
 

@@ -40,8 +40,15 @@ def run(
             with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
                 print(_json_line(result) if as_json else _text_line(result))
     done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
-    print(f"mednet-watcher: {done}, {counts['left']} left alone", file=sys.stderr)
+    print(f"mednet-watcher: {done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
     return Exit.FAILED if counts["left"] else Exit.OK
+
+
+def _kept(count: int) -> str:
+    if not count:
+        return ""
+    files, them = ("file that people judged stays", "it") if count == 1 else ("files that people judged stay", "them")
+    return f"; {count} {files} (--verdicts takes {them} back too)"
 
 
 def naming(settings: config.Config) -> restore.Name:
@@ -69,5 +76,6 @@ def _json_line(result: Result) -> str:
 
 
 def _text_line(result: Result) -> str:
-    end = f" -> {log.printable(result.destination)}" if result.destination else f": {log.printable(result.why or '')}"
-    return f"{result.state:8}  {log.printable(result.wish.path)}{end}"
+    end = f" -> {log.printable(result.destination)}" if result.destination else ""
+    why = f": {log.printable(result.why)}" if result.why else ""
+    return f"{result.state:8}  {log.printable(result.wish.path)}{end}{why}"

@@ -15,7 +15,7 @@ from watcher.errors import Exit, Fatal
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put them back. Exit code 1 if one is no longer what and where it was."""
+    """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
     settings = config.load(args.config or config.default(), os.environ)
     since = restore.since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> int:
         if args.id is not None:
             _refuse_other_than_filed(annals, args.id)
         return putting_back.run(
-            lambda: restore.filed(annals, since=since, batch=args.batch, number=args.id, name=name),
+            lambda: restore.filed(
+                annals, since=since, batch=args.batch, number=args.id, verdicts=args.verdicts, name=name
+            ),
             "undo",
             to,
             settings,
