@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 from harness import Daemon, digest, mednet
 from test_restore import BROKEN, HAND, ODD, Site
 
+from watcher.clerk import ADVICE
+from watcher.commands import retry
 from watcher.lock import Lock
 from watcher.records import Decision, Identity, Outcome
 
@@ -67,6 +70,8 @@ def test_undo(site: Site) -> None:
         (["undo"], 2, "required"),
         (["retry", "config.yaml"], 2, "does not lie in"),
         (["retry", "--reason", "empty", "x"], 2, "not both"),
+        (["retry", "--reason", "nonsense"], 2, "One of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
+        (["retry", "--reason", "low_confidence"], 2, "low_confidence is no reason for quarantine"),
         (["explain"], 2, "explain what"),
         (["explain", "#9"], 1, "nothing is known"),
         (["undo", "--id", "1", "--to", "config.yaml"], 5, "can not be made"),
@@ -89,6 +94,25 @@ def test_without_a_ledger(tmp_path: Path, command: list[str]) -> None:
     ended = mednet(*command, cwd=tmp_path)
     assert (ended.returncode, "there is no ledger" in ended.stderr) == (5, True)
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_nothing_to_put_back_is_told(site: Site) -> None:
+    """A reason that no quarantined file has, or a time when nothing was filed, is no failure, and it is said."""
+    site.file("a.png", BROKEN)
+    for words, told in (
+        (["retry", "--reason", "empty"], "no quarantined file that the ledger knows has the reason empty"),
+        (["undo", "--since", "0s"], "nothing of that is filed"),
+    ):
+        ended = call(site, *words)
+        assert (ended.returncode, told in ended.stderr) == (0, True), ended.stderr
+
+
+def test_every_reason_for_quarantine_is_known() -> None:
+    """What `retry --reason` takes is what a file can be quarantined for: decoders, their end, and collisions."""
+    source = "".join(path.read_text() for path in Path(retry.__file__).parents[1].glob("*.py"))
+    given = set(re.findall(r'(?:Reject\(|_blame\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
+    assert {"truncated", "decoder_hung", "name_taken"} <= given <= set(retry.REASONS)
+    assert set(ADVICE) <= set(retry.REASONS)
 
 
 def test_a_second_one_is_told(site: Site) -> None:

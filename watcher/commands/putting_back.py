@@ -23,8 +23,12 @@ def run(
     *,
     dry: bool,
     as_json: bool,
+    nothing: str,
 ) -> int:
-    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone."""
+    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone.
+
+    ``nothing`` is said where it gives none.
+    """
     path = composition.ledger_path(settings)
     work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
@@ -39,8 +43,9 @@ def run(
             counts[result.state] += 1
             with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
                 print(_json_line(result) if as_json else _text_line(result))
+    none = "" if counts else f"{nothing}: "
     done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
-    print(f"mednet-watcher: {done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
+    print(f"mednet-watcher: {none}{done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
     return Exit.FAILED if counts["left"] else Exit.OK
 
 

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             dry=args.dry_run,
             as_json=args.json,
+            nothing="nothing of that is filed, or it was put back before",
         )
 
 
