@@ -376,6 +376,27 @@ class TestPromote:
         assert self.call(tmp_path, "promote", tmp_path / "other") == Exit.USAGE
         assert self.call(tmp_path, "promote", tmp_path / "other", "--reference", verdicts) == Exit.OK
 
+    @pytest.mark.parametrize("option", ["--reference", "--data"])
+    def test_a_wrong_path_is_told_as_what_it_is(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str], option: str
+    ) -> None:
+        """No such directory, a file, one class's own directory, or no images: the advice fits, whatever the option."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        (tmp_path / "set" / "Hand").mkdir(parents=True)
+        (tmp_path / "empty").mkdir()
+        Image.fromarray(pictures(3, 1, 7)[0]).save(tmp_path / "set" / "Hand" / "0.png")
+        for place, code, told in (
+            ("nowhere", Exit.DIRECTORY, "nowhere does not exist"),
+            ("a", Exit.DIRECTORY, "a is no directory"),
+            ("set/Hand", Exit.DIRECTORY, f"Did you mean {tmp_path / 'set'}?"),
+            ("empty", Exit.DIRECTORY, "Expected class directories with images: DIR/<class>/<file>."),
+        ):
+            assert self.call(tmp_path, "promote", tmp_path / "a", option, tmp_path / place) == code
+            error = capsys.readouterr().err
+            assert told in error, error
+            assert "--data" not in error
+        assert promoted.history(tmp_path / "state") == []
+
 
 def test_damaged_history_is_told(tmp_path: Path) -> None:
     """A list of promotions that can not be read stops the start with advice; it is not taken for an empty one."""
