@@ -73,7 +73,9 @@ def test_undo(site: Site) -> None:
         (["retry", "--reason", "nonsense"], 2, "One of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
         (["retry", "--reason", "low_confidence"], 2, "low_confidence is no reason for quarantine"),
         (["explain"], 2, "explain what"),
-        (["explain", "#9"], 1, "nothing is known"),
+        (["explain", "#9"], 1, "nothing is known of #9: the last decision is #2"),
+        (["explain", "9"], 1, "nothing is known of 9: the last decision is #2"),
+        (["explain", "x.png"], 1, "Give a path, a name, the number of a decision, or 8 or more digits of a SHA-256."),
         (["undo", "--id", "1", "--to", "config.yaml"], 5, "can not be made"),
         (["undo", "--id", "1", "--to", "sorted/Hand/again"], 2, "lies in output.sorted"),
         (["undo", "--id", "1", "--to", "sorted/../quarantine"], 2, "lies in output.quarantine"),
@@ -199,6 +201,14 @@ class TestExplain:
             assert [line["id"] for line in self.lines(site, word)] == [1, 2], word
         assert [line["id"] for line in self.lines(site, "#2", "--id", "1")] == [2, 1]
         assert call(site, "explain", "nothing", "#1").returncode == 1
+
+    def test_by_number(self, site: Site) -> None:
+        """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
+        site.file("2", SURE, b"one")
+        site.file("b", SURE, b"two")
+        for words in (["#1"], ["1"], ["--id", "1"], ["2"]):
+            assert [line["id"] for line in self.lines(site, *words)] == [1], words
+        assert [line["id"] for line in self.lines(site, "#2")] == [2]
 
     def test_by_the_name_it_got(self, site: Site) -> None:
         """A file that got a suffix is known under that too."""

@@ -247,6 +247,14 @@ class TestAVerdict:
         site.carry_out()
         assert site.book.counts() == {"review": 1}
 
+    @pytest.mark.parametrize("word", ["#1", "1"])
+    def test_a_file_named_by_its_decision(self, site: Reading, word: str) -> None:
+        """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
+        site.file("a.png", UNSURE)
+        assert site.subject(word).name == "a.png"
+        site.file("1", UNSURE)
+        assert site.subject(word).name == ("a.png" if word == "#1" else "1")
+
 
 class TestWhatIsRefused:
     def code(self, site: Reading, word: str | Path) -> Exit:

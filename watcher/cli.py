@@ -217,7 +217,7 @@ def _review(add: _Add) -> None:
     doing("export", told).add_argument("to", metavar="DIR")
 
 
-_FILE = "a path, a name in review, or #ID"
+_FILE = "a path, a name in review, or a decision's number"
 
 
 def _retry(add: _Add) -> None:
@@ -257,9 +257,11 @@ def _audit(add: _Add) -> None:
 def _explain(add: _Add) -> None:
     command = add("explain", "say what was decided about a file, when, why, and where it lies now")
     command.add_argument(
-        "what", nargs="*", metavar="FILE", help="a path, a name, #ID, or 8 or more digits of a SHA-256"
+        "what", nargs="*", metavar="FILE", help="a path, a name, a decision's number, or 8 or more digits of a SHA-256"
     )
-    command.add_argument("--id", type=int, action="append", default=[], metavar="N", help="a decision's number, as #N")
+    command.add_argument(
+        "--id", type=int, action="append", default=[], metavar="N", help="a decision's number, also as N or '#N'"
+    )
     _json(command, "one JSON object a line, for every decision")
     _config(command)
 
