@@ -254,7 +254,10 @@ def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
 
 @dataclass(frozen=True)
 class Tally:
-    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said."""
+    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said.
+
+    ``last_work_at`` is when a daemon last filed a file, or decided upon one in shadow mode.
+    """
 
     total: dict[str, int]
     since: dict[str, int]
@@ -262,6 +265,7 @@ class Tally:
     last_filed_at: str | None
     unended: int
     verdicts: dict[str, int] = field(default_factory=dict)
+    last_work_at: str | None = None
 
 
 def tally(path: Path, since: datetime) -> Tally:
@@ -281,9 +285,16 @@ def tally(path: Path, since: datetime) -> Tally:
                 last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
                 unended=db.execute("select count(*) from unended").fetchone()[0],
                 verdicts=dict(db.execute(_VERDICTS)),
+                last_work_at=next((at for (at,) in db.execute(_LAST_WORK)), None),
             )
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
 
 
 _VERDICTS = f"select state, count(*) from ({VERDICT}) group by 1"
+
+_LAST_WORK = """
+select ended_at from ending join decision on decision.id = ending.decision
+where state in ('filed', 'shadowed') and outcome != 'restored' and verdict is null
+order by ending.decision desc limit 1
+"""
