@@ -202,6 +202,18 @@ class TestExplain:
         assert [line["id"] for line in self.lines(site, "#2", "--id", "1")] == [2, 1]
         assert call(site, "explain", "nothing", "#1").returncode == 1
 
+    def test_what_was_put_back_is_known_by_its_name_now(self, site: Site) -> None:
+        """Whatever has its old name in the inbox by now: each of two put back at once has its own, where it lies."""
+        site.file("a.png", BROKEN, b"one")
+        site.file("a.png", BROKEN, b"two")
+        (site.inbox / "a.png").write_bytes(b"the next")
+        assert [Path(result.destination or "").name for result in site.retry()] == ["a-1.png", "a-2.png"]
+        for name, content, back in (("a-1.png", b"one", 3), ("a-2.png", b"two", 4)):
+            assert (site.inbox / name).read_bytes() == content
+            [told] = self.lines(site, name)
+            assert (told["id"], told["name"], told["destination"]) == (back, name, str(site.inbox / name))
+            assert told["now"] == "there"
+
     def test_by_number(self, site: Site) -> None:
         """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
         site.file("2", SURE, b"one")

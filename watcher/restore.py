@@ -260,6 +260,7 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     while chunk := list(itertools.islice(todo, CHUNK)):
         looked = [(wish, None if wish.stays else _order(wish, why, to)) for wish in chunk]
         orders = [order for _, order in looked if isinstance(order, Order)]
+        orders = _under_free_names(orders, to) if clerk is not None and to == clerk.filing.inbox else orders
         done = iter(_carry_out(orders, _landing(to, clerk.filing.inbox), clerk) if clerk is not None and orders else ())
         for wish, order in looked:
             if order is None:
@@ -278,6 +279,20 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield Result(wish, "left", number, why=result.why)
+
+
+def _under_free_names(orders: Sequence[Order], inbox: Path) -> list[Order]:
+    """The orders, each with the name that it will have there: the ledger has it before the file appears."""
+    found: list[Order] = []
+    chosen: set[str] = set()
+    for order in orders:
+        below, base = os.path.split(order.name)
+        folder = inbox / unique.folder(inbox, below)
+        names = ((os.path.join(below, each), folder / each) for each in unique.candidates(base, None))
+        name = next(name for name, path in names if name not in chosen and not os.path.lexists(path))
+        chosen.add(name)
+        found.append(replace(order, name=name))
+    return found
 
 
 def _said(wish: Wish, words: str) -> str | None:
