@@ -102,7 +102,7 @@ def test_nothing_to_put_back_is_told(site: Site) -> None:
     """A reason that no quarantined file has, or a time when nothing was filed, is no failure, and it is said."""
     site.file("a.png", BROKEN)
     for words, told in (
-        (["retry", "--reason", "empty"], "no quarantined file that the ledger knows has the reason empty"),
+        (["retry", "--reason", "empty"], "the ledger knows of no quarantined file with the reason empty"),
         (["undo", "--since", "0s"], "nothing of that is filed"),
     ):
         ended = call(site, *words)

@@ -236,7 +236,7 @@ class TestTheLastError:
         assert "filing.failed" in status.last_error_text(odd)
 
     def test_what_counts_as_work(self, tmp_path: Path) -> None:
-        """What the daemon filed or recorded in the shadow; not what a person's command put back."""
+        """What the daemon filed or recorded in the shadow; not what was put back, which is no filing either."""
         path, times = tmp_path / "ledger", iter(range(9))
         book = Ledger(path, clock=lambda: datetime(2026, 3, 1, 12, next(times), tzinfo=UTC))
         sure, back = Decision(Outcome.SORTED, "Hand", 0.9), Decision(Outcome.RESTORED, None, 0.0, "undo")
@@ -246,6 +246,7 @@ class TestTheLastError:
             with book.deciding():
                 [number] = book.decided([order], ["/x"], "m")
             book.ended([Ending(number, state, "/x/a" if state == "filed" else None)])
-            expected.append(annals.tally(path, datetime.now(UTC)).last_work_at)
+            expected.append(annals.tally(path, datetime.now(UTC)))
         book.close()
-        assert [str(at)[14:16] for at in expected] == ["01", "03", "03", "03"]
+        assert [str(tally.last_work_at)[14:16] for tally in expected] == ["01", "03", "03", "03"]
+        assert [str(tally.last_filed_at)[14:16] for tally in expected] == ["01", "01", "01", "01"]

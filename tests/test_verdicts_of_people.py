@@ -187,6 +187,21 @@ class TestAVerdict:
         assert [(v.state, v.filed_by, v.withdrawn_by) for v in site.verdicts()] == [("withdrawn", done.id, result.id)]
         assert site.export(site.root / "new") == []
 
+    def test_what_was_exported_before_it_was_withdrawn(self, site: Reading) -> None:
+        """The copy stays, for nothing is deleted, and each export names it, until somebody removes it."""
+        site.file("a.png", UNSURE)
+        site.give("a.png", "Hand")
+        [done] = site.carry_out()
+        to = site.root / "new"
+        assert site.export(to) == [("copied", "Hand/a.png")]
+        site.undo(number=done.id)
+        assert site.export(to) == site.export(to) == [("withdrawn", "Hand/a.png")]
+        (site.root / "config.yaml").touch()
+        ended = mednet("review", "export", str(to), cwd=site.root)
+        assert (ended.returncode, f"withdrawn  {to / 'Hand' / 'a.png'}: what anna said" in ended.stderr) == (1, True)
+        (to / "Hand" / "a.png").unlink()
+        assert site.export(to) == []
+
     @pytest.mark.parametrize("which", [{"batch": 1}, {"since": NOW - timedelta(days=9999)}])
     def test_undo_of_many_leaves_what_people_judged(self, site: Reading, which: dict[str, Any]) -> None:
         """What was filed, confirmed or is yet to be filed by a person's word stays, and can still be exported."""
@@ -238,7 +253,8 @@ class TestAVerdict:
         assert "1 file that people judged stays (--verdicts takes it back too)" in ended.stderr
         ended = mednet("undo", "--since", "1h", "--verdicts", cwd=site.root)
         assert (ended.returncode, "what anna said of it (CXR) is withdrawn" in ended.stdout) == (0, True)
-        assert "withdrawn by #3" in mednet("explain", "#2", cwd=site.root).stdout
+        told = mednet("explain", "#1", "#2", cwd=site.root).stdout
+        assert ("withdrawn by #3" in told, "taken on by #2" in told, "put back by #3" in told) == (True, True, True)
 
     def test_the_daemons_counts_are_of_what_came_from_the_inbox(self, site: Reading) -> None:
         """A file that a person judged is not counted a second time."""

@@ -282,7 +282,7 @@ def tally(path: Path, since: datetime) -> Tally:
                 total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
                 since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
                 classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
-                last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
+                last_filed_at=db.execute(_LAST_FILED).fetchone()[0],
                 unended=db.execute("select count(*) from unended").fetchone()[0],
                 verdicts=dict(db.execute(_VERDICTS)),
                 last_work_at=next((at for (at,) in db.execute(_LAST_WORK)), None),
@@ -292,6 +292,11 @@ def tally(path: Path, since: datetime) -> Tally:
 
 
 _VERDICTS = f"select state, count(*) from ({VERDICT}) group by 1"
+
+_LAST_FILED = """
+select max(ended_at) from ending join decision on decision.id = ending.decision
+where state = 'filed' and outcome != 'restored'
+"""
 
 _LAST_WORK = """
 select ended_at from ending join decision on decision.id = ending.decision

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         raise Fatal(f"{args.reason} is no reason for quarantine", f"One of {', '.join(REASONS)}.", Exit.USAGE)
     settings = config.load(args.config or config.default(), os.environ)
     name = putting_back.naming(settings)
-    having = f" has the reason {args.reason}" if args.reason else ""
+    having = f" with the reason {args.reason}" if args.reason else ""
     with Annals(composition.ledger_path(settings)) as annals:
         return putting_back.run(
             lambda: (
@@ -35,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
             settings,
             dry=args.dry_run,
             as_json=args.json,
-            nothing=f"no quarantined file that the ledger knows{having}",
+            nothing=f"the ledger knows of no quarantined file{having}",
         )

@@ -181,7 +181,7 @@ def _tell(annals: Annals, number: int, *, as_json: bool) -> str:
 
 
 def _export(args: argparse.Namespace, settings: config.Config) -> int:
-    """Copy what people judged. Exit code 1 if something is no longer there."""
+    """Copy what people judged. Exit code 1 if something is no longer there, or was withdrawn after it was exported."""
     target = Path(os.path.realpath(args.to))
     own = (settings.inbox.path, settings.state.path, *(p for _, p in settings.output if isinstance(p, Path)))
     for place in map(os.path.realpath, own):
@@ -191,12 +191,14 @@ def _export(args: argparse.Namespace, settings: config.Config) -> int:
                 "Export to a directory of its own.",
                 Exit.DIRECTORY,
             )
-    counts = {"copied": 0, "there": 0, "left": 0}
+    counts = {"copied": 0, "there": 0, "left": 0, "withdrawn": 0}
     with Annals(composition.ledger_path(settings)) as annals:
         for result in export.export(annals, Path(os.path.abspath(args.to))):
             counts[result.state] += 1
-            if result.state == "left":
-                print(f"left  {log.printable(result.path)}: {log.printable(result.why or '')}", file=sys.stderr)
+            if result.why:
+                path = result.path if result.state == "left" else str(result.destination)
+                print(f"{result.state}  {log.printable(path)}: {log.printable(result.why)}", file=sys.stderr)
     copied = f"{counts['copied']} copied to {args.to}, {counts['there']} were there, {counts['left']} left alone"
+    copied += f", {counts['withdrawn']} withdrawn since" if counts["withdrawn"] else ""
     print(json.dumps(counts) if args.json else copied)
-    return Exit.FAILED if counts["left"] else Exit.OK
+    return Exit.FAILED if counts["left"] or counts["withdrawn"] else Exit.OK

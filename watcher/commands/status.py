@@ -95,7 +95,7 @@ def _text(told: dict[str, Any]) -> str:
     workers = told["workers"]
     daemon = _daemon(told["daemon"], workers) or {}
     processes = [f"{name} {facts.get('pid')}" for name, facts in workers.items()] or [f"process {daemon.get('pid')}"]
-    waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} files waiting"
+    waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} waiting"
     lines = [
         f"running     {'yes, ' + ', '.join(processes) if told['running'] else 'no'}",
         f"mode        {daemon.get('mode', '-')}",
