@@ -105,7 +105,8 @@ def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
     if entry.destination is None:
         return "stayed", None
     if entry.restored_by is not None:
-        return "restored", entry.restored_by
+        by = next(annals.entries("d.id = ?", (entry.restored_by,)))
+        return ("restored" if by.outcome == "restored" else "moved_on"), by.id
     since = annals.entries("d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id)
     if (later := next(since, None)) is not None:
         return "moved_on", later.id
@@ -150,7 +151,7 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
     if entry.top:
         judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
     if entry.restores is not None:
-        judged += f", takes back #{entry.restores}"
+        judged += f", {'takes back' if entry.outcome == 'restored' else 'instead of'} #{entry.restores}"
     lines = [
         f"#{entry.id}  {entry.decided_at}  {log.printable(entry.name)}  (batch {entry.batch})",
         f"    decided  {judged}",

@@ -22,14 +22,14 @@ def run(args: argparse.Namespace) -> int:
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
         to = inbox
-        if restore.daemons(settings.state.path):
-            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
-            print(f"mednet-watcher: {told}", file=sys.stderr)
     _refuse_among_sorted(to, settings)
     name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         if args.id is not None:
             _refuse_other_than_filed(annals, args.id)
+        if to == inbox and restore.daemons(settings.state.path):
+            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
+            print(f"mednet-watcher: {told}", file=sys.stderr)
         return putting_back.run(
             lambda: restore.filed(
                 annals, since=since, batch=args.batch, number=args.id, verdicts=args.verdicts, name=name
