@@ -66,5 +66,6 @@ def _text(report: Report) -> str:
     counted = {told: report.due(place) for place, told in PLACES.items() if place != "rejected" or report.filed[place]}
     terms = " + ".join(f"{told} {count:,}" for told, count in counted.items())
     lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
-    lines.append(f"{len(report.findings)} findings" if report.findings else "everything matches")
+    count = len(report.findings)
+    lines.append(f"{count} finding{'s' if count > 1 else ''}" if count else "everything matches")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from watcher import agreement, annals, claims, composition, config, lock, log, seat
+from watcher.clerk import Places
 from watcher.commands import words
 from watcher.errors import Exit, Retry
 
@@ -38,7 +39,7 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "inbox": str(settings.inbox.path),
         "waiting": None if waiting is None else waiting[0],
         "oldest_pending_s": None if waiting is None else waiting[1],
-        "backlog": composition.backlog(places),
+        "backlog": _to_see_to(composition.backlog(places), places, settings),
         "disk_free_bytes": composition.free_space(settings, places),
         **told_of_error(_last_error(settings), _daemon(holder, sharing), tally.last_work_at, datetime.now(UTC)),
         "today": tally.since,
@@ -66,6 +67,12 @@ def _shadow(settings: config.Config) -> dict[str, Any] | None:
             for name, counts in sorted(found.classes.items())
         },
     }
+
+
+def _to_see_to(counts: dict[str, int | None], places: Places, settings: config.Config) -> dict[str, int | None]:
+    """Without the directories that a trial in shadow mode does not make."""
+    absent = [place for place in counts if settings.mode == "shadow" and not getattr(places, place).exists()]
+    return {place: 0 if place in absent else count for place, count in counts.items()}
 
 
 def _waiting(settings: config.Config) -> tuple[int, float | None] | None:
