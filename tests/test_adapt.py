@@ -395,6 +395,8 @@ class TestPromote:
             error = capsys.readouterr().err
             assert told in error, error
             assert "--data" not in error
+        assert self.call(tmp_path, "promote", tmp_path / "nowhere", option, tmp_path / "set") == Exit.MODEL
+        assert "Name a file that train or adapt made" in capsys.readouterr().err
         assert promoted.history(tmp_path / "state") == []
 
 
