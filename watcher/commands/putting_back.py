@@ -12,7 +12,8 @@ from pathlib import Path
 from watcher import composition, config, log, recover, restore
 from watcher.errors import Exit
 from watcher.records import Ending
-from watcher.restore import Result, Wish
+from watcher.restore import Result
+from watcher.wishes import Name, Wish, as_it_came
 
 
 def run(
@@ -56,9 +57,9 @@ def _kept(count: int) -> str:
     return f"; {count} {files} (--verdicts takes {them} back too)"
 
 
-def naming(settings: config.Config) -> restore.Name:
+def naming(settings: config.Config) -> Name:
     """What files are called that are put back."""
-    return restore.as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
+    return as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
 def tell_reconciled(ending: Ending) -> None:

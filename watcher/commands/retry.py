@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from watcher import collisions, composition, config, decoder_pool, restore
+from watcher import collisions, composition, config, decoder_pool, wishes
 from watcher.annals import Annals
 from watcher.commands import putting_back
 from watcher.errors import Exit, Fatal
@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
     with Annals(composition.ledger_path(settings)) as annals:
         return putting_back.run(
             lambda: (
-                restore.named(annals, args.files, settings.output.quarantine, name)
+                wishes.named(annals, args.files, settings.output.quarantine, name)
                 if args.files
-                else restore.quarantined(annals, args.reason, name)
+                else wishes.quarantined(annals, args.reason, name)
             ),
             "retry",
             settings.inbox.path,

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, restore
+from watcher import composition, config, restore, wishes
 from watcher.annals import Annals
 from watcher.commands import putting_back
 from watcher.errors import Exit, Fatal
@@ -17,7 +17,7 @@ from watcher.errors import Exit, Fatal
 def run(args: argparse.Namespace) -> int:
     """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
     settings = config.load(args.config or config.default(), os.environ)
-    since = restore.since(args.since, datetime.now(UTC)) if args.since is not None else None
+    since = wishes.since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
         return putting_back.run(
-            lambda: restore.filed(
+            lambda: wishes.filed(
                 annals, since=since, batch=args.batch, number=args.id, verdicts=args.verdicts, name=name
             ),
             "undo",
