@@ -286,7 +286,54 @@ class TestPromote:
         assert self.call(tmp_path, "rollback") == Exit.OK
         assert self.in_force(tmp_path) == shipped.digest
         assert self.call(tmp_path, "rollback") == Exit.FAILED
-        assert "nothing was promoted" in capsys.readouterr().err
+        assert "nothing is promoted" in capsys.readouterr().err
+
+    def test_each_rollback_takes_one_promotion_back(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The weights of just before are in force again, also where they had been before; all of it stays on record."""
+        for name in "ab":
+            checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
+        a, b = (checkpoint.load(tmp_path / name).digest for name in "ab")
+        for name in "aba":
+            assert self.call(tmp_path, "promote", tmp_path / name) == Exit.OK
+        assert f"rollback would put {b} in force again" in capsys.readouterr().out
+        forces = [self.in_force(tmp_path)]
+        for _ in range(2):
+            assert self.call(tmp_path, "rollback") == Exit.OK
+            forces.append(self.in_force(tmp_path))
+        assert self.call(tmp_path, "promote", tmp_path / "b") == Exit.OK
+        assert self.call(tmp_path, "rollback") == Exit.OK
+        assert self.call(tmp_path, "rollback") == Exit.OK
+        assert [*forces, self.in_force(tmp_path)] == [a, b, a, shipped.digest]
+        capsys.readouterr()
+        assert self.call(tmp_path, "rollback", "--list") == Exit.OK
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[:-1]] == [a, b, a, b]
+        assert all("promoted 20" in line and "taken back 20" in line for line in lines[:-1])
+        assert lines[-1] == f"in force: {shipped.digest} (as shipped)"
+
+    def test_promoting_again_what_is_in_force(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is said, nothing is judged or changed, and one rollback still goes back to the weights of before."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        before = promoted.history(tmp_path / "state")
+        capsys.readouterr()
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        assert "is in force already: nothing to do" in capsys.readouterr().out
+        assert promoted.history(tmp_path / "state") == before
+        assert self.call(tmp_path, "rollback") == Exit.OK
+        assert self.in_force(tmp_path) == shipped.digest
+
+    def test_rollback_where_the_config_names_weights(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """A rollback would change nothing that is in force: it is refused with advice, and takes nothing back."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        (tmp_path / "config.yaml").write_text("model: {weights: x.safetensors}\n")
+        assert self.call(tmp_path, "rollback") == Exit.CONFIG
+        assert [entry.taken_back for entry in promoted.history(tmp_path / "state")] == [None]
 
     def test_bad_weights_are_refused(
         self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
@@ -320,6 +367,29 @@ class TestPromote:
         checkpoint.save(replace(shipped, tensors=other), tmp_path / "other")
         assert self.call(tmp_path, "promote", tmp_path / "other") == Exit.USAGE
         assert self.call(tmp_path, "promote", tmp_path / "other", "--reference", verdicts) == Exit.OK
+
+    @pytest.mark.parametrize("option", ["--reference", "--data"])
+    def test_a_wrong_path_is_told_as_what_it_is(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str], option: str
+    ) -> None:
+        """No such directory, a file, one class's own directory, or no images: the advice fits, whatever the option."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        (tmp_path / "set" / "Hand").mkdir(parents=True)
+        (tmp_path / "empty").mkdir()
+        Image.fromarray(pictures(3, 1, 7)[0]).save(tmp_path / "set" / "Hand" / "0.png")
+        for place, code, told in (
+            ("nowhere", Exit.DIRECTORY, "nowhere does not exist"),
+            ("a", Exit.DIRECTORY, "a is no directory"),
+            ("set/Hand", Exit.DIRECTORY, f"Did you mean {tmp_path / 'set'}?"),
+            ("empty", Exit.DIRECTORY, "Expected class directories with images: DIR/<class>/<file>."),
+        ):
+            assert self.call(tmp_path, "promote", tmp_path / "a", option, tmp_path / place) == code
+            error = capsys.readouterr().err
+            assert told in error, error
+            assert "--data" not in error
+        assert self.call(tmp_path, "promote", tmp_path / "nowhere", option, tmp_path / "set") == Exit.MODEL
+        assert "Name a file that train or adapt made" in capsys.readouterr().err
+        assert promoted.history(tmp_path / "state") == []
 
 
 def test_damaged_history_is_told(tmp_path: Path) -> None:

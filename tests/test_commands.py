@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ import pytest
 from harness import Daemon, digest, mednet
 from test_restore import BROKEN, HAND, ODD, Site
 
+from watcher.clerk import ADVICE
+from watcher.commands import retry
 from watcher.lock import Lock
 from watcher.records import Decision, Identity, Outcome
 
@@ -67,8 +70,12 @@ def test_undo(site: Site) -> None:
         (["undo"], 2, "required"),
         (["retry", "config.yaml"], 2, "does not lie in"),
         (["retry", "--reason", "empty", "x"], 2, "not both"),
+        (["retry", "--reason", "nonsense"], 2, "One of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
+        (["retry", "--reason", "low_confidence"], 2, "low_confidence is no reason for quarantine"),
         (["explain"], 2, "explain what"),
-        (["explain", "#9"], 1, "nothing is known"),
+        (["explain", "#9"], 1, "nothing is known of #9: the last decision is #2"),
+        (["explain", "9"], 1, "nothing is known of 9: the last decision is #2"),
+        (["explain", "x.png"], 1, "Give a path, a name, the number of a decision, or 8 or more digits of a SHA-256."),
         (["undo", "--id", "1", "--to", "config.yaml"], 5, "can not be made"),
         (["undo", "--id", "1", "--to", "sorted/Hand/again"], 2, "lies in output.sorted"),
         (["undo", "--id", "1", "--to", "sorted/../quarantine"], 2, "lies in output.quarantine"),
@@ -89,6 +96,25 @@ def test_without_a_ledger(tmp_path: Path, command: list[str]) -> None:
     ended = mednet(*command, cwd=tmp_path)
     assert (ended.returncode, "there is no ledger" in ended.stderr) == (5, True)
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_nothing_to_put_back_is_told(site: Site) -> None:
+    """A reason that no quarantined file has, or a time when nothing was filed, is no failure, and it is said."""
+    site.file("a.png", BROKEN)
+    for words, told in (
+        (["retry", "--reason", "empty"], "the ledger knows of no quarantined file with the reason empty"),
+        (["undo", "--since", "0s"], "nothing of that is filed"),
+    ):
+        ended = call(site, *words)
+        assert (ended.returncode, told in ended.stderr) == (0, True), ended.stderr
+
+
+def test_every_reason_for_quarantine_is_known() -> None:
+    """What `retry --reason` takes is what a file can be quarantined for: decoders, their end, and collisions."""
+    source = "".join(path.read_text() for path in Path(retry.__file__).parents[1].glob("*.py"))
+    given = set(re.findall(r'(?:Reject\(|_blame\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
+    assert {"truncated", "decoder_hung", "name_taken"} <= given <= set(retry.REASONS)
+    assert set(ADVICE) <= set(retry.REASONS)
 
 
 def test_a_second_one_is_told(site: Site) -> None:
@@ -175,6 +201,26 @@ class TestExplain:
             assert [line["id"] for line in self.lines(site, word)] == [1, 2], word
         assert [line["id"] for line in self.lines(site, "#2", "--id", "1")] == [2, 1]
         assert call(site, "explain", "nothing", "#1").returncode == 1
+
+    def test_what_was_put_back_is_known_by_its_name_now(self, site: Site) -> None:
+        """Whatever has its old name in the inbox by now: each of two put back at once has its own, where it lies."""
+        site.file("a.png", BROKEN, b"one")
+        site.file("a.png", BROKEN, b"two")
+        (site.inbox / "a.png").write_bytes(b"the next")
+        assert [Path(result.destination or "").name for result in site.retry()] == ["a-1.png", "a-2.png"]
+        for name, content, back in (("a-1.png", b"one", 3), ("a-2.png", b"two", 4)):
+            assert (site.inbox / name).read_bytes() == content
+            [told] = self.lines(site, name)
+            assert (told["id"], told["name"], told["destination"]) == (back, name, str(site.inbox / name))
+            assert told["now"] == "there"
+
+    def test_by_number(self, site: Site) -> None:
+        """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
+        site.file("2", SURE, b"one")
+        site.file("b", SURE, b"two")
+        for words in (["#1"], ["1"], ["--id", "1"], ["2"]):
+            assert [line["id"] for line in self.lines(site, *words)] == [1], words
+        assert [line["id"] for line in self.lines(site, "#2")] == [2]
 
     def test_by_the_name_it_got(self, site: Site) -> None:
         """A file that got a suffix is known under that too."""

@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from watcher import claims, restore, unique
+from watcher import claims, restore, unique, wishes
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Fatal
@@ -217,15 +217,13 @@ class Conservation(RuleBasedStateMachine):
         path = self.other / "state" / "ledger.sqlite3"
         try:
             with Annals(path) as annals, restore.at_work(path, self.inbox) as clerk:
-                name = restore.as_it_came(self.inbox, recursive=True)
+                name = wishes.as_it_came(self.inbox, recursive=True)
                 found = (
-                    restore.quarantined(annals, name=name)
-                    if retry
-                    else restore.filed(annals, since=LONG_AGO, name=name)
+                    wishes.quarantined(annals, name=name) if retry else wishes.filed(annals, since=LONG_AGO, name=name)
                 )
-                wishes = list(itertools.islice(found, count))
+                chosen = list(itertools.islice(found, count))
                 self.faults.plan(at, after, error, mounts)
-                for result in restore.put_back(wishes, "retry" if retry else "undo", self.inbox, clerk):
+                for result in restore.put_back(chosen, "retry" if retry else "undo", self.inbox, clerk):
                     there = os.path.lexists(result.wish.path)
                     assert (result.state == "restored") != there, "files put back leave, others stay"
         except (Crash, Fatal):

@@ -14,7 +14,7 @@ import pytest
 from dicoms import SHADE, dicom
 from harness import Daemon, mednet
 
-from watcher import config, naming, restore, unique
+from watcher import config, naming, unique, wishes
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.config import ConfigError
@@ -137,9 +137,9 @@ def test_names_on_record(tmp_path: Path, identify: Callable[[Path], Identity]) -
     results = [result for _, result in clerk.carry_out(orders)]
     assert [Path(result.destination) for result in results if isinstance(result, Filed)] == destinations
     with Annals(tmp_path / "state/ledger.sqlite3") as annals:
-        wishes = list(restore.filed(annals, batch=1, name=restore.as_it_came(inbox, recursive=True)))
-        assert [wish.name for wish in wishes] == ["x/IM0001", "x/IM0002"]
-        flat = restore.filed(annals, batch=1, name=restore.as_it_came(inbox, recursive=False))
+        chosen = list(wishes.filed(annals, batch=1, name=wishes.as_it_came(inbox, recursive=True)))
+        assert [wish.name for wish in chosen] == ["x/IM0001", "x/IM0002"]
+        flat = wishes.filed(annals, batch=1, name=wishes.as_it_came(inbox, recursive=False))
         assert [wish.name for wish in flat] == ["IM0001", "IM0002"]
     (inbox / "x/IM0003").write_bytes(b"3")
     third = replace(orders[0], name="x/IM0003", identity=identify(inbox / "x/IM0003"), digest="3" * 64)

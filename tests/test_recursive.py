@@ -20,7 +20,7 @@ from harness import Daemon, digest, mednet
 from numpy.random import default_rng
 from watchdog.observers import inotify_c
 
-from watcher import beneath, claims, inbox, restore, unique
+from watcher import beneath, claims, inbox, restore, unique, wishes
 from watcher.annals import Annals
 from watcher.arrivals import STIR_S, Arrivals
 from watcher.clerk import Clerk, Places
@@ -392,13 +392,13 @@ class Site:
         ]
 
     def put_back(self, why: restore.Why, to: Path | None = None) -> list[str | None]:
-        name = restore.as_it_came(self.inbox, recursive=True)
+        name = wishes.as_it_came(self.inbox, recursive=True)
         with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
             if why == "retry":
-                wishes = restore.quarantined(annals, name=name)
+                chosen = wishes.quarantined(annals, name=name)
             else:
-                wishes = list(restore.filed(annals, batch=1, name=name))
-            return [result.destination for result in restore.put_back(wishes, why, to or self.inbox, clerk)]
+                chosen = list(wishes.filed(annals, batch=1, name=name))
+            return [result.destination for result in restore.put_back(chosen, why, to or self.inbox, clerk)]
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher import claims, filing, restore
+from watcher import claims, filing, restore, wishes
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal
@@ -58,17 +58,15 @@ class Site:
 
     def undo(self, to: Path | None = None, dry: bool = False, **which: object) -> list[Result]:
         with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
-            wishes = restore.filed(annals, **which)  # type: ignore[arg-type]
-            return list(restore.put_back(wishes, "undo", to or self.inbox, None if dry else clerk))
+            chosen = wishes.filed(annals, **which)  # type: ignore[arg-type]
+            return list(restore.put_back(chosen, "undo", to or self.inbox, None if dry else clerk))
 
     def retry(self, *files: Path, reason: str | None = None) -> list[Result]:
         with Annals(self.path) as annals, restore.at_work(self.path, self.inbox) as clerk:
-            wishes = (
-                restore.named(annals, map(str, files), self.quarantine)
-                if files
-                else restore.quarantined(annals, reason)
+            chosen = (
+                wishes.named(annals, map(str, files), self.quarantine) if files else wishes.quarantined(annals, reason)
             )
-            return list(restore.put_back(wishes, "retry", self.inbox, clerk))
+            return list(restore.put_back(chosen, "retry", self.inbox, clerk))
 
     def entries(self) -> list[tuple[str, str | None, str | None, int | None]]:
         with Annals(self.path) as annals:
@@ -245,8 +243,8 @@ class TestUndo:
         """Many files are put back in transactions of 64, and what is filed meanwhile is not among them."""
         site.clerk.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(150)])
         with Annals(site.path) as annals, restore.at_work(site.path, site.inbox) as clerk:
-            wishes = restore.filed(annals, since=NOW - timedelta(days=9999))
-            for count, _ in enumerate(restore.put_back(wishes, "undo", site.inbox, clerk), 1):
+            chosen = wishes.filed(annals, since=NOW - timedelta(days=9999))
+            for count, _ in enumerate(restore.put_back(chosen, "undo", site.inbox, clerk), 1):
                 if count == 1:
                     site.file("again.png", content=b"again")
         assert count == 150
@@ -259,13 +257,13 @@ class TestUndo:
     def test_no_time_is_told(self, text: str) -> None:
         """What means no time is a wrong argument."""
         with pytest.raises(Fatal) as caught:
-            restore.since(text, NOW)
+            wishes.since(text, NOW)
         assert caught.value.code is Exit.USAGE
 
     def test_times(self) -> None:
         """Ago, ISO 8601 with an offset, and local time without."""
-        assert restore.since("90m", NOW) == restore.since("2026-03-01T11:30+01:00", NOW) == NOW - timedelta(minutes=90)
-        assert restore.since("2026-03-01", NOW) == datetime(2026, 3, 1).astimezone()
+        assert wishes.since("90m", NOW) == wishes.since("2026-03-01T11:30+01:00", NOW) == NOW - timedelta(minutes=90)
+        assert wishes.since("2026-03-01", NOW) == datetime(2026, 3, 1).astimezone()
 
 
 class TestOneAtATime:

@@ -16,6 +16,7 @@ from numpy.random import default_rng
 
 from watcher import agreement, cli, composition, config
 from watcher.annals import Annals
+from watcher.audit import Audit
 from watcher.clerk import Clerk, Places
 from watcher.collisions import Rules
 from watcher.errors import Fatal
@@ -190,6 +191,38 @@ class TestAgreement:
         assert trial.compare() == {}
 
 
+class TestAudit:
+    """What people sort during a trial is what is expected then."""
+
+    def audit(self, trial: Trial, *, quick: bool = False) -> tuple[list[tuple[str, str]], int]:
+        with Annals(trial.path) as annals:
+            look = Audit(annals, trial.places, Standing(trial.inbox, []), trial.root / "state", quick=quick)
+            report = look.run()
+        return [(found.kind, os.path.basename(found.path)) for found in report.findings], report.by_people
+
+    @pytest.fixture(autouse=True)
+    def places(self, trial: Trial) -> None:
+        for place in vars(trial.places).values():
+            place.mkdir()
+
+    @pytest.mark.parametrize("quick", [False, True])
+    def test_what_people_sorted_is_no_finding(self, trial: Trial, quick: bool) -> None:
+        """Moved, copied or renamed by hand, a file that was decided upon is counted; what was not stays unknown."""
+        trial.clerk.handle([trial.order(name) for name in ("a", "b", "waits")] + [trial.order("c", BROKEN)])
+        trial.put("a", "Hand")
+        trial.put("c", "CXR")
+        (trial.places.sorted / "Hand" / "renamed").write_bytes((trial.inbox / "b").read_bytes())
+        (trial.places.review / "d").write_bytes(b"d")  # of the same size, and nobody decided upon it
+        assert self.audit(trial, quick=quick) == ([("unknown", "d")], 3)
+
+    def test_what_the_daemon_filed_since_is_doubled(self, trial: Trial) -> None:
+        """After a change to `mode: sort` a second copy of a filed file is told, although there was a trial."""
+        trial.clerk.handle([trial.order("a")])
+        Clerk(trial.book, trial.clerk.filing, trial.places, "m" * 64).carry_out([trial.order("a")])
+        (trial.places.sorted / "Hand" / "again").write_bytes(b"a")
+        assert self.audit(trial) == ([("doubled", "again")], 0)
+
+
 def test_the_inbox_need_only_be_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is moved out of it, so nothing is asked for that; else the daemon refuses to start."""
     (tmp_path / "inbox").mkdir()
@@ -253,10 +286,12 @@ def _people_sort(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     agreed = sum(line["class"] == label and line["outcome"] == "sorted" for line in files.values())
     assert (told["found"], told["agreed"], list(told["classes"])) == (8, agreed, [label])
     cli.main(["status", "--config", str(daemon.config)])
-    assert f"8 of them into class directories since, {agreed} as decided" in capsys.readouterr().out
+    assert "to see to   nothing" in (told := capsys.readouterr().out)  # a trial makes no directories
+    assert f"8 of them into class directories since, {agreed} as decided" in told
     assert cli.main(["explain", "--config", str(daemon.config), "broken.jpeg"]) == 0
     assert "it was not moved" in capsys.readouterr().out
-    assert cli.main(["audit", "--config", str(daemon.config)]) == 1  # what people put there nobody filed
+    assert cli.main(["audit", "--config", str(daemon.config)]) == 0
+    assert "8 of those on disk people put there, after decisions in shadow mode" in capsys.readouterr().out
     assert digest(b"x") in {line["digest"] for line in files.values()}
 
 

@@ -16,7 +16,7 @@ from accounts import picture
 from harness import Daemon, mednet
 from numpy.random import default_rng
 
-from watcher import composition, config
+from watcher import annals, composition, config
 from watcher.annals import Annals
 from watcher.clerk import Places
 from watcher.commands import doctor, status
@@ -201,3 +201,52 @@ def test_status_while_it_runs_and_after(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "inbox.unreachable" in ended.stdout
     assert "to see to   review 1" in ended.stdout
+
+
+ERROR = {"timestamp": "2026-03-01T12:00:00.000000Z", "event": "filing.failed", "detail": "the disk is full"}
+
+
+class TestTheLastError:
+    """It is told with its age, and whether things went well again since."""
+
+    def told(self, *, started: str | None = None, worked: str | None = None) -> str:
+        daemon = {"started_at": started} if started else None
+        now = datetime(2026, 3, 1, 15, 0, tzinfo=UTC)
+        return status.last_error_text(status.told_of_error(ERROR, daemon, worked, now))
+
+    def test_a_present_one(self) -> None:
+        """What was done or started before it does not count: nothing says that it is over."""
+        for since in (None, "2026-03-01T11:59:59.000+00:00"):
+            told = self.told(started=since, worked=since)
+            assert told == "3h ago, 2026-03-01T12:00:00.000000Z  filing.failed  the disk is full; no file done since"
+
+    def test_one_that_is_over(self) -> None:
+        """A file done since, or a daemon started since, is said first: the error is no present state."""
+        told = self.told(started="2026-03-01T12:30:00.000+00:00", worked="2026-03-01T14:00:00.000+00:00")
+        assert told.startswith("over, 3h ago, 2026-03-01T12:00:00.000000Z  filing.failed  the disk is full; ")
+        assert told.endswith("work went on since, the last at 2026-03-01T14:00:00.000+00:00")
+        told = self.told(started="2026-03-01T12:30:00.000+00:00")
+        assert told.startswith("over, 3h ago")
+        assert told.endswith("the daemon was started since, at 2026-03-01T12:30:00.000+00:00")
+
+    def test_none(self) -> None:
+        """Where none was ever logged that is said, and a damaged stamp hides no error."""
+        assert status.last_error_text(status.told_of_error(None, None, None, datetime.now(UTC))) == "none"
+        odd = status.told_of_error({**ERROR, "timestamp": "?"}, None, None, datetime.now(UTC))
+        assert "filing.failed" in status.last_error_text(odd)
+
+    def test_what_counts_as_work(self, tmp_path: Path) -> None:
+        """What the daemon filed or recorded in the shadow; not what was put back, which is no filing either."""
+        path, times = tmp_path / "ledger", iter(range(9))
+        book = Ledger(path, clock=lambda: datetime(2026, 3, 1, 12, next(times), tzinfo=UTC))
+        sure, back = Decision(Outcome.SORTED, "Hand", 0.9), Decision(Outcome.RESTORED, None, 0.0, "undo")
+        expected = []
+        for decision, state in ((sure, "filed"), (sure, "shadowed"), (sure, "returned"), (back, "filed")):
+            order = Order("a", Identity(1, 2, 3, 4), "d" * 64, decision, Timing(0.0))
+            with book.deciding():
+                [number] = book.decided([order], ["/x"], "m")
+            book.ended([Ending(number, state, "/x/a" if state == "filed" else None)])
+            expected.append(annals.tally(path, datetime.now(UTC)))
+        book.close()
+        assert [str(tally.last_work_at)[14:16] for tally in expected] == ["01", "03", "03", "03"]
+        assert [str(tally.last_filed_at)[14:16] for tally in expected] == ["01", "01", "01", "01"]

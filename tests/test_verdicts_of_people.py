@@ -7,13 +7,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from accounts import check
 from harness import Daemon, digest, mednet
 from test_audit import audit
-from test_restore import BROKEN, HAND, ODD, Site
+from test_restore import BROKEN, HAND, NOW, ODD, Site
 
 from watcher import bell, cli, export, restore, verdicts
 from watcher.annals import Annals, Verdict
@@ -174,15 +176,85 @@ class TestAVerdict:
         ]
         assert site.carry_out() == []
 
-    def test_undo_takes_it_back(self, site: Reading) -> None:
-        """What a verdict filed can be put back, and is then no longer among what people judged."""
+    def test_undo_of_its_decision_withdraws_it(self, site: Reading) -> None:
+        """Asked for by number, what a verdict filed is put back: that is told, on record, and nothing is exported."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         [done] = site.carry_out()
-        site.undo(number=done.id)
+        [result] = site.undo(number=done.id)
+        assert (result.state, result.why) == ("restored", "what anna said of it (Hand) is withdrawn")
         assert site.tree() == {"inbox/a.png": b"a radiograph"}
-        with Annals(site.path) as annals:
-            assert verdicts.in_force(annals) == []
+        assert [(v.state, v.filed_by, v.withdrawn_by) for v in site.verdicts()] == [("withdrawn", done.id, result.id)]
+        assert site.export(site.root / "new") == []
+
+    def test_what_was_exported_before_it_was_withdrawn(self, site: Reading) -> None:
+        """The copy stays, for nothing is deleted, and each export names it, until somebody removes it."""
+        site.file("a.png", UNSURE)
+        site.give("a.png", "Hand")
+        [done] = site.carry_out()
+        to = site.root / "new"
+        assert site.export(to) == [("copied", "Hand/a.png")]
+        site.undo(number=done.id)
+        assert site.export(to) == site.export(to) == [("withdrawn", "Hand/a.png")]
+        (site.root / "config.yaml").touch()
+        ended = mednet("review", "export", str(to), cwd=site.root)
+        assert (ended.returncode, f"withdrawn  {to / 'Hand' / 'a.png'}: what anna said" in ended.stderr) == (1, True)
+        (to / "Hand" / "a.png").unlink()
+        assert site.export(to) == []
+
+    @pytest.mark.parametrize("which", [{"batch": 1}, {"since": NOW - timedelta(days=9999)}])
+    def test_undo_of_many_leaves_what_people_judged(self, site: Reading, which: dict[str, Any]) -> None:
+        """What was filed, confirmed or is yet to be filed by a person's word stays, and can still be exported."""
+        names = ("filed.png", "confirmed.png", "open.png", "models.png")
+        site.clerk.carry_out([site.order(name, HAND, name.encode()) for name in names])
+        site.give(site.hand / "filed.png", "CXR")
+        site.give(site.hand / "confirmed.png", "Hand")
+        site.carry_out()
+        site.give(site.hand / "open.png", "CXR")
+        results = {result.wish.name: (result.state, result.why) for result in site.undo(**which)}
+        assert results.pop("models.png") == ("restored", None)
+        assert results.pop("filed.png", None) == (("kept", "anna said that it is CXR") if "since" in which else None)
+        assert results == {
+            "confirmed.png": ("kept", "anna said that it is Hand"),
+            "open.png": ("kept", "anna said that it is CXR"),
+        }
+        site.carry_out()
+        assert sorted(site.tree()) == [
+            "inbox/models.png",
+            "sorted/CXR/filed.png",
+            "sorted/CXR/open.png",
+            "sorted/Hand/confirmed.png",
+        ]
+        assert len(site.export(site.root / "new")) == 3
+
+    def test_undo_of_verdicts_too(self, site: Reading) -> None:
+        """Where that is asked for, all comes back, and each verdict is withdrawn: confirmed ones as well."""
+        site.file("a.png", HAND, b"a")
+        site.file("b.png", UNSURE, b"b")
+        site.give(site.hand / "a.png", "Hand")
+        site.give("b.png", None)
+        site.carry_out()
+        told = [(r.state, r.why) for r in site.undo(since=NOW - timedelta(days=9999), verdicts=True)]
+        assert told == [
+            ("restored", "what anna said of it (Hand) is withdrawn"),
+            ("restored", "what anna said of it (none of the classes) is withdrawn"),
+        ]
+        assert [v.state for v in site.verdicts()] == ["withdrawn", "withdrawn"]
+        assert site.export(site.root / "new") == []
+
+    def test_the_commands_tell_of_it(self, site: Reading) -> None:
+        """`undo` counts what stays and says how to take it back too, without failing; `explain` tells a withdrawal."""
+        (site.root / "config.yaml").touch()
+        site.file("a.png", HAND)
+        site.give(site.hand / "a.png", "CXR")
+        site.carry_out()
+        ended = mednet("undo", "--since", "1h", cwd=site.root)
+        assert (ended.returncode, "kept" in ended.stdout, "anna said that it is CXR" in ended.stdout) == (0, True, True)
+        assert "1 file that people judged stays (--verdicts takes it back too)" in ended.stderr
+        ended = mednet("undo", "--since", "1h", "--verdicts", cwd=site.root)
+        assert (ended.returncode, "what anna said of it (CXR) is withdrawn" in ended.stdout) == (0, True)
+        told = mednet("explain", "#1", "#2", cwd=site.root).stdout
+        assert ("withdrawn by #3" in told, "taken on by #2" in told, "put back by #3" in told) == (True, True, True)
 
     def test_the_daemons_counts_are_of_what_came_from_the_inbox(self, site: Reading) -> None:
         """A file that a person judged is not counted a second time."""
@@ -190,6 +262,14 @@ class TestAVerdict:
         site.give("a.png", "Hand")
         site.carry_out()
         assert site.book.counts() == {"review": 1}
+
+    @pytest.mark.parametrize("word", ["#1", "1"])
+    def test_a_file_named_by_its_decision(self, site: Reading, word: str) -> None:
+        """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
+        site.file("a.png", UNSURE)
+        assert site.subject(word).name == "a.png"
+        site.file("1", UNSURE)
+        assert site.subject(word).name == ("a.png" if word == "#1" else "1")
 
 
 class TestWhatIsRefused:

@@ -66,7 +66,8 @@ class Entry:
 class Verdict:
     """What a person said of the file at ``path``; ``label`` None: it is of no class.
 
-    ``decision`` is the one judged, ``filed_by`` the one that carried the verdict out.
+    ``decision`` is the one judged, ``filed_by`` the one that carried the verdict out, ``withdrawn_by`` the ``undo``
+    of what it filed or confirmed.
     """
 
     id: int
@@ -79,9 +80,10 @@ class Verdict:
     user: str
     note: str | None
     given_at: str
-    state: Literal["open", "filed", "confirmed", "left"]
+    state: Literal["open", "filed", "confirmed", "left", "withdrawn"]
     why: str | None
     filed_by: int | None
+    withdrawn_by: int | None = None
 
 
 class Annals:
@@ -143,6 +145,15 @@ class Annals:
         """What people said of the file that a decision put where it lies, or lay."""
         return self.verdicts("decision = ? or id = ?", entry.id, entry.verdict)
 
+    def judgement(self, entry: Entry) -> Verdict | None:
+        """The last word of a person by which a file lies where a decision put it, or that is yet to be carried out."""
+        holding = [
+            said
+            for said in self.about(entry)
+            if said.state in ("open", "confirmed") or (said.state == "filed" and said.filed_by == entry.id)
+        ]
+        return holding[-1] if holding else None
+
     def holds_digest(self, digest: str) -> int | None:
         """A decision whose file has these bytes and should lie where it was filed."""
         rows = self._read(f"{_ENTRY} where digest = ? and {LIES} limit 1", digest)
@@ -195,10 +206,19 @@ from decision d left join ending e on e.decision = d.id
 
 VERDICT = """
 select v.id, v.decision, v.path, v.name, v.digest, v.class, v.uid, v.user, v.note, v.given_at,
-       coalesce(x.state, case when o.verdict is null then 'filed' else 'open' end) as state, x.note as why,
-       (select d.id from decision d join ending e on e.decision = d.id
-        where d.verdict = v.id and e.state = 'filed' limit 1) as filed_by
-from verdict v left join open_verdict o on o.verdict = v.id left join verdict_ending x on x.verdict = v.id
+       case when v.withdrawn_by is null then v.state else 'withdrawn' end as state, v.why, v.filed_by, v.withdrawn_by
+from (
+    select f.*, (select b.id from decision b join ending e on e.decision = b.id
+                 where b.restores = case f.state when 'filed' then f.filed_by when 'confirmed' then f.decision end
+                   and b.outcome = 'restored' and e.state = 'filed' limit 1) as withdrawn_by
+    from (
+        select g.*, x.note as why,
+               coalesce(x.state, case when o.verdict is null then 'filed' else 'open' end) as state,
+               (select d.id from decision d join ending e on e.decision = d.id
+                where d.verdict = g.id and e.state = 'filed' limit 1) as filed_by
+        from verdict g left join open_verdict o on o.verdict = g.id left join verdict_ending x on x.verdict = g.id
+    ) f
+) v
 """
 """All columns of :class:`Verdict`."""
 
@@ -234,7 +254,10 @@ def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
 
 @dataclass(frozen=True)
 class Tally:
-    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said."""
+    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said.
+
+    ``last_work_at`` is when a daemon last filed a file, or decided upon one in shadow mode.
+    """
 
     total: dict[str, int]
     since: dict[str, int]
@@ -242,6 +265,7 @@ class Tally:
     last_filed_at: str | None
     unended: int
     verdicts: dict[str, int] = field(default_factory=dict)
+    last_work_at: str | None = None
 
 
 def tally(path: Path, since: datetime) -> Tally:
@@ -258,12 +282,24 @@ def tally(path: Path, since: datetime) -> Tally:
                 total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
                 since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
                 classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
-                last_filed_at=db.execute("select max(ended_at) from ending where state = 'filed'").fetchone()[0],
+                last_filed_at=db.execute(_LAST_FILED).fetchone()[0],
                 unended=db.execute("select count(*) from unended").fetchone()[0],
                 verdicts=dict(db.execute(_VERDICTS)),
+                last_work_at=next((at for (at,) in db.execute(_LAST_WORK)), None),
             )
     except sqlite3.Error as error:
         raise _unreadable(path, error) from error
 
 
 _VERDICTS = f"select state, count(*) from ({VERDICT}) group by 1"
+
+_LAST_FILED = """
+select max(ended_at) from ending join decision on decision.id = ending.decision
+where state = 'filed' and outcome != 'restored'
+"""
+
+_LAST_WORK = """
+select ended_at from ending join decision on decision.id = ending.decision
+where state in ('filed', 'shadowed') and outcome != 'restored' and verdict is null
+order by ending.decision desc limit 1
+"""

@@ -54,12 +54,16 @@ class Finding:
 
 @dataclass
 class Report:
-    """What was found, and how many files there are, by the ledger and by the disk."""
+    """What was found, and how many files there are, by the ledger and by the disk.
+
+    ``by_people`` are files that shadow mode had decided upon and people sorted.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     filed: Counter[str] = field(default_factory=Counter)
     restored: Counter[str] = field(default_factory=Counter)
     elsewhere: int = 0
+    by_people: int = 0
     on_disk: Counter[str] = field(default_factory=Counter)
     pending: int = 0
 
@@ -100,6 +104,8 @@ class Audit:
             "create table file (path blob primary key, place text, size int, inode int, mtime_ns int, decision int)"
             " without rowid"
         )
+        self._disk.execute("create table shadow (size int, inode int, mtime_ns int, digest text)")
+        self._disk.execute("create index shadow_by_size on shadow (size)")
         self._disk.execute("begin")
 
     def run(self) -> Report:
@@ -150,12 +156,14 @@ class Audit:
             found = os.lstat(path)
         except OSError:
             return False
-        inode = found.st_ino - (1 << 64) if found.st_ino >= 1 << 63 else found.st_ino
-        row = (os.fsencode(path), place, found.st_size, inode, found.st_mtime_ns)
+        row = (os.fsencode(path), place, found.st_size, _signed(found.st_ino), found.st_mtime_ns)
         self._disk.execute("insert or ignore into file values (?, ?, ?, ?, ?, null)", row)
         return True
 
     def _account(self, entry: Entry) -> None:
+        if entry.state == "shadowed":
+            row = (entry.size, _signed(entry.inode), entry.mtime_ns, entry.digest)
+            self._disk.execute("insert into shadow values (?, ?, ?, ?)", row)
         if entry.state == "missing" and not self._turned_up(entry):
             self._vanished.append(entry)
         if entry.state != "filed":
@@ -292,14 +300,31 @@ class Audit:
             self._find("moved" if where else "missing", path, entry.name, entry.id, where)
 
     def _tell_unknown(self, unknown: dict[str, Found]) -> None:
-        for path in unknown:
+        for path, found in unknown.items():
             digest = None if self._quick else self._digest(path)
             twin = self._annals.holds_digest(digest) if digest else None
+            if twin is None and self._was_shadowed(found):
+                self._report.by_people += 1
+                continue
             where = self._again(twin).destination if twin else None
             self._find("doubled" if twin else "unknown", path, os.path.basename(path), twin, where)
 
+    def _was_shadowed(self, found: Found) -> bool:
+        """Whether shadow mode decided upon this file, by inode and time or by its bytes: people sorted it since."""
+        query = "select inode, mtime_ns, digest from shadow where size = ?"
+        rows = self._disk.execute(query, (found.size,)).fetchall()
+        stamp = (_signed(found.inode), found.mtime_ns)
+        if any((inode, mtime_ns) == stamp for inode, mtime_ns, _ in rows):
+            return True
+        return bool(rows) and self._digest(found.path) in {digest for *_, digest in rows if digest is not None}
+
     def _find(self, kind: Kind, path: str, name: str, number: int | None = None, where: str | None = None) -> None:
         self._report.findings.append(Finding(kind, path, name, number, where))
+
+
+def _signed(inode: int | None) -> int | None:
+    """SQLite's integers are signed."""
+    return inode - (1 << 64) if inode is not None and inode >= 1 << 63 else inode
 
 
 def _refuse(error: OSError) -> None:

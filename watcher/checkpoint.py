@@ -125,7 +125,7 @@ def _are_numbers(thresholds: object) -> bool:
 def _fatal(problem: str) -> Fatal:
     return Fatal(
         problem,
-        "Set model.weights to a file that `mednet-watcher train` made or that was shipped, and that its user may read.",
+        "Name a file that train or adapt made or that was shipped (also in model.weights), and that may be read.",
         Exit.MODEL,
     )
 

@@ -19,6 +19,9 @@ Action = Literal["keep", "review", "quarantine"]
 """As in :mod:`watcher.settings`."""
 
 
+REASONS = ("duplicate", "name_taken")
+
+
 @dataclass(frozen=True)
 class Rules:
     """One action for each case. The fourth, another name and other bytes, is no collision."""

@@ -67,6 +67,20 @@ def ledger_path(settings: config.Config) -> Path:
     return settings.state.path / "ledger.sqlite3"
 
 
+def refuse_named_weights(settings: config.Config) -> None:
+    """Where the config names weights, those promoted are not asked for.
+
+    Raises:
+        Fatal: exit code 3; it does.
+    """
+    if settings.model.weights is not None:
+        raise Fatal(
+            f"model.weights names {settings.model.weights}, which stays in force whatever is promoted or taken back",
+            "Set model.weights to null, or replace that file.",
+            Exit.CONFIG,
+        )
+
+
 def last_error_path(settings: config.Config) -> Path:
     """Where the last error is kept for ``status``."""
     return settings.state.path / "last-error.json"

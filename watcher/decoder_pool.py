@@ -45,6 +45,9 @@ REASONS = {
 }
 """What a decoder may say of a file: reasons label metrics, so they are few and known."""
 
+BLAMED = ("decoder_crashed", "decoder_hung")
+"""What is said of a file whose decoder did not answer."""
+
 _HOME = str(Path(__file__).resolve().parents[1])
 
 Result = Decoded | Rejected

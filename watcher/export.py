@@ -29,10 +29,10 @@ OUTLIER = "outlier"
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image. ``path`` is where it was taken from."""
+    """What became of one image. ``path`` is where it was taken from. Of ``withdrawn`` ones a copy is still there."""
 
     path: str
-    state: Literal["copied", "there", "left"]
+    state: Literal["copied", "there", "left", "withdrawn"]
     destination: Path | None = None
     why: str | None = None
 
@@ -40,7 +40,8 @@ class Result:
 def export(annals: Annals, to: Path) -> Iterator[Result]:
     """Copy every image with a verdict in force to ``to/<class>/``, rejected ones to ``to/outlier/``.
 
-    Of equal images the last verdict counts. One that was exported under another class before is moved there.
+    Of equal images the last verdict counts. One that was exported under another class before is moved there; one
+    whose verdict was withdrawn since is told.
 
     Raises:
         Fatal: exit code 5; the directory can not be written.
@@ -63,6 +64,11 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
                 continue
             write(_line(annals, verdict, entry, made.relative_to(to)))
             yield Result(entry.destination, "copied", made)
+    for verdict in annals.verdicts("state = 'withdrawn'"):
+        known = before.get(verdict.digest) if verdict.digest not in latest else None
+        if known is not None and known["id"] == verdict.id and os.path.lexists(to / known["path"]):
+            why = f"what {verdict.user} said of it is withdrawn; remove this copy"
+            yield Result(verdict.path, "withdrawn", to / known["path"], why)
 
 
 def manifest(directory: Path) -> dict[str, dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Which weights were put in force on this host, and which before: a small file beside the ledger.
 
-``promote`` adds to it and ``rollback`` takes back; the daemon asks it at its
-start and at every reload, unless the config names weights itself.
+``promote`` adds to it, and ``rollback`` marks the last one as taken back: so it
+is also the record. The daemon asks it at its start and at every reload, unless
+the config names weights itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,15 +21,17 @@ FILE = "in-force.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """Weights that were put in force: their digest, when (ISO 8601, UTC) and by whom."""
+    """Weights that were put in force: their digest, when (ISO 8601, UTC) and by whom; and the same of a rollback."""
 
     digest: str
     when: str
     who: str
+    taken_back: str | None = None
+    taken_back_by: str | None = None
 
 
 def history(state: Path) -> list[Entry]:
-    """All that are or would be in force after a rollback, the present ones last. Empty: those shipped.
+    """All that were ever promoted, in that order.
 
     Raises:
         Fatal: exit code 5; the file is there and can not be read.
@@ -45,9 +49,14 @@ def history(state: Path) -> list[Entry]:
         ) from error
 
 
+def standing(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that are in force, or would be after rollbacks, the present ones last. Empty: those shipped."""
+    return [entry for entry in entries if entry.taken_back is None]
+
+
 def in_force(state: Path) -> Path | None:
     """The file of the weights put in force last, or None: those shipped."""
-    entries = history(state)
+    entries = standing(history(state))
     return place_of(state, entries[-1].digest) if entries else None
 
 

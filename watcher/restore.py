@@ -13,21 +13,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from watcher import claims, failpoints, filing, lock, recover, unique
-from watcher.annals import LIES, Annals, Entry
+from watcher.annals import Entry
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing
+from watcher.wishes import Wish
 
 OWNER = claims.OPERATOR
 
@@ -36,28 +35,16 @@ CHUNK = 64
 
 Why = Literal["retry", "undo"]
 
-Name = Callable[[Entry], str]
-"""What a file is to be called that a decision put where it lies, with its path if it goes below."""
-
-_AGO = re.compile(r"(\d{1,9})([smhd])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-@dataclass(frozen=True)
-class Wish:
-    """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back."""
-
-    path: str
-    name: str
-    entry: Entry | None
-
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone."""
+    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone.
+
+    ``kept`` is what people judged. Of what is put back, ``why`` says whose word is withdrawn by that.
+    """
 
     wish: Wish
-    state: Literal["restored", "planned", "left"]
+    state: Literal["restored", "planned", "left", "kept"]
     id: int | None = None
     destination: str | None = None
     why: str | None = None
@@ -120,105 +107,6 @@ def daemons(state: Path) -> bool:
     return any(lock.holder(path) is not None for path in state.glob("*.lock") if path.stem != OWNER)
 
 
-def by_name(entry: Entry) -> str:
-    """The name that the decision gave it."""
-    return entry.name
-
-
-def as_it_came(inbox: Path, *, recursive: bool) -> Name:
-    """The name it had in this inbox; with its path there, if the directories below are sorted too."""
-
-    def name(entry: Entry) -> str:
-        source = Path(entry.source)
-        directory = claims.beyond(source.parent)
-        if not directory.is_relative_to(inbox):
-            return entry.name
-        return str(directory.relative_to(inbox) / source.name) if recursive else source.name
-
-    return name
-
-
-def quarantined(annals: Annals, reason: str | None = None, name: Name = by_name) -> list[Wish]:
-    """All that should lie in quarantine, as far as the ledger knows. Of two under one path the later counts.
-
-    What somebody removed by hand is not missed.
-    """
-    where = f"{LIES} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
-    found = annals.entries(where, () if reason is None else (reason,))
-    wishes = {entry.destination: _wish(entry, name) for entry in found}
-    return [wish for path, wish in wishes.items() if path is not None and os.path.lexists(path)]
-
-
-def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name = by_name) -> list[Wish]:
-    """These files in the quarantine directory, also those that the ledger does not know of.
-
-    Raises:
-        Fatal: exit code 2; one lies elsewhere, or is no file of its own.
-    """
-    known = {wish.path: wish for wish in quarantined(annals, name=to_name)}
-    moving = {(entry.size, entry.mtime_ns): entry for entry in annals.unended() if entry.outcome == "quarantine"}
-    wishes = {}
-    for file in files:
-        folder, name = os.path.split(os.path.abspath(file))
-        path = str(quarantine / name)
-        if os.path.realpath(folder) != os.path.realpath(quarantine):
-            raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
-        if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or _is_directory(path)):
-            raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
-        wishes[path] = known.get(path) or Wish(path, name, moving.get(_size_and_time(path)))
-    return list(wishes.values())
-
-
-def _size_and_time(path: str) -> tuple[int | None, int | None]:
-    """What a file keeps when it is moved, also to another file system."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None, None
-    return found.st_size, found.st_mtime_ns
-
-
-def _is_directory(path: str) -> bool:
-    return os.path.isdir(path) and not os.path.islink(path)
-
-
-def filed(
-    annals: Annals,
-    *,
-    since: datetime | None = None,
-    batch: int | None = None,
-    number: int | None = None,
-    name: Name = by_name,
-) -> Iterator[Wish]:
-    """What was filed and not put back since: from a time on, of one batch, or by one decision.
-
-    What the daemon files from now on is not in it.
-    """
-    which: tuple[str, str | int | None]
-    if since is not None:
-        which = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
-    else:
-        which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
-    entries = annals.entries(f"{LIES} and {which[0]}", (which[1],))
-    return (_wish(entry, name) for entry in entries)
-
-
-def since(text: str, now: datetime) -> datetime:
-    """The time that ``2h``, ``30m``, ``1d`` or an ISO 8601 time means; without an offset it is local time.
-
-    Raises:
-        Fatal: exit code 2; it means none.
-    """
-    try:
-        if ago := _AGO.fullmatch(text):
-            return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise Fatal(
-            f"{text} is no time", "Say 30m, 2h or 1d for a time ago, or 2026-03-01T14:30.", Exit.USAGE
-        ) from error
-
-
 def ready(to: Path, inbox: Path) -> Path:
     """Where files land on their way to this directory. It is made: whether the inbox is there is to be seen before.
 
@@ -238,7 +126,7 @@ def _landing(to: Path, inbox: Path) -> Path:
 def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
     """Put files into a directory, under their names (or paths) or the next free ones, a chunk at a time.
 
-    What is no longer where it was filed is left alone; for ``undo`` also what was changed there.
+    What is no longer where it was filed is left alone; for ``undo`` also what was changed there. What stays is told.
     Without a clerk nothing is done, and told what would be.
 
     Raises:
@@ -246,22 +134,47 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     """
     todo = iter(wishes)
     while chunk := list(itertools.islice(todo, CHUNK)):
-        looked = [(wish, _order(wish, why, to)) for wish in chunk]
+        looked = [(wish, None if wish.stays else _order(wish, why, to)) for wish in chunk]
         orders = [order for _, order in looked if isinstance(order, Order)]
+        orders = _under_free_names(orders, to) if clerk is not None and to == clerk.filing.inbox else orders
         done = iter(_carry_out(orders, _landing(to, clerk.filing.inbox), clerk) if clerk is not None and orders else ())
         for wish, order in looked:
-            if isinstance(order, str):
+            if order is None:
+                yield Result(wish, "kept", why=_said(wish, "{user} said that it is {label}"))
+            elif isinstance(order, str):
                 yield Result(wish, "left", why=order)
             elif clerk is None:
-                yield Result(wish, "planned", destination=str(to))
+                told = _said(wish, "what {user} said of it ({label}) would be withdrawn")
+                yield Result(wish, "planned", destination=str(to), why=told)
             else:
                 number, result = next(done)
                 if isinstance(result, Filed):
-                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)))
+                    told = _said(wish, "what {user} said of it ({label}) is withdrawn")
+                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)), told)
                 elif not number:
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield Result(wish, "left", number, why=result.why)
+
+
+def _under_free_names(orders: Sequence[Order], inbox: Path) -> list[Order]:
+    """The orders, each with the name that it will have there: the ledger has it before the file appears."""
+    found: list[Order] = []
+    chosen: set[str] = set()
+    for order in orders:
+        below, base = os.path.split(order.name)
+        folder = inbox / unique.folder(inbox, below)
+        names = ((os.path.join(below, each), folder / each) for each in unique.candidates(base, None))
+        name = next(name for name, path in names if name not in chosen and not os.path.lexists(path))
+        chosen.add(name)
+        found.append(replace(order, name=name))
+    return found
+
+
+def _said(wish: Wish, words: str) -> str | None:
+    if wish.said is None:
+        return None
+    return words.format(user=wish.said.user, label=wish.said.label or "none of the classes")
 
 
 def _carry_out(orders: Sequence[Order], landing: Path, clerk: Clerk) -> list[tuple[int, Filed | Returned]]:
@@ -290,11 +203,6 @@ def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
             "Nothing is lost. Mend that: the daemon, or the next retry or undo, puts it there.",
             Exit.DIRECTORY,
         ) from error
-
-
-def _wish(entry: Entry, name: Name) -> Wish:
-    assert entry.destination is not None  # it was filed
-    return Wish(entry.destination, name(entry), entry)
 
 
 def _order(wish: Wish, why: Why, to: Path) -> Order | str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def me(environ: Mapping[str, str]) -> Person:
 
 
 def subject(annals: Annals, word: str, places: Places) -> Subject:
-    """The file that a word means: a path, a name in review, or ``#ID`` of the decision that put it where it lies.
+    """The file that a word means: a path, a name in review, or the number of the decision that put it where it lies.
 
     Raises:
         Fatal: exit code 2; it is no image of ours. Exit code 1; it is gone, can not be read, was changed, or is being
@@ -91,8 +92,9 @@ def subject(annals: Annals, word: str, places: Places) -> Subject:
 
 def _path(annals: Annals, word: str, places: Places) -> str:
     """Where the file lies, as the ledger would have it: it knows files by the directories of the config."""
-    if word[:1] == "#" and word[1:].isdecimal():
-        entry = next(annals.entries(f"{LIES} and d.id = ?", (int(word[1:]),)), None)
+    unnamed = not os.path.lexists(word) and not os.path.lexists(places.review / word)
+    if (number := re.fullmatch(r"#?([0-9]{1,18})", word)) and (word[0] == "#" or unnamed):
+        entry = next(annals.entries(f"{LIES} and d.id = ?", (int(number[1]),)), None)
         if entry is None or entry.destination is None:
             raise Fatal(f"no file lies where decision {word} put it", "See `mednet-watcher explain`.", Exit.USAGE)
         return entry.destination

@@ -83,7 +83,7 @@ def _review(add: common.Add) -> None:
     doing("export", told).add_argument("to", metavar="DIR")
 
 
-_FILE = "a path, a name in review, or #ID"
+_FILE = "a path, a name in review, or a decision's number"
 
 
 def _retry(add: common.Add) -> None:
@@ -94,11 +94,13 @@ def _retry(add: common.Add) -> None:
 
 
 def _undo(add: common.Add) -> None:
-    command = add("undo", "put files that were filed back into the inbox")
+    command = add("undo", "put files that were filed back into the inbox, but for those that people judged")
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--since", metavar="TIME", help="those filed since: 30m, 2h or 1d ago, or 2026-03-01T14:30")
     which.add_argument("--batch", type=int, metavar="N", help="those decided in one transaction, see explain")
-    which.add_argument("--id", type=int, metavar="N", help="the one of this decision")
+    which.add_argument("--id", type=int, metavar="N", help="the one of this decision, also if a person judged it")
+    told = "those that people judged as well: what was said of them is withdrawn, and no longer exported"
+    command.add_argument("--verdicts", action="store_true", help=told)
     command.add_argument("--to", type=Path, metavar="DIR", help="put them there instead, made if missing")
     _put_back(command)
 
@@ -121,9 +123,11 @@ def _audit(add: common.Add) -> None:
 def _explain(add: common.Add) -> None:
     command = add("explain", "say what was decided about a file, when, why, and where it lies now")
     command.add_argument(
-        "what", nargs="*", metavar="FILE", help="a path, a name, #ID, or 8 or more digits of a SHA-256"
+        "what", nargs="*", metavar="FILE", help="a path, a name, a decision's number, or 8 or more digits of a SHA-256"
     )
-    command.add_argument("--id", type=int, action="append", default=[], metavar="N", help="a decision's number, as #N")
+    command.add_argument(
+        "--id", type=int, action="append", default=[], metavar="N", help="a decision's number, also as N or '#N'"
+    )
     common.json(command, "one JSON object a line, for every decision")
     common.config(command)
 

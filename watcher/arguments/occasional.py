@@ -32,7 +32,10 @@ def _promote(add: common.Add) -> None:
 
 
 def _rollback(add: common.Add) -> None:
-    command = add("rollback", "take the last promotion back: the weights of before are in force again")
+    told = "take the last promotion back: the weights in force just before it are again, one step each time"
+    command = add("rollback", told)
+    told = "say what was promoted and taken back, when and by whom, and do nothing"
+    command.add_argument("--list", action="store_true", help=told)
     common.config(command)
 
 

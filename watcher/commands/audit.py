@@ -43,6 +43,7 @@ def _json(report: Report) -> dict[str, Any]:
             for place in PLACES
         },
         "put_back_elsewhere": report.elsewhere,
+        "by_people_in_shadow": report.by_people,
         "pending": report.pending,
         "seen": _seen(report),
     }
@@ -60,8 +61,11 @@ def _text(report: Report) -> str:
         lines.append(f"{told:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
     if report.elsewhere:
         lines.append(f"{report.elsewhere:,} of those put back went elsewhere than into the inbox")
+    if report.by_people:
+        lines.append(f"{report.by_people:,} of those on disk people put there, after decisions in shadow mode")
     counted = {told: report.due(place) for place, told in PLACES.items() if place != "rejected" or report.filed[place]}
     terms = " + ".join(f"{told} {count:,}" for told, count in counted.items())
     lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
-    lines.append(f"{len(report.findings)} findings" if report.findings else "everything matches")
+    count = len(report.findings)
+    lines.append(f"{count} finding{'s' if count > 1 else ''}" if count else "everything matches")
     return "\n".join(lines)

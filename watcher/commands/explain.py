@@ -19,6 +19,10 @@ from watcher.errors import Exit, Fatal
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
 
+_NUMBER = re.compile(r"#?([0-9]{1,18})")
+
+HINT = "Give a path, a name, the number of a decision, or 8 or more digits of a SHA-256."
+
 NOW = {
     "there": "still there, unchanged",
     "changed": "there, but with other bytes",
@@ -34,7 +38,7 @@ NOW = {
 def run(args: argparse.Namespace) -> int:
     """Print what is known. Exit code 1 if nothing is known of one of them."""
     if not args.what and not args.id:
-        raise Fatal("explain what?", "Give a path, a name, #ID, or 8 or more digits of a SHA-256.", Exit.USAGE)
+        raise Fatal("explain what?", HINT, Exit.USAGE)
     settings = config.load(args.config or config.default(), os.environ)
     return about([*args.what, *(f"#{number}" for number in args.id)], settings, as_json=args.json)
 
@@ -45,8 +49,11 @@ def about(words: Sequence[str], settings: config.Config, *, as_json: bool) -> in
     with Annals(composition.ledger_path(settings)) as annals:
         for word in words:
             found = {entry.id: entry for entry in _about(annals, word, settings.inbox.path)}
+            if not found and (number := _NUMBER.fullmatch(word)):
+                found = {entry.id: entry for entry in annals.entries("d.id = ?", (int(number[1]),))}
             if not found:
-                print(f"mednet-watcher: nothing is known of {log.printable(word)}", file=sys.stderr)
+                hint = f"the last decision is #{annals.last()}" if _NUMBER.fullmatch(word) else HINT
+                print(f"mednet-watcher: nothing is known of {log.printable(word)}: {hint}", file=sys.stderr)
                 unknown = True
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
                 entry = _as_seen(entry)
@@ -57,9 +64,8 @@ def about(words: Sequence[str], settings: config.Config, *, as_json: bool) -> in
 
 
 def _about(annals: Annals, word: str, inbox: Path) -> Iterator[Entry]:
-    """The decisions that a word can mean, some more than once."""
-    if re.fullmatch(r"#\d{1,18}", word):
-        yield from annals.entries("d.id = ?", (int(word[1:]),))
+    """The decisions of the files that a word can mean, some more than once."""
+    if word.startswith("#") and _NUMBER.fullmatch(word):
         return
     path = os.path.abspath(word)
     if os.path.lexists(path) or "/" in word:
@@ -99,7 +105,8 @@ def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
     if entry.destination is None:
         return "stayed", None
     if entry.restored_by is not None:
-        return "restored", entry.restored_by
+        by = next(annals.entries("d.id = ?", (entry.restored_by,)))
+        return ("restored" if by.outcome == "restored" else "moved_on"), by.id
     since = annals.entries("d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id)
     if (later := next(since, None)) is not None:
         return "moved_on", later.id
@@ -144,7 +151,7 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
     if entry.top:
         judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
     if entry.restores is not None:
-        judged += f", takes back #{entry.restores}"
+        judged += f", {'takes back' if entry.outcome == 'restored' else 'instead of'} #{entry.restores}"
     lines = [
         f"#{entry.id}  {entry.decided_at}  {log.printable(entry.name)}  (batch {entry.batch})",
         f"    decided  {judged}",
@@ -168,6 +175,8 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
             if verdict.filed_by
             else ", ".join(filter(None, (verdict.state, verdict.why)))
         )
+        if verdict.withdrawn_by:
+            end = f"withdrawn by #{verdict.withdrawn_by}"
         lines.append(f"    verdict  {log.printable(told)}; {end}")
     return "\n".join(lines)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, composition, config, decide, operating, promoted
+from watcher import assets, checkpoint, classify, composition, decide, operating, promoted, verdicts
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
 from watcher.ood import Known
@@ -25,9 +24,12 @@ BATCH = 64
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge both on every reference set there is, write the report, and put the new weights in force if they pass."""
+    """Judge both on every reference set there is, write the report, and put the new weights in force if they pass.
+
+    What is in force already is left so, and that is told.
+    """
     settings = composition.optional_config(args.config)
-    _refuse_named(settings)
+    composition.refuse_named_weights(settings)
     present = checkpoint.load(composition.weights_path(None, settings))
     new = checkpoint.load(args.candidate)
     if new.classes != present.classes:
@@ -37,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
             Exit.MODEL,
         )
     if new.digest == present.digest:
-        raise Fatal(f"{args.candidate} is in force already", "There is nothing to promote.", Exit.FAILED)
+        print(f"{args.candidate} is in force already: nothing to do ({new.digest})")
+        return Exit.OK
     operating.policy(settings.review, new)  # refused here rather than at the next start
     classify.use_threads(0)
     references = list(_references(args, present, new))
@@ -58,16 +61,8 @@ def run(args: argparse.Namespace) -> int:
         return Exit.FAILED
     _promote(settings.state.path, args.candidate, new.digest)
     print(f"in force from the next start or reload on: {new.digest}")
+    print(f"rollback would put {present.digest} in force again")
     return Exit.OK
-
-
-def _refuse_named(settings: config.Config) -> None:
-    if settings.model.weights is not None:
-        raise Fatal(
-            f"model.weights names {settings.model.weights}, which stays in force whatever is promoted",
-            "Set model.weights to null, or replace that file.",
-            Exit.CONFIG,
-        )
 
 
 def _references(
@@ -130,4 +125,4 @@ def _promote(state: Path, candidate: Path, digest: str) -> None:
         checkpoint.load(partial)  # what was copied is what was judged
         os.replace(partial, place)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, f"{getpass.getuser()}")])
+    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])

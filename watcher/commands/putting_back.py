@@ -12,7 +12,8 @@ from pathlib import Path
 from watcher import composition, config, log, recover, restore
 from watcher.errors import Exit
 from watcher.records import Ending
-from watcher.restore import Result, Wish
+from watcher.restore import Result
+from watcher.wishes import Name, Wish, as_it_came
 
 
 def run(
@@ -23,8 +24,12 @@ def run(
     *,
     dry: bool,
     as_json: bool,
+    nothing: str,
 ) -> int:
-    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone."""
+    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone.
+
+    ``nothing`` is said where it gives none.
+    """
     path = composition.ledger_path(settings)
     work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
@@ -39,14 +44,22 @@ def run(
             counts[result.state] += 1
             with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
                 print(_json_line(result) if as_json else _text_line(result))
+    none = "" if counts else f"{nothing}: "
     done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
-    print(f"mednet-watcher: {done}, {counts['left']} left alone", file=sys.stderr)
+    print(f"mednet-watcher: {none}{done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
     return Exit.FAILED if counts["left"] else Exit.OK
 
 
-def naming(settings: config.Config) -> restore.Name:
+def _kept(count: int) -> str:
+    if not count:
+        return ""
+    files, them = ("file that people judged stays", "it") if count == 1 else ("files that people judged stay", "them")
+    return f"; {count} {files} (--verdicts takes {them} back too)"
+
+
+def naming(settings: config.Config) -> Name:
     """What files are called that are put back."""
-    return restore.as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
+    return as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
 def tell_reconciled(ending: Ending) -> None:
@@ -69,5 +82,6 @@ def _json_line(result: Result) -> str:
 
 
 def _text_line(result: Result) -> str:
-    end = f" -> {log.printable(result.destination)}" if result.destination else f": {log.printable(result.why or '')}"
-    return f"{result.state:8}  {log.printable(result.wish.path)}{end}"
+    end = f" -> {log.printable(result.destination)}" if result.destination else ""
+    why = f": {log.printable(result.why)}" if result.why else ""
+    return f"{result.state:8}  {log.printable(result.wish.path)}{end}{why}"

@@ -17,7 +17,7 @@ from typing import Any
 from watcher import bell, checkpoint, composition, config, export, filing, log, restore, verdicts
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk
-from watcher.commands import explain
+from watcher.commands import explain, words
 from watcher.commands.putting_back import tell_reconciled
 from watcher.errors import Exit, Fatal, Retry
 from watcher.filing import Filing
@@ -91,7 +91,7 @@ def _text(told: dict[str, Any]) -> str:
     number = f"#{told['id']}" if told["id"] is not None else "-"
     top = ", ".join(f"{label} {probability:.4f}" for label, probability in told["top"][:3])
     why = log.printable(": ".join(filter(None, (told["reason"], told["detail"]))))
-    age = "-" if told["age_s"] is None else _age(told["age_s"])
+    age = "-" if told["age_s"] is None else words.age(told["age_s"])
     lines = [f"{number:>8}  {age:>5}  {log.printable(told['path'])}", f"{'':17}{top + '; ' if top else ''}{why}"]
     if told["verdict"]:
         lines.append(
@@ -104,17 +104,10 @@ def _said(label: str | None) -> str:
     return "rejected" if label is None else f"accepted as {label}"
 
 
-def _age(seconds: float) -> str:
-    for most, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < most:
-            return f"{seconds / length:.0f}{unit}"
-    return f"{seconds / 86400:.0f}d"
-
-
 def _show(args: argparse.Namespace, settings: config.Config) -> int:
     """All that is known of files: every decision and every verdict."""
-    words = [word if os.path.lexists(word) or "/" in word else _in_review(word, settings) for word in args.files]
-    return explain.about(words, settings, as_json=args.json)
+    files = [word if os.path.lexists(word) or "/" in word else _in_review(word, settings) for word in args.files]
+    return explain.about(files, settings, as_json=args.json)
 
 
 def _in_review(word: str, settings: config.Config) -> str:
@@ -188,7 +181,7 @@ def _tell(annals: Annals, number: int, *, as_json: bool) -> str:
 
 
 def _export(args: argparse.Namespace, settings: config.Config) -> int:
-    """Copy what people judged. Exit code 1 if something is no longer there."""
+    """Copy what people judged. Exit code 1 if something is no longer there, or was withdrawn after it was exported."""
     target = Path(os.path.realpath(args.to))
     own = (settings.inbox.path, settings.state.path, *(p for _, p in settings.output if isinstance(p, Path)))
     for place in map(os.path.realpath, own):
@@ -198,12 +191,14 @@ def _export(args: argparse.Namespace, settings: config.Config) -> int:
                 "Export to a directory of its own.",
                 Exit.DIRECTORY,
             )
-    counts = {"copied": 0, "there": 0, "left": 0}
+    counts = {"copied": 0, "there": 0, "left": 0, "withdrawn": 0}
     with Annals(composition.ledger_path(settings)) as annals:
         for result in export.export(annals, Path(os.path.abspath(args.to))):
             counts[result.state] += 1
-            if result.state == "left":
-                print(f"left  {log.printable(result.path)}: {log.printable(result.why or '')}", file=sys.stderr)
+            if result.why:
+                path = result.path if result.state == "left" else str(result.destination)
+                print(f"{result.state}  {log.printable(path)}: {log.printable(result.why)}", file=sys.stderr)
     copied = f"{counts['copied']} copied to {args.to}, {counts['there']} were there, {counts['left']} left alone"
+    copied += f", {counts['withdrawn']} withdrawn since" if counts["withdrawn"] else ""
     print(json.dumps(counts) if args.json else copied)
-    return Exit.FAILED if counts["left"] else Exit.OK
+    return Exit.FAILED if counts["left"] or counts["withdrawn"] else Exit.OK

@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 import argparse
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
 
-from watcher import assets, checkpoint, composition, promoted
+from watcher import assets, checkpoint, composition, promoted, verdicts
 from watcher.errors import Exit, Fatal
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put the weights of before in force again, from the next start or reload on."""
-    state = composition.optional_config(args.config).state.path
+    """Put the weights of before in force again, from the next start or reload on; or list what was promoted."""
+    settings = composition.optional_config(args.config)
+    state = settings.state.path
     entries = promoted.history(state)
-    if not entries:
+    if args.list:
+        return _list(entries, str(settings.model.weights) if settings.model.weights else _before(entries, state))
+    composition.refuse_named_weights(settings)
+    if not promoted.standing(entries):
         raise Fatal(
-            "nothing was promoted: the weights that were shipped are in force",
+            "nothing is promoted: the weights that were shipped are in force",
             "There is nothing to take back.",
             Exit.FAILED,
         )
-    *rest, last = entries
-    before = rest[-1].digest if rest else checkpoint.load(assets.weights()).digest
-    if rest:
-        checkpoint.load(promoted.place_of(state, before))  # refused here rather than at the next start
-    promoted.write(state, rest)
+    last = promoted.standing(entries)[-1]
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    taken = replace(last, taken_back=now, taken_back_by=verdicts.me(os.environ).user)
+    entries = [taken if entry is last else entry for entry in entries]
+    before = _before(entries, state)  # refused here rather than at the next start
+    promoted.write(state, entries)
     print(f"taken back: {last.digest}, promoted {last.when} by {last.who}")
-    print(f"in force from the next start or reload on: {before}{'' if rest else ' (as shipped)'}")
+    print(f"in force from the next start or reload on: {before}")
+    return Exit.OK
+
+
+def _before(entries: list[promoted.Entry], state: Path) -> str:
+    """What is in force by these entries: its digest, and whether it was shipped.
+
+    Raises:
+        Fatal: exit code 4; those weights can not be used.
+    """
+    standing = promoted.standing(entries)
+    if not standing:
+        return f"{checkpoint.load(assets.weights()).digest} (as shipped)"
+    return checkpoint.load(promoted.place_of(state, standing[-1].digest)).digest
+
+
+def _list(entries: list[promoted.Entry], present: str) -> int:
+    for entry in entries:
+        back = f", taken back {entry.taken_back} by {entry.taken_back_by}" if entry.taken_back else ""
+        print(f"{entry.digest}  promoted {entry.when} by {entry.who}{back}")
+    print(f"in force: {present}")
     return Exit.OK

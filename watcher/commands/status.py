@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from watcher import agreement, annals, claims, composition, config, lock, log, seat
+from watcher.clerk import Places
+from watcher.commands import words
 from watcher.errors import Exit, Retry
 
 
@@ -37,9 +39,9 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "inbox": str(settings.inbox.path),
         "waiting": None if waiting is None else waiting[0],
         "oldest_pending_s": None if waiting is None else waiting[1],
-        "backlog": composition.backlog(places),
+        "backlog": _to_see_to(composition.backlog(places), places, settings),
         "disk_free_bytes": composition.free_space(settings, places),
-        "last_error": _last_error(settings),
+        **told_of_error(_last_error(settings), _daemon(holder, sharing), tally.last_work_at, datetime.now(UTC)),
         "today": tally.since,
         "total": tally.total,
         "classes": tally.classes,
@@ -67,6 +69,12 @@ def _shadow(settings: config.Config) -> dict[str, Any] | None:
     }
 
 
+def _to_see_to(counts: dict[str, int | None], places: Places, settings: config.Config) -> dict[str, int | None]:
+    """Without the directories that a trial in shadow mode does not make."""
+    absent = [place for place in counts if settings.mode == "shadow" and not getattr(places, place).exists()]
+    return {place: 0 if place in absent else count for place, count in counts.items()}
+
+
 def _waiting(settings: config.Config) -> tuple[int, float | None] | None:
     """How many files wait in the inbox, and for how long the oldest has; None: it can not be listed."""
     count, oldest = 0, float("inf")
@@ -92,9 +100,9 @@ def _last_error(settings: config.Config) -> dict[str, Any] | None:
 
 def _text(told: dict[str, Any]) -> str:
     workers = told["workers"]
-    daemon: dict[str, Any] = told["daemon"] or next(iter(workers.values()), {})
+    daemon = _daemon(told["daemon"], workers) or {}
     processes = [f"{name} {facts.get('pid')}" for name, facts in workers.items()] or [f"process {daemon.get('pid')}"]
-    waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} files waiting"
+    waiting = "can not be listed" if told["waiting"] is None else f"{told['waiting']} waiting"
     lines = [
         f"running     {'yes, ' + ', '.join(processes) if told['running'] else 'no'}",
         f"mode        {daemon.get('mode', '-')}",
@@ -109,7 +117,7 @@ def _text(told: dict[str, Any]) -> str:
         f"last filed  {told['last_filed_at'] or '-'}",
         f"to see to   {_backlog(told['backlog'])}",
         f"disk left   {', '.join(f'{place} {free / 1e9:.1f} GB' for place, free in told['disk_free_bytes'].items())}",
-        f"last error  {_error(told['last_error'])}",
+        f"last error  {last_error_text(told)}",
     ]
     lines += _shadow_lines(told["shadow"]) if told["shadow"] else []
     if told["unended"] and not told["running"]:
@@ -134,11 +142,43 @@ def _since(seconds: float | None) -> str:
     return f"waiting for {seconds:.0f} s" if seconds < 120 else f"waiting for {seconds / 60:.0f} min"
 
 
-def _error(line: dict[str, Any] | None) -> str:
+def _daemon(holder: dict[str, Any] | None, workers: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+    """The facts of the daemon, or of one of several."""
+    return holder or next(iter(workers.values()), None)
+
+
+def told_of_error(
+    line: dict[str, Any] | None, daemon: dict[str, Any] | None, worked_at: str | None, now: datetime
+) -> dict[str, Any]:
+    """The last error, its age, and whether it is over: since then a file was done, or the daemon was started."""
+    at, worked, started = (
+        _time(each) for each in ((line or {}).get("timestamp"), worked_at, (daemon or {}).get("started_at"))
+    )
+    past = None
+    if at is not None and worked is not None and worked > at:
+        past = f"work went on since, the last at {worked_at}"
+    elif at is not None and started is not None and started > at:
+        past = f"the daemon was started since, at {(daemon or {})['started_at']}"
+    age_s = None if at is None else round(max(0.0, (now - at).total_seconds()), 1)
+    return {"last_error": line, "last_error_age_s": age_s, "last_error_over": past}
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, TypeError):
+        return None
+
+
+def last_error_text(told: dict[str, Any]) -> str:
+    """What :func:`told_of_error` says, in words."""
+    line, age_s, over = told["last_error"], told["last_error_age_s"], told["last_error_over"]
     if line is None:
         return "none"
     about = line.get("detail") or line.get("problem") or line.get("station") or ""
-    return log.printable(f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip())
+    ago = "" if age_s is None else f"{words.age(age_s)} ago, "
+    told_line = f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip()
+    return log.printable(f"{'over, ' if over else ''}{ago}{told_line}; {over or 'no file done since'}")
 
 
 def _backlog(counts: dict[str, int | None]) -> str:

@@ -8,35 +8,38 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, restore
+from watcher import composition, config, restore, wishes
 from watcher.annals import Annals
 from watcher.commands import putting_back
 from watcher.errors import Exit, Fatal
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put them back. Exit code 1 if one is no longer what and where it was."""
+    """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
     settings = config.load(args.config or config.default(), os.environ)
-    since = restore.since(args.since, datetime.now(UTC)) if args.since is not None else None
+    since = wishes.since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
         to = inbox
-        if restore.daemons(settings.state.path):
-            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
-            print(f"mednet-watcher: {told}", file=sys.stderr)
     _refuse_among_sorted(to, settings)
     name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         if args.id is not None:
             _refuse_other_than_filed(annals, args.id)
+        if to == inbox and restore.daemons(settings.state.path):
+            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
+            print(f"mednet-watcher: {told}", file=sys.stderr)
         return putting_back.run(
-            lambda: restore.filed(annals, since=since, batch=args.batch, number=args.id, name=name),
+            lambda: wishes.filed(
+                annals, since=since, batch=args.batch, number=args.id, verdicts=args.verdicts, name=name
+            ),
             "undo",
             to,
             settings,
             dry=args.dry_run,
             as_json=args.json,
+            nothing="nothing of that is filed, or it was put back before",
         )
 
 

@@ -38,6 +38,9 @@ class Examples:
     broken: tuple[tuple[str, int, str], ...] = ()
 
 
+EXPECTED = "Expected class directories with images: DIR/<class>/<file>."
+
+
 def listing(root: Path, split: Path | None = None, part: str | None = None) -> Listing:
     """Find the labelled files below ``root``.
 
@@ -49,7 +52,8 @@ def listing(root: Path, split: Path | None = None, part: str | None = None) -> L
         Fatal: exit code 5; nothing there, or files of the split are missing.
     """
     if not root.is_dir():
-        raise Fatal(f"{root} is not a directory", "Give --data a directory of class directories.", Exit.DIRECTORY)
+        wrong = "is no directory" if root.exists() else "does not exist"
+        raise Fatal(f"{root} {wrong}", f"{EXPECTED} See that the path is right.", Exit.DIRECTORY)
     return _from_split(root, split, part) if split else _from_directories(root)
 
 
@@ -89,7 +93,9 @@ def _from_directories(root: Path) -> Listing:
         if file.is_file() and not file.name.startswith(".")
     ]
     if not found:
-        raise Fatal(f"no class directory with files below {root}", "Expected DIR/<class>/<file>.", Exit.DIRECTORY)
+        own = any(file.is_file() and not file.name.startswith(".") for file in root.iterdir())
+        meant = f" Did you mean {root.absolute().parent}?" if own else ""
+        raise Fatal(f"{root} has no directories with files", f"{EXPECTED}{meant}", Exit.DIRECTORY)
     return Listing(root, classes, tuple(p for p, _ in found), tuple(label for _, label in found))
 
 
@@ -118,5 +124,5 @@ def refuse_broken(*parts: Examples) -> None:
     if broken:
         raise Fatal(
             f"{len(broken)} images can not be decoded: {', '.join(broken[:5])}",
-            "Mend or remove them; training never leaves an image out in silence.",
+            "Mend or remove them; no image is left out in silence.",
         )
