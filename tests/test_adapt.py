@@ -388,7 +388,7 @@ class TestPromote:
             assert told in error, error
             assert "--data" not in error
         assert self.call(tmp_path, "promote", tmp_path / "nowhere", option, tmp_path / "set") == Exit.MODEL
-        assert "a file that train or adapt made" in capsys.readouterr().err
+        assert "a file made by train or adapt" in capsys.readouterr().err
         assert promoted.history(tmp_path / "state") == []
 
 

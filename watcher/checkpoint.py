@@ -125,7 +125,7 @@ def _are_numbers(thresholds: object) -> bool:
 def _fatal(problem: str) -> Fatal:
     return Fatal(
         problem,
-        "Set model.weights (or the option) to a file that train or adapt made or that was shipped, and that may be read.",
+        "Set model.weights (or the option) to a file made by train or adapt, or shipped, that may be read.",
         Exit.MODEL,
     )
 
