@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from watcher import assets, checkpoint, cli, composition, config, mednet, ood, promoted
+from watcher.commands import promote
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, gate, rehearsal, site
 from watcher.training.gate import Said
@@ -312,6 +313,16 @@ class TestPromote:
         assert [line.split()[0] for line in lines[:-1]] == [a, b, a, b]
         assert all("promoted 20" in line and "taken back 20" in line for line in lines[:-1])
         assert lines[-1] == f"in force: {shipped.digest} (as shipped)"
+
+    def test_a_file_that_changes_while_it_is_judged(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """What is put in force is what was judged: another file under its name is refused, and leaves nothing."""
+        for name in "ab":
+            checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
+        judged = checkpoint.load(tmp_path / "a").digest
+        with pytest.raises(Fatal, match="another file now"):
+            promote._promote(tmp_path / "state", tmp_path / "b", judged)
+        assert list((tmp_path / "state" / promoted.DIRECTORY).iterdir()) == []
+        assert self.in_force(tmp_path) == shipped.digest
 
     def test_promoting_again_what_is_in_force(
         self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from watcher import whole
 from watcher.decode import PREPROCESSING
 from watcher.errors import Exit, Fatal
 
@@ -54,14 +54,9 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """Write the file whole or not at all, and return it with its digest filled in."""
     header = _header(checkpoint)
     digest = _digest(header, checkpoint.tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    whole = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
-    save_file(whole, partial, metadata={"mednet": json.dumps(header), "digest": digest})
-    partial.chmod(0o644)  # made private otherwise: the daemon's user must read it
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
+    with whole.written(path) as partial:
+        save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
     return replace(checkpoint, digest=digest)
 
 

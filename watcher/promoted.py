@@ -8,11 +8,11 @@ the config names weights itself.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from watcher import whole
 from watcher.errors import Exit, Fatal
 
 DIRECTORY = "weights"
@@ -72,20 +72,9 @@ def write(state: Path, entries: list[Entry]) -> None:
         Fatal: exit code 5; it can not be written.
     """
     place = state / DIRECTORY / FILE
-    partial = place.with_name(f".{FILE}.partial")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump([asdict(entry) for entry in entries], file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, place)
-        directory = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        with whole.written(place) as partial:
+            partial.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
     except OSError as error:
         raise Fatal(
             f"{place} can not be written: {error.strerror}",

@@ -11,7 +11,6 @@ a sample shows no patient. No torch here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from watcher import whole
 from watcher.decode import SIDE
 from watcher.errors import Exit, Fatal
 
@@ -108,11 +108,8 @@ class Sketch:
             for name, value in vars(portrait).items()
         }
         header = {"format": FORMAT, "classes": list(self.classes), **self.provenance}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(tensors, partial, metadata={"sketch": json.dumps(header)})
-        partial.chmod(0o644)  # safetensors leaves it to its owner alone
-        os.replace(partial, path)
+        with whole.written(path) as partial:
+            save_file(tensors, partial, metadata={"sketch": json.dumps(header)})
 
     @classmethod
     def load(cls, path: Path) -> Sketch:

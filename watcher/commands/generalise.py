@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import checkpoint, classify, mednet
+from watcher import checkpoint, classify, mednet, whole
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
 from watcher.training import (
@@ -277,9 +276,8 @@ def _folds(results: dict[str, Any]) -> dict[str, Any]:
 def _write(args: argparse.Namespace, results: dict[str, Any]) -> None:
     place = _place(args)
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(results[name])}" for name in sorted(results))
-    partial = place.with_name(f".{place.name}.partial")
-    partial.write_text("{\n" + lines + "\n}\n", "utf-8")
-    os.replace(partial, place)
+    with whole.written(place) as partial:
+        partial.write_text("{\n" + lines + "\n}\n", "utf-8")
 
 
 def _say(line: str) -> None:

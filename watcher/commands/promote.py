@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, composition, decide, operating, promoted, verdicts
+from watcher import assets, checkpoint, classify, composition, decide, operating, promoted, verdicts, whole
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
 from watcher.ood import Known
@@ -118,11 +118,9 @@ def _put(directory: Path, name: str, text: str) -> Path:
 def _promote(state: Path, candidate: Path, digest: str) -> None:
     place = promoted.place_of(state, digest)
     if not place.exists():
-        partial = place.with_name(f".{place.name}.partial")
-        shutil.copyfile(candidate, partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        checkpoint.load(partial)  # what was copied is what was judged
-        os.replace(partial, place)
+        with whole.written(place) as partial:
+            shutil.copyfile(candidate, partial)
+            if checkpoint.load(partial).digest != digest:
+                raise Fatal(f"{candidate} is another file now than was judged", "Promote it anew.", Exit.FAILED)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])

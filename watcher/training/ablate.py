@@ -7,7 +7,6 @@ Below the output directory: ``runs.jsonl`` (finished runs), ``work/<digest>``
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import __version__, checkpoint, mednet
+from watcher import __version__, checkpoint, mednet, whole
 from watcher.training import dataset, evaluate, resume, rows, study, train
 from watcher.training.dataset import Examples
 
@@ -44,10 +43,8 @@ def images(sample: study.Sample, out: Path) -> Images:
     if not kept.exists():
         decoded = [dataset.load(part) for part in parts]
         dataset.refuse_broken(*decoded)
-        out.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_name(f".{os.getpid()}.{kept.name}")
-        np.savez(partial, *(part.images for part in decoded))
-        os.replace(partial, kept)
+        with whole.written(kept, several=True) as partial:
+            np.savez(partial, *(part.images for part in decoded))
     with np.load(kept) as stacks:
         train_images, watched, judged = (
             Examples(part.classes, part.paths, stacks[f"arr_{number}"], np.array(part.labels, np.int64))
@@ -81,17 +78,11 @@ def perform(
     judged = evaluate.report(data.judge, probabilities(net, data.judge))
     row = _row(task, run, judged)
     if best:
-        _keep(work / "best.safetensors", out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors")
+        with whole.written(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
+            shutil.copyfile(work / "best.safetensors", partial)
     rows.add(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
     shutil.rmtree(work)
     return row
-
-
-def _keep(weights: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
-    shutil.copyfile(weights, partial)
-    os.replace(partial, place)
 
 
 @torch.no_grad()

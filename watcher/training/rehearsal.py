@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from watcher import decode, mednet
+from watcher import decode, mednet, whole
 from watcher.errors import Exit, Fatal
 
 Wide = npt.NDArray[np.float32]
@@ -76,11 +75,8 @@ def save(found: Rehearsal, path: Path) -> None:
         "valid": np.rint(found.valid / top * 255).clip(0, 255).astype(np.uint8),
         "valid_labels": found.valid_labels.astype(np.uint8),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": found.trunk})})
-    partial.chmod(0o644)  # made private otherwise
-    os.replace(partial, path)
+    with whole.written(path) as partial:
+        save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": found.trunk})})
 
 
 def load(path: Path) -> Rehearsal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from watcher import whole
 from watcher.errors import Exit, Fatal
 
 
@@ -47,7 +47,6 @@ class Last:
 
     def save(self, **progress: Any) -> None:
         """Put networks, optimizer, torch's random state and the run's own ``progress`` on disk, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {
             "recipe": self.recipe,
             "seed": self.seed,
@@ -57,9 +56,8 @@ class Last:
             "random": torch.get_rng_state(),
             **progress,
         }
-        partial = self.directory / "last.pt.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.directory / "last.pt")
+        with whole.written(self.directory / "last.pt") as partial:
+            torch.save(state, partial)
 
     def restore(self) -> dict[str, Any] | None:
         """Put all of it back as it was saved. Gives the run's own progress with it; None: the run has not begun.

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from watcher import whole
 from watcher.errors import Exit, Fatal
 
 Row = dict[str, Any]
@@ -44,10 +45,8 @@ def add(path: Path, row: Row) -> None:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write a file of these rows, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), "utf-8")
-    os.replace(partial, path)
+    with whole.written(path) as partial:
+        partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), "utf-8")
 
 
 def _rows(path: Path) -> Iterator[Row]:
