@@ -84,11 +84,16 @@ If none does, only what is remembered and the thresholds are new."""
 
 
 def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.MedNet:
+    """Of the last layers only: between equal numbers -0.0 becomes 0.0, and what is rehearsed knows its trunk by bits."""
     mixed = copy.deepcopy(old)
     with torch.no_grad():
-        for own, new in zip(mixed.parameters(), tuned.parameters(), strict=True):
+        for own, new in zip(_last_layers(mixed), _last_layers(tuned), strict=True):
             own.lerp_(new, share)
     return mixed
+
+
+def _last_layers(net: mednet.MedNet) -> list[torch.nn.Parameter]:
+    return [*net.fc2.parameters(), *net.fc3.parameters()]
 
 
 def _forgets(before: Adapted, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
@@ -146,8 +151,7 @@ def _tune(
     goal = torch.from_numpy(calibrate.probabilities(before)).float()
     net.train()
     rng = np.random.default_rng(tuning.seed)
-    last = [*net.fc2.parameters(), *net.fc3.parameters()]
-    optimizer = torch.optim.SGD(last, lr=tuning.learning_rate, momentum=tuning.momentum)
+    optimizer = torch.optim.SGD(_last_layers(net), lr=tuning.learning_rate, momentum=tuning.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, tuning.steps)
     shares = _even(own_labels)
     for _ in range(tuning.steps):
