@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -378,14 +381,51 @@ class TestPromote:
         assert not (tmp_path / "new").exists()
 
     def test_other_trunk_needs_images_to_judge_by(
-        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path
+        self,
+        tmp_path: Path,
+        shipped: checkpoint.Checkpoint,
+        verdicts: Path,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
-        """Weights with other convolutions can not be judged by features: without images nothing is promoted."""
+        """Weights with other convolutions can not be judged by the base data: they need other images."""
         first = next(name for name in shipped.tensors if name.startswith("convs."))
         other = {**shipped.tensors, first: shipped.tensors[first] * 1.001}
         checkpoint.save(replace(shipped, tensors=other), tmp_path / "other")
         assert self.call(tmp_path, "promote", tmp_path / "other") == Exit.USAGE
+        assert self.call(tmp_path, "promote", tmp_path / "other", "--data", verdicts) == Exit.USAGE
+        assert "verdicts alone are too few" in capsys.readouterr().err
+        assert promoted.history(tmp_path / "state") == []
         assert self.call(tmp_path, "promote", tmp_path / "other", "--reference", verdicts) == Exit.OK
+        assert "base validation: not judged" in capsys.readouterr().out
+
+    def test_copy_that_was_damaged_is_made_anew(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """Weights promoted before whose copy is garbage by now are copied again, not put in force as they are."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        place = promoted.place_of(tmp_path / "state", checkpoint.load(tmp_path / "a").digest)
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"garbage")
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        assert self.in_force(tmp_path) == checkpoint.load(tmp_path / "a").digest
+
+    def test_no_room_for_the_copy(
+        self,
+        tmp_path: Path,
+        shipped: checkpoint.Checkpoint,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """It is told with its place, exit code 5; nothing changes, and no half of a copy stays."""
+
+        def full(_: Path, to: Path) -> None:
+            to.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(to))
+
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        monkeypatch.setattr(shutil, "copyfile", full)
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.DIRECTORY
+        assert "No space left" in capsys.readouterr().err
+        assert promoted.history(tmp_path / "state") == []
+        assert [path.suffix for path in (tmp_path / "state" / "weights").iterdir()] == [".md"]
 
     @pytest.mark.parametrize("option", ["--reference", "--data"])
     def test_a_wrong_path_is_told_as_what_it_is(

@@ -43,7 +43,16 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     operating.policy(settings.review, new)  # refused here rather than at the next start
     classify.use_threads(0)
-    references = list(_references(args, present, new))
+    memory = rehearsal.load(args.rehearsal or assets.weights(REHEARSAL))
+    rehearsed = {rehearsal.trunk(classify.build(weights)) for weights in (present, new)} == {memory.trunk}
+    if not rehearsed and args.data is not None and not args.reference:
+        raise Fatal(
+            "the base data's validation images can not be judged: the rehearsal belongs to other weights",
+            "A site's verdicts alone are too few. Give --reference with labelled images of every class, "
+            "or --rehearsal the file that came with both weights.",
+            Exit.USAGE,
+        )
+    references = list(_references(args, present, new, memory if rehearsed else None))
     if not references:
         raise Fatal(
             "there is nothing that both could be judged on",
@@ -51,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
             Exit.USAGE,
         )
     lines = gate.compare(references, present.classes)
-    page = gate.page(references, lines, present.classes, {"present": present.digest, "new": new.digest})
+    about = {"present": present.digest, "new": new.digest}
+    if not rehearsed:
+        about["base validation"] = "not judged, the rehearsal belongs to other weights"
+    page = gate.page(references, lines, present.classes, about)
     refused = [line for line in lines if line.worse]
     report = _put(settings.state.path / promoted.DIRECTORY, f"{new.digest}.md", page)
     print(page.split("\n\n## ")[0])
@@ -66,11 +78,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _references(
-    args: argparse.Namespace, present: checkpoint.Checkpoint, new: checkpoint.Checkpoint
+    args: argparse.Namespace,
+    present: checkpoint.Checkpoint,
+    new: checkpoint.Checkpoint,
+    memory: rehearsal.Rehearsal | None,
 ) -> Iterator[gate.Reference]:
-    memory = rehearsal.load(args.rehearsal or assets.weights(REHEARSAL))
-    trunks = {rehearsal.trunk(classify.build(weights)) for weights in (present, new)}
-    if trunks == {memory.trunk}:
+    if memory is not None:
         both = [_said_of_features(weights, memory) for weights in (present, new)]
         yield gate.Reference("base validation", memory.valid_labels, *both)
     if args.data is not None:
@@ -117,10 +130,29 @@ def _put(directory: Path, name: str, text: str) -> Path:
 
 def _promote(state: Path, candidate: Path, digest: str) -> None:
     place = promoted.place_of(state, digest)
-    if not place.exists():
+    if not _is_there(place, digest):
+        _copy(candidate, place, digest)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])
+
+
+def _is_there(place: Path, digest: str) -> bool:
+    """From an earlier promotion, and still whole."""
+    try:
+        return checkpoint.load(place).digest == digest
+    except Fatal:
+        return False
+
+
+def _copy(candidate: Path, place: Path, digest: str) -> None:
+    try:
         with whole.written(place) as partial:
             shutil.copyfile(candidate, partial)
             if checkpoint.load(partial).digest != digest:
                 raise Fatal(f"{candidate} is another file now than was judged", "Promote it anew.", Exit.FAILED)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])
+    except OSError as error:
+        raise Fatal(
+            f"the weights can not be copied to {place}: {error.strerror}",
+            "Give yourself the right to write in the state directory, and make room there.",
+            Exit.DIRECTORY,
+        ) from error
