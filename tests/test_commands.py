@@ -79,6 +79,9 @@ def test_undo(site: Site) -> None:
         (["undo", "--id", "1", "--to", "config.yaml"], 5, "can not be made"),
         (["undo", "--id", "1", "--to", "sorted/Hand/again"], 2, "lies in output.sorted"),
         (["undo", "--id", "1", "--to", "sorted/../quarantine"], 2, "lies in output.quarantine"),
+        (["undo", "--id", "1", "--to", "rejected"], 2, "lies in output.rejected"),
+        (["undo", "--id", "1", "--to", "state/again"], 2, "lies in state.path"),
+        (["undo", "--id", "1", "--to", "inbox/again"], 2, "lies in inbox.path"),
     ],
 )
 def test_mistakes_are_told(site: Site, words: list[str], code: int, told: str) -> None:

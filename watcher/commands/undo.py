@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
         to = inbox
-    _refuse_among_sorted(to, settings)
+    _refuse_among_others(to, settings)
     name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
         if args.id is not None:
@@ -43,12 +43,20 @@ def run(args: argparse.Namespace) -> int:
         )
 
 
-def _refuse_among_sorted(to: Path, settings: config.Config) -> None:
-    """Files put there would lie among those that were filed, and nobody could tell them apart."""
+def _refuse_among_others(to: Path, settings: config.Config) -> None:
+    """Files put there would lie among those that were filed, or where nobody looks, and could not be told apart."""
     output = settings.output
-    for key, place in (("sorted", output.sorted), ("review", output.review), ("quarantine", output.quarantine)):
+    places = {
+        "output.sorted": output.sorted,
+        "output.review": output.review,
+        "output.quarantine": output.quarantine,
+        "output.rejected": output.rejected,
+        "state.path": settings.state.path,
+        **({"inbox.path": settings.inbox.path} if to != settings.inbox.path else {}),
+    }
+    for key, place in places.items():
         if Path(os.path.realpath(to)).is_relative_to(os.path.realpath(place)):
-            raise Fatal(f"{to} lies in output.{key}", "Choose a directory outside of it with --to.", Exit.USAGE)
+            raise Fatal(f"{to} lies in {key}", "Choose a directory outside of it with --to.", Exit.USAGE)
 
 
 def _refuse_other_than_filed(annals: Annals, number: int) -> None:

@@ -84,7 +84,7 @@ If none does, only what is remembered and the thresholds are new."""
 
 
 def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.MedNet:
-    """Of the last layers only: between equal numbers -0.0 becomes 0.0, and what is rehearsed knows its trunk by bits."""
+    """Of the last layers only: between two of them -0.0 becomes 0.0, and the rehearsal knows its trunk by bits."""
     mixed = copy.deepcopy(old)
     with torch.no_grad():
         for own, new in zip(_last_layers(mixed), _last_layers(tuned), strict=True):
