@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -141,3 +142,27 @@ def test_state_directory_that_can_not_be_made_is_fatal(tmp_path: Path) -> None:
     with pytest.raises(Fatal):
         Lock(tmp_path / "state" / "daemon.lock").pass_by()
     assert not Lock(tmp_path / "state" / "daemon.lock").try_acquire()
+
+
+def test_no_room_to_describe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is told as what it is, exit code 5; who described itself before may do so again on it."""
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > os.fstat(fd).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", full)
+    mine = lock.Lock(path)
+    mine.acquire()
+    with pytest.raises(Fatal, match="No space left") as told:
+        mine.describe({"pid": 1})
+    assert told.value.code is Exit.DIRECTORY
+    monkeypatch.undo()
+    mine.describe({"pid": 1, "model": "a"})
+    monkeypatch.setattr(os, "pwrite", full)
+    mine.describe({"pid": 2, "model": "b"})
+    mine.describe({"pid": 3})
+    assert lock.holder(path) == {"pid": 3}
+    mine.release()

@@ -73,14 +73,30 @@ class Lock:
             if error.code is not Exit.ALREADY_RUNNING:
                 raise
             return False
-        self.describe({"pid": os.getpid(), "passing": True})
+        try:
+            self.describe({"pid": os.getpid(), "passing": True})
+        except Fatal:
+            self.release()
+            raise
         return True
 
     def describe(self, facts: dict[str, Any]) -> None:
-        """Write what ``status`` shows of the holder."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(facts).encode() + b"\n", 0)
+        """Write what ``status`` shows of the holder, over what stands there: of a full disk that is ours already.
+
+        Raises:
+            Fatal: exit code 5; it can not be written.
+        """
+        if self._fd is None:
+            return
+        told = json.dumps(facts).encode() + b"\n"
+        try:
+            os.pwrite(self._fd, told.ljust(os.fstat(self._fd).st_size), 0)
+        except OSError as error:
+            raise Fatal(
+                f"the state directory {self._path.parent} can not be written: {error.strerror}",
+                "Make room there, and see that its disk is sound.",
+                Exit.DIRECTORY,
+            ) from error
 
     def release(self) -> None:
         """Free the lock. The file stays."""
