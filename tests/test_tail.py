@@ -16,7 +16,7 @@ from accounts import picture
 from harness import Daemon, mednet
 from numpy.random import default_rng
 
-from watcher import annals, composition, config
+from watcher import annals, cli, composition, config
 from watcher.annals import Annals
 from watcher.clerk import Places
 from watcher.commands import doctor, status
@@ -122,6 +122,16 @@ def test_without_a_log_file(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     ended = mednet("tail", cwd=tmp_path)
     assert (ended.returncode, "journalctl" in ended.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("name", "told"), [("typo.log", "No such file"), (".", "Is a directory")])
+def test_what_is_no_log_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, told: str
+) -> None:
+    """A typo or a directory: exit code 5 and what is wrong with it, no traceback."""
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["tail", name]) == Exit.DIRECTORY
+    assert told in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             show(line, args)
         return Exit.OK
     path = _path(args)
-    with path.open(encoding="utf-8", errors="backslashreplace") as file:
+    with _opened(path) as file:
         kept = deque((line for line in file if _passes(line, args)), maxlen=args.lines)
         for line in kept:
             show(line, args)
@@ -53,9 +53,18 @@ def _path(args: argparse.Namespace) -> Path:
             "Name a file, or read the journal: journalctl -u mednet-watcher -o cat | mednet-watcher tail -",
             Exit.USAGE,
         )
-    if not os.access(path, os.R_OK):
-        raise Fatal(f"the log file {path} can not be read", "See who may read it, or name another.", Exit.DIRECTORY)
     return path
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return path.open(encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise Fatal(
+            f"the log file {path} can not be read: {error.strerror}",
+            "See that the path is right and who may read it, or name another.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def _follow(path: Path, file: IO[str]) -> Iterator[str]:
