@@ -407,6 +407,22 @@ class TestPromote:
         assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
         assert self.in_force(tmp_path) == checkpoint.load(tmp_path / "a").digest
 
+    def test_promoted_weights_that_were_damaged(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The list still tells what was promoted, and what to do; a rollback goes back to the weights of before."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        digest = checkpoint.load(tmp_path / "a").digest
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        promoted.place_of(tmp_path / "state", digest).write_bytes(b"garbage")
+        capsys.readouterr()
+        assert self.call(tmp_path, "rollback", "--list") == Exit.OK
+        told = capsys.readouterr().out
+        assert told.startswith(f"{digest}  promoted 20")
+        assert "can not be read" in told and "`mednet-watcher rollback` goes back" in told
+        assert self.call(tmp_path, "rollback") == Exit.OK
+        assert self.in_force(tmp_path) == shipped.digest
+
     def test_no_room_for_the_copy(
         self,
         tmp_path: Path,

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     state = settings.state.path
     entries = promoted.history(state)
     if args.list:
-        return _list(entries, str(settings.model.weights) if settings.model.weights else _before(entries, state))
+        return _list(entries, str(settings.model.weights) if settings.model.weights else _present(entries, state))
     composition.refuse_named_weights(settings)
     if not promoted.standing(entries):
         raise Fatal(
@@ -47,6 +47,14 @@ def _before(entries: list[promoted.Entry], state: Path) -> str:
     if not standing:
         return f"{checkpoint.load(assets.weights()).digest} (as shipped)"
     return checkpoint.load(promoted.place_of(state, standing[-1].digest)).digest
+
+
+def _present(entries: list[promoted.Entry], state: Path) -> str:
+    """The same for a list, which is most needed where they can not be used."""
+    try:
+        return _before(entries, state)
+    except Fatal as error:
+        return f"{error.problem}. `mednet-watcher rollback` goes back to what was in force before"
 
 
 def _list(entries: list[promoted.Entry], present: str) -> int:
