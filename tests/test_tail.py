@@ -239,6 +239,20 @@ class TestTheLastError:
         assert told.startswith("over, 3h ago")
         assert told.endswith("the daemon was started since, at 2026-03-01T12:30:00.000+00:00")
 
+    def test_a_config_that_was_refused(self) -> None:
+        """The files that the old config went on with do not make it good: the next start would fail still."""
+        refused = {**ERROR, "event": "reload.refused"}
+        later, now = "2026-03-01T14:00:00.000+00:00", datetime(2026, 3, 1, 15, 0, tzinfo=UTC)
+        for facts, told in (
+            ({}, "; no config taken since"),
+            ({"reloaded_at": "2026-03-01T11:00:00+00:00"}, "; no config taken since"),
+            ({"reloaded_at": later}, f"; the config was taken since, at {later}"),
+            ({"started_at": later}, f"; the daemon was started since, at {later}"),
+        ):
+            text = status.last_error_text(status.told_of_error(refused, facts, later, now))
+            assert text.endswith(told), text
+            assert text.startswith("over") is ("no config" not in told)
+
     def test_none(self) -> None:
         """Where none was ever logged that is said, and a damaged stamp hides no error."""
         assert status.last_error_text(status.told_of_error(None, None, None, datetime.now(UTC))) == "none"

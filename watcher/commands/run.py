@@ -57,7 +57,8 @@ def _serve(path: Path, load: composition.Loader, journal: log.Journal, service: 
 
     def renewed(fresh: Fresh) -> None:
         _use(journal, fresh.settings, fresh.log_file)
-        seat.lock.describe({**_facts(route, settings), "started_at": at})
+        now = datetime.now(UTC).isoformat()
+        seat.lock.describe({**_facts(route, settings), "started_at": at, "reloaded_at": now})
 
     reload.done = renewed
     seat.lock.describe({**_facts(route, settings), "started_at": at})

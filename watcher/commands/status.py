@@ -150,15 +150,23 @@ def _daemon(holder: dict[str, Any] | None, workers: dict[str, dict[str, Any]]) -
 def told_of_error(
     line: dict[str, Any] | None, daemon: dict[str, Any] | None, worked_at: str | None, now: datetime
 ) -> dict[str, Any]:
-    """The last error, its age, and whether it is over: since then a file was done, or the daemon was started."""
-    at, worked, started = (
-        _time(each) for each in ((line or {}).get("timestamp"), worked_at, (daemon or {}).get("started_at"))
+    """The last error, its age, and whether it is over: since then a file was done, or the daemon was started.
+
+    A config that was refused is so until one is taken, however many files are done by the old one.
+    """
+    facts = daemon or {}
+    at, worked, started, reloaded = (
+        _time(each)
+        for each in ((line or {}).get("timestamp"), worked_at, facts.get("started_at"), facts.get("reloaded_at"))
     )
+    refused = (line or {}).get("event") == "reload.refused"
     past = None
-    if at is not None and worked is not None and worked > at:
+    if refused and at is not None and reloaded is not None and reloaded > at:
+        past = f"the config was taken since, at {facts['reloaded_at']}"
+    elif not refused and at is not None and worked is not None and worked > at:
         past = f"work went on since, the last at {worked_at}"
     elif at is not None and started is not None and started > at:
-        past = f"the daemon was started since, at {(daemon or {})['started_at']}"
+        past = f"the daemon was started since, at {facts['started_at']}"
     age_s = None if at is None else round(max(0.0, (now - at).total_seconds()), 1)
     return {"last_error": line, "last_error_age_s": age_s, "last_error_over": past}
 
@@ -178,7 +186,8 @@ def last_error_text(told: dict[str, Any]) -> str:
     about = line.get("detail") or line.get("problem") or line.get("station") or ""
     ago = "" if age_s is None else f"{words.age(age_s)} ago, "
     told_line = f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip()
-    return log.printable(f"{'over, ' if over else ''}{ago}{told_line}; {over or 'no file done since'}")
+    lasting = "no config taken since" if line.get("event") == "reload.refused" else "no file done since"
+    return log.printable(f"{'over, ' if over else ''}{ago}{told_line}; {over or lasting}")
 
 
 def _backlog(counts: dict[str, int | None]) -> str:
