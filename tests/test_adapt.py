@@ -407,6 +407,18 @@ class TestPromote:
         assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
         assert self.in_force(tmp_path) == checkpoint.load(tmp_path / "a").digest
 
+    def test_the_daemons_user_may_read_it(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """An administrator's umask does not keep the daemon from what was promoted: it would not start."""
+        checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
+        before = os.umask(0o077)
+        try:
+            assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        finally:
+            os.umask(before)
+        place = tmp_path / "state" / "weights"
+        modes = {path.suffix: path.stat().st_mode & 0o777 for path in (place, *place.iterdir())}
+        assert modes == {"": 0o755, ".json": 0o644, ".safetensors": 0o644, ".md": 0o600}
+
     def test_promoted_weights_that_were_damaged(
         self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
     ) -> None:

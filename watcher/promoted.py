@@ -65,14 +65,28 @@ def place_of(state: Path, digest: str) -> Path:
     return state / DIRECTORY / f"{digest}.safetensors"
 
 
+def make_directory(state: Path) -> Path:
+    """Where promoted weights lie and all about them, made if missing, for everybody to read whatever the umask.
+
+    Raises:
+        OSError: it can not be made.
+    """
+    directory = state / DIRECTORY
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        directory.chmod(0o755)
+    return directory
+
+
 def write(state: Path, entries: list[Entry]) -> None:
-    """Put the list on disk whole or not at all, synced.
+    """Put the list on disk whole or not at all, synced. The daemon's user may read it, whatever the umask.
 
     Raises:
         Fatal: exit code 5; it can not be written.
     """
     place = state / DIRECTORY / FILE
     try:
+        make_directory(state)
         with whole.written(place) as partial:
             partial.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
     except OSError as error:

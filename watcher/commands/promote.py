@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         about["base validation"] = "not judged, the rehearsal belongs to other weights"
     page = gate.page(references, lines, present.classes, about)
     refused = [line for line in lines if line.worse]
-    report = _put(settings.state.path / promoted.DIRECTORY, f"{new.digest}.md", page)
+    report = _put(settings.state.path, f"{new.digest}.md", page)
     print(page.split("\n\n## ")[0])
     print(f"report with both confusion matrices of each set: {report}")
     if refused:
@@ -115,17 +115,17 @@ def _decided(weights: checkpoint.Checkpoint, scored: list[Scored]) -> gate.Said:
     return gate.Said(np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_))
 
 
-def _put(directory: Path, name: str, text: str) -> Path:
+def _put(state: Path, name: str, text: str) -> Path:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_text(text, "utf-8")
+        place = promoted.make_directory(state) / name
+        place.write_text(text, "utf-8")
     except OSError as error:
         raise Fatal(
-            f"the report can not be written to {directory}: {error.strerror}",
-            "Run this as the daemon's user, or as root.",
+            f"the report can not be written to {state / promoted.DIRECTORY}: {error.strerror}",
+            "Run this as the daemon's user, or as root, and make room there.",
             Exit.DIRECTORY,
         ) from error
-    return directory / name
+    return place
 
 
 def _promote(state: Path, candidate: Path, digest: str) -> None:
