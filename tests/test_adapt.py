@@ -175,6 +175,16 @@ class TestSite:
             ("outlier", NONE),
         ]
 
+    def test_what_was_rejected_as_no_image_is_left_out(self, root: Path) -> None:
+        """A rejected file that does not decode is told and teaches nothing; one of a class is refused."""
+        (root / "outlier" / "letter.png").write_bytes(b"no image")
+        data = site.load(root, CLASSES)
+        assert [path for path, *_ in data.broken] == ["outlier/letter.png"]
+        assert len(data.images) == len(data.paths) == 20
+        (root / "Hand" / "torn.png").write_bytes(b"no image")
+        with pytest.raises(Fatal, match=r"1 images can not be decoded: Hand/torn\.png"):
+            site.load(root, CLASSES)
+
     def test_split_keeps_copies_together_and_is_the_same_each_time(self, root: Path) -> None:
         """Some of each class are held back; a copy of an image that is learnt is never judged by."""
         for number in range(10):

@@ -61,6 +61,14 @@ def test_undo(site: Site) -> None:
     assert "1 put back, 1 left alone" in ended.stderr
 
 
+def test_undo_of_several_decisions(site: Site) -> None:
+    """Each decision that is named is taken back, once, and no other."""
+    for name in ("a.png", "b.png", "c.png"):
+        site.file(name, HAND)
+    ended = call(site, "undo", "--id", "1", "--id", "3", "--id", "1", "--to", "new")
+    assert (ended.returncode, sorted(os.listdir(site.root / "new"))) == (0, ["a.png", "c.png"])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [

@@ -98,7 +98,8 @@ def _undo(add: common.Add) -> None:
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--since", metavar="TIME", help="those filed since: 30m, 2h or 1d ago, or 2026-03-01T14:30")
     which.add_argument("--batch", type=int, metavar="N", help="those decided in one transaction, see explain")
-    which.add_argument("--id", type=int, metavar="N", help="the one of this decision, also if a person judged it")
+    told = "the one of this decision, also if a person judged it; may be given several times"
+    which.add_argument("--id", type=int, action="append", metavar="N", help=told)
     told = "those that people judged as well: what was said of them is withdrawn, and no longer exported"
     command.add_argument("--verdicts", action="store_true", help=told)
     command.add_argument("--to", type=Path, metavar="DIR", help="put them there instead, made if missing")

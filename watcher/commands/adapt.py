@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, composition
+from watcher import assets, checkpoint, classify, composition, log
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, rehearsal, site
 from watcher.training.dataset import Examples
@@ -31,7 +32,10 @@ def run(args: argparse.Namespace) -> int:
             "Give --rehearsal the file that came with these weights.",
             Exit.MODEL,
         )
-    learn, held = site.split(site.load(args.data, present.classes))
+    data = site.load(args.data, present.classes)
+    for name, _, why in data.broken:
+        print(f"left out: {log.printable(name)}: {why}", file=sys.stderr)
+    learn, held = site.split(data)
     if len(learn.labels) < LEAST:
         raise Fatal(
             f"{args.data} has {len(learn.labels)} images to learn from: so few teach nothing but chance",

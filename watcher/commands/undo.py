@@ -25,14 +25,18 @@ def run(args: argparse.Namespace) -> int:
     _refuse_among_others(to, settings)
     name = putting_back.naming(settings)
     with Annals(composition.ledger_path(settings)) as annals:
-        if args.id is not None:
-            _refuse_other_than_filed(annals, args.id)
+        for number in args.id or ():
+            _refuse_other_than_filed(annals, number)
         if to == inbox and restore.daemons(settings.state.path):
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
         return putting_back.run(
-            lambda: wishes.filed(
-                annals, since=since, batch=args.batch, number=args.id, verdicts=args.verdicts, name=name
+            lambda: (
+                wish
+                for number in dict.fromkeys(args.id or (None,))
+                for wish in wishes.filed(
+                    annals, since=since, batch=args.batch, number=number, verdicts=args.verdicts, name=name
+                )
             ),
             "undo",
             to,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,11 @@ HELD_BACK = 0.3
 def load(root: Path, classes: tuple[str, ...]) -> Examples:
     """Images of ``root/<class>/``, and those of ``root/outlier/`` with the label after the last class.
 
+    What was rejected because it is no image at all teaches nothing: it stays in ``broken``.
+
     Raises:
-        Fatal: exit code 5; nothing is there, a directory is no class's, or an image can not be decoded.
+        Fatal: exit code 5; nothing is there, or a directory is no class's. Exit code 1; an image of a class can not
+            be decoded.
     """
     data = dataset.load(dataset.listing(root))
     known = (*classes, STRANGERS)
@@ -34,9 +38,10 @@ def load(root: Path, classes: tuple[str, ...]) -> Examples:
             f"Name them {', '.join(known)}, as `review export` does.",
             Exit.DIRECTORY,
         )
-    dataset.refuse_broken(data)
+    strangers = data.classes.index(STRANGERS) if STRANGERS in data.classes else None
+    dataset.refuse_broken(replace(data, broken=tuple(each for each in data.broken if each[1] != strangers)))
     order = np.array([known.index(name) for name in data.classes], np.int64)
-    return Examples(classes, data.paths, data.images, order[data.labels])
+    return Examples(classes, data.paths, data.images, order[data.labels], data.broken)
 
 
 def split(data: Examples) -> tuple[Examples, Examples]:
