@@ -7,6 +7,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -341,9 +343,33 @@ class TestPromote:
             checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
         judged = checkpoint.load(tmp_path / "a").digest
         with pytest.raises(Fatal, match="another file now"):
-            promote._promote(tmp_path / "state", tmp_path / "b", judged)
-        assert list((tmp_path / "state" / promoted.DIRECTORY).iterdir()) == []
+            promote._promote(tmp_path / "state", tmp_path / "b", judged, None)
+        assert list((tmp_path / "state" / promoted.DIRECTORY).glob("*.safetensors")) == []
         assert self.in_force(tmp_path) == shipped.digest
+
+    def test_weights_judged_by_what_is_no_longer_in_force(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
+        """Of two promotions at once the second is refused: it was not judged by what is in force now."""
+        for name in "ab":
+            checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
+        a, b = (checkpoint.load(tmp_path / name).digest for name in "ab")
+        promote._promote(tmp_path / "state", tmp_path / "a", a, None)
+        with pytest.raises(Fatal, match="other weights were put in force meanwhile"):
+            promote._promote(tmp_path / "state", tmp_path / "b", b, None)
+        assert self.in_force(tmp_path) == a
+
+    def test_who_changes_the_list_is_waited_for(self, tmp_path: Path) -> None:
+        """Two that change it one after the other both have their entry: none is lost."""
+        told = (
+            "import sys, time; from pathlib import Path; from watcher import promoted\n"
+            "state = Path(sys.argv[1])\n"
+            "with promoted.alone(state):\n"
+            "    known = promoted.history(state)\n"
+            "    time.sleep(0.2)\n"
+            "    promoted.write(state, [*known, promoted.Entry('d', 'now', 'me')])"
+        )
+        at_once = [subprocess.Popen([sys.executable, "-c", told, str(tmp_path)]) for _ in range(3)]
+        assert [each.wait() for each in at_once] == [0, 0, 0]
+        assert len(promoted.history(tmp_path)) == 3
 
     def test_promoting_again_what_is_in_force(
         self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]

@@ -7,8 +7,11 @@ the config names weights itself.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,6 +81,24 @@ def make_directory(state: Path) -> Path:
     return directory
 
 
+@contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Nobody else changes the list meanwhile: whoever wants to waits.
+
+    Raises:
+        Fatal: exit code 5; the directory can not be written.
+    """
+    try:
+        directory = os.open(make_directory(state), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unwritable(state / DIRECTORY, error) from error
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
 def write(state: Path, entries: list[Entry]) -> None:
     """Put the list on disk whole or not at all, synced. The daemon's user may read it, whatever the umask.
 
@@ -90,8 +111,12 @@ def write(state: Path, entries: list[Entry]) -> None:
         with whole.written(place) as partial:
             partial.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
     except OSError as error:
-        raise Fatal(
-            f"{place} can not be written: {error.strerror}",
-            "Give yourself the right to write in the state directory, and make room there.",
-            Exit.DIRECTORY,
-        ) from error
+        raise _unwritable(place, error) from error
+
+
+def _unwritable(place: Path, error: OSError) -> Fatal:
+    return Fatal(
+        f"{place} can not be written: {error.strerror}",
+        "Give yourself the right to write in the state directory, and make room there.",
+        Exit.DIRECTORY,
+    )

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = composition.optional_config(args.config)
     composition.refuse_named_weights(settings)
+    before = promoted.in_force(settings.state.path)
     present = checkpoint.load(composition.weights_path(None, settings))
     new = checkpoint.load(args.candidate)
     if new.classes != present.classes:
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if refused:
         print("refused: the weights in force stay", flush=True)
         return Exit.FAILED
-    _promote(settings.state.path, args.candidate, new.digest)
+    _promote(settings.state.path, args.candidate, new.digest, before)
     print(f"in force from the next start or reload on: {new.digest}")
     print(f"rollback would put {present.digest} in force again")
     return Exit.OK
@@ -128,12 +129,17 @@ def _put(state: Path, name: str, text: str) -> Path:
     return place
 
 
-def _promote(state: Path, candidate: Path, digest: str) -> None:
+def _promote(state: Path, candidate: Path, digest: str, before: Path | None) -> None:
+    """Put the weights in force in the place of those they were judged against."""
     place = promoted.place_of(state, digest)
-    if not _is_there(place, digest):
-        _copy(candidate, place, digest)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])
+    with promoted.alone(state):
+        if promoted.in_force(state) != before:
+            told = "other weights were put in force meanwhile"
+            raise Fatal(told, "Promote it anew, to be judged against those.", Exit.FAILED)
+        if not _is_there(place, digest):
+            _copy(candidate, place, digest)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        promoted.write(state, [*promoted.history(state), promoted.Entry(digest, now, verdicts.me(os.environ).user)])
 
 
 def _is_there(place: Path, digest: str) -> bool:

@@ -16,25 +16,30 @@ def run(args: argparse.Namespace) -> int:
     """Put the weights of before in force again, from the next start or reload on; or list what was promoted."""
     settings = composition.optional_config(args.config)
     state = settings.state.path
-    entries = promoted.history(state)
     if args.list:
+        entries = promoted.history(state)
         return _list(entries, str(settings.model.weights) if settings.model.weights else _present(entries, state))
     composition.refuse_named_weights(settings)
-    if not promoted.standing(entries):
-        raise Fatal(
-            "nothing is promoted: the weights that were shipped are in force",
-            "There is nothing to take back.",
-            Exit.FAILED,
-        )
-    last = promoted.standing(entries)[-1]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    taken = replace(last, taken_back=now, taken_back_by=verdicts.me(os.environ).user)
-    entries = [taken if entry is last else entry for entry in entries]
-    before = _before(entries, state)  # refused here rather than at the next start
-    promoted.write(state, entries)
+    if not promoted.history(state):
+        raise _nothing()
+    with promoted.alone(state):
+        entries = promoted.history(state)
+        if not promoted.standing(entries):
+            raise _nothing()
+        last = promoted.standing(entries)[-1]
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        taken = replace(last, taken_back=now, taken_back_by=verdicts.me(os.environ).user)
+        entries = [taken if entry is last else entry for entry in entries]
+        before = _before(entries, state)  # refused here rather than at the next start
+        promoted.write(state, entries)
     print(f"taken back: {last.digest}, promoted {last.when} by {last.who}")
     print(f"in force from the next start or reload on: {before}")
     return Exit.OK
+
+
+def _nothing() -> Fatal:
+    told = "nothing is promoted: the weights that were shipped are in force"
+    return Fatal(told, "There is nothing to take back.", Exit.FAILED)
 
 
 def _before(entries: list[promoted.Entry], state: Path) -> str:
