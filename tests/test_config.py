@@ -285,6 +285,13 @@ class TestEnvironment:
         assert taken.inbox.ignore == ("*.a", "b")
         assert taken.state.path == file.parent / "../there"
 
+    def test_one_underscore_too_few(self, file: Path) -> None:
+        """A name that only lacks an underscore is told, not left alone: its value would count for nothing."""
+        assert problems(file, "", MEDNET_BATCH_SIZE="32", MEDNET_INBOX_SCAN_INTERVAL_S="9") == [
+            "environment: MEDNET_BATCH_SIZE: unknown name, did you mean `MEDNET_BATCH__SIZE`?",
+            "environment: MEDNET_INBOX_SCAN_INTERVAL_S: unknown name, did you mean `MEDNET_INBOX__SCAN_INTERVAL_S`?",
+        ]
+
     def test_mistakes(self, file: Path) -> None:
         """Wrong values and unknown names are told after those of the file, by the variable's name."""
         environ = {"MEDNET_BATCH__SIZE": "0", "MEDNET_BATCH__SICE": "1", "MEDNET_INBOX__IGNORE": "[*x]"}

@@ -168,9 +168,13 @@ def _read_keys(section: str, mapping: yaml.MappingNode, draft: _Draft) -> None:
 
 
 def _read_environment(environ: Mapping[str, str], draft: _Draft) -> None:
-    """Take ``MEDNET_SECTION__KEY``; a value that starts like a YAML list or quoted text is parsed as such."""
+    """Take ``MEDNET_SECTION__KEY``; a value that starts like a YAML list or quoted text is parsed as such.
+
+    Other names are left alone, but for those that an underscore makes one of ours.
+    """
+    ours = {*_NAMES, *(name.replace("__", "_") for name in _NAMES)}
     for name, text in sorted(environ.items()):
-        if not name.startswith(PREFIX) or ("__" not in name and name not in _NAMES):
+        if not name.startswith(PREFIX) or ("__" not in name and name not in ours):
             continue
         if name not in _NAMES:
             draft.say(_AFTER_FILE, f"{plain_yaml.word(name)}: unknown name{_suggest(name, _NAMES)}")
