@@ -154,6 +154,7 @@ def test_report_is_made_of_the_figures_alone(home: Path) -> None:
     parts = ("Right, before", "thresholds on", "operating point", "tells strangers", "Hounsfield", "Where it fails")
     for part in (*parts, "verdicts change", "that is shipped", "recipe with other seeds", "Small sources"):
         assert part in page
+    assert "2 networks, each trained" in page, "those with other seeds are not counted"
     assert cli.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 0
     assert (home / "study" / "report.md").read_text() == page
     assert (home / "study" / "general.svg").stat().st_size > 1000

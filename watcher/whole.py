@@ -29,10 +29,9 @@ def written(path: Path, *, several: bool = False) -> Iterator[Path]:
         partial.chmod(READABLE)
         _sync(partial)
         os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
+    finally:
+        with contextlib.suppress(OSError):  # if it took its place, it is not there any more
             partial.unlink()
-        raise
     _sync(path.parent)
 
 

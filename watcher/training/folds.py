@@ -6,18 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from watcher.errors import Exit, Fatal
+from watcher.training import plans
 from watcher.training.pool import OUTLIER, Pool
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Fold(_Strict):
+class Fold(plans.Strict):
     """What one network is not trained on. ``more_seeds`` are for sources of so few images that one run says little."""
 
     sources: tuple[str, ...] = ()
@@ -25,7 +20,7 @@ class Fold(_Strict):
     more_seeds: tuple[int, ...] = ()
 
 
-class Shipped(_Strict):
+class Shipped(plans.Strict):
     """The network for use: more steps, and no image of some licences.
 
     ``more_seeds`` are trained and judged as well, and shipped never: they tell
@@ -37,7 +32,7 @@ class Shipped(_Strict):
     more_seeds: tuple[int, ...] = ()
 
 
-class Folds(_Strict):
+class Folds(plans.Strict):
     """The whole file."""
 
     seed: int
@@ -52,20 +47,9 @@ def read(path: Path, pool: Pool) -> Folds:
     Raises:
         Fatal: exit code 3; the file is wrong, or leaves out what the pool does not have, or twice.
     """
-    try:
-        found = Folds.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        wrong = _contradictions(found, pool)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        wrong = [str(error)]
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-    if wrong:
-        raise Fatal(
-            f"the folds {path} can not be used:\n  " + "\n  ".join(wrong),
-            "docs/study/general/folds.yaml is an example.",
-            Exit.CONFIG,
-        )
-    return found
+    return plans.read(
+        path, Folds, lambda found: _contradictions(found, pool), "docs/study/general/folds.yaml is an example."
+    )
 
 
 def _contradictions(found: Folds, pool: Pool) -> list[str]:

@@ -10,23 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from watcher import decode
 from watcher.errors import Exit, Fatal
-from watcher.training import dataset, recipes
+from watcher.training import dataset, plans, recipes
 from watcher.training.dataset import Listing
 
 FORM = 1
 """Counted up when the same settings come to mean another training: rows of before are then no longer the same run."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Budget(_Strict):
+class Budget(plans.Strict):
     """What every run may cost, and what it is judged on. None: all images, or the recipe's own epochs.
 
     Training, watched and judged images are different ones. The watched ones
@@ -46,17 +41,17 @@ class Budget(_Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
-class Variant(_Strict):
+class Variant(plans.Strict):
     """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     recipe: str
-    change: dict[str, Any] = {}
+    change: dict[str, Any] = Field(default_factory=dict)
     against: str | None = None
     says: str = ""
 
 
-class Study(_Strict):
+class Study(plans.Strict):
     """The whole file."""
 
     seeds: tuple[int, ...] = Field(min_length=1)
@@ -94,18 +89,7 @@ def read(path: Path) -> Study:
     Raises:
         Fatal: exit code 3; the file is missing or wrong, each mistake by its place in it.
     """
-    try:
-        found = Study.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        wrong = _contradictions(found)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        wrong = [str(error)]
-    except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-    if wrong:
-        raise Fatal(
-            f"the study {path} can not be used:\n  " + "\n  ".join(wrong), "docs/study/study.yaml is one.", Exit.CONFIG
-        )
-    return found
+    return plans.read(path, Study, _contradictions, "docs/study/study.yaml is one that can.")
 
 
 def tasks(study: Study, sample: Sample) -> list[Task]:
