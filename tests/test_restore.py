@@ -129,6 +129,13 @@ class TestRetry:
         assert result.destination == str(site.inbox / ODD)
         assert site.entries() == [("restored", "retry", "filed", None)]
 
+    def test_a_bare_name_is_one_in_quarantine(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As with `review`, the name alone will do, wherever the command is called from."""
+        site.file("a.png", BROKEN)
+        monkeypatch.chdir(site.inbox)
+        [result] = site.retry(Path("a.png"))
+        assert (result.state, result.destination) == ("restored", str(site.inbox / "a.png"))
+
     @pytest.mark.parametrize("path", ["sorted/Hand/a.png", "quarantine/a.png.reason.json", "quarantine/sub/x"])
     def test_other_paths_are_refused(self, site: Site, path: str) -> None:
         """A path elsewhere, and a reason file, are wrong arguments: nothing is moved, not even what else is named."""

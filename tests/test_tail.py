@@ -79,6 +79,14 @@ def test_filters(file: Path, words: list[str], count: int) -> None:
     assert len(shown(str(file), *words)) == count
 
 
+def test_nothing_found_is_told(file: Path) -> None:
+    """Where no line passes the filters, a class that is misspelt say, that is told beside the output, not left out."""
+    ended = mednet("tail", str(file), "--class", "Nose")
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr == f"No line of {file} is what was asked for.\n"
+    assert mednet("tail", str(file), "--class", "CXR").stderr == ""
+
+
 def test_json_stays_json(file: Path) -> None:
     """For other programs: the lines as they were."""
     assert [json.loads(line) for line in shown(str(file), "--json", "--event", "image.*")] == [FILE, SORTED]

@@ -64,7 +64,7 @@ def quarantined(annals: Annals, reason: str | None = None, name: Name = by_name)
 
 
 def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name = by_name) -> list[Wish]:
-    """These files in the quarantine directory, also those that the ledger does not know of.
+    """These files in the quarantine directory, also those that the ledger does not know of. A bare name is one in it.
 
     Raises:
         Fatal: exit code 2; one lies elsewhere, or is no file of its own.
@@ -73,7 +73,7 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name 
     moving = {(entry.size, entry.mtime_ns): entry for entry in annals.unended() if entry.outcome == "quarantine"}
     wishes = {}
     for file in files:
-        folder, name = os.path.split(os.path.abspath(file))
+        folder, name = os.path.split(os.path.abspath(file) if os.path.dirname(file) else quarantine / file)
         path = str(quarantine / name)
         if os.path.realpath(folder) != os.path.realpath(quarantine):
             raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         for line in kept:
             show(line, args)
         sys.stdout.flush()
+        if not kept and not args.follow:
+            print(f"No line of {path} is what was asked for.", file=sys.stderr)
         if args.follow:
             for line in _follow(path, file):
                 show(line, args)
