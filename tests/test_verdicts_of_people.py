@@ -141,6 +141,26 @@ class TestAVerdict:
         site.carry_out()
         assert site.tree() == {"sorted/Hand/a.png": b"a radiograph"}
 
+    def test_renamed_while_it_waited(self, site: Reading) -> None:
+        """A person gave it another name in review: that name stays, and the ledger knows of what the verdict is."""
+        number = site.file("a.png", UNSURE)
+        site.file("other.png", UNSURE, b"another radiograph")
+        (site.root / "review" / "a.png").rename(site.root / "review" / "knee of Mr X.png")
+        site.give("knee of Mr X.png", "Hand")
+        site.carry_out()
+        assert set(site.tree()) == {"sorted/Hand/knee of Mr X.png", "review/other.png"}
+        assert [verdict.decision for verdict in site.verdicts()] == [number]
+        assert audit(site).findings == []
+
+    def test_a_copy_is_not_the_file_renamed(self, site: Reading) -> None:
+        """While the file lies where it was put, one of the same bytes beside it is another."""
+        site.file("a.png", UNSURE)
+        (site.root / "review" / "copy.png").write_bytes(b"a radiograph")
+        site.give("copy.png", "Hand")
+        site.carry_out()
+        assert set(site.tree()) == {"sorted/Hand/copy.png", "review/a.png"}
+        assert [verdict.decision for verdict in site.verdicts()] == [None]
+
     def test_a_file_that_nobody_filed(self, site: Reading) -> None:
         """What a person put into review can be judged; from then on the ledger knows it."""
         (site.root / "review").mkdir()

@@ -120,7 +120,8 @@ def _are_numbers(thresholds: object) -> bool:
 def _fatal(problem: str) -> Fatal:
     return Fatal(
         problem,
-        "Set model.weights (or the option) to a file made by train or adapt, or shipped, that may be read.",
+        "Set model.weights (or the option) to a file made by train or adapt, or shipped, that may be read; "
+        "weights that were promoted are taken back by: mednet-watcher rollback",
         Exit.MODEL,
     )
 

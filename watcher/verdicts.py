@@ -80,14 +80,23 @@ def subject(annals: Annals, word: str, places: Places) -> Subject:
     # In this order: what has come there was decided before, and whatever is not unended has its ending by now.
     moving = {(entry.size, entry.mtime_ns) for entry in annals.unended()}
     entries = list(annals.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)))
-    entry = entries[-1] if entries else None
+    entry = entries[-1] if entries else _renamed(annals, path, digest)
     if entry is None and stamp in moving:
         raise Fatal(f"{path} is being moved just now", "Try again.")
     if entry is None and path.endswith((filing.REASON, unique.PARTIAL)):
         raise Fatal(f"{path} is no image", "Name the file that it belongs to.", Exit.USAGE)
     if entry is not None and entry.digest not in (None, digest):
         raise Fatal(f"{path} was changed since it was filed", "See `mednet-watcher explain` for what was decided.")
-    return Subject(path, entry.name if entry else os.path.basename(path), digest, entry)
+    return Subject(path, entry.name if entries and entry else os.path.basename(path), digest, entry)
+
+
+def _renamed(annals: Annals, path: str, digest: str) -> Entry | None:
+    """The decision that put these bytes into this directory for review, under a name where nothing lies any more."""
+    for entry in annals.entries(f"{LIES} and outcome = 'review' and digest = ?", (digest,)):
+        told = entry.destination
+        if told and os.path.dirname(told) == os.path.dirname(path) and not os.path.lexists(told):
+            return entry
+    return None
 
 
 def _path(annals: Annals, word: str, places: Places) -> str:
