@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from watcher import assets, checkpoint, cli, composition, config, mednet, ood, promoted
+from watcher import assets, checkpoint, cli, config, layout, mednet, ood, promoted
 from watcher.commands import promote
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, gate, rehearsal, site
@@ -284,7 +284,7 @@ class TestPromote:
         return cli.main([*map(str, words), "--config", str(tmp_path / "config.yaml")])
 
     def in_force(self, tmp_path: Path) -> str:
-        return checkpoint.load(composition.weights_path(None, config.load(tmp_path / "config.yaml", {}))).digest
+        return checkpoint.load(layout.weights_path(None, config.load(tmp_path / "config.yaml", {}))).digest
 
     def test_taught_promoted_and_taken_back(
         self,

@@ -16,7 +16,7 @@ from accounts import picture
 from harness import Daemon, mednet
 from numpy.random import default_rng
 
-from watcher import annals, cli, composition, config
+from watcher import annals, cli, config, layout
 from watcher.annals import Annals
 from watcher.clerk import Places
 from watcher.commands import doctor, status
@@ -170,7 +170,7 @@ def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
     """Review may hold thousands for all that is known: so it says, and no metric says 0."""
     where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path, tmp_path / "rejected")
     (tmp_path / "a.jpeg").touch()
-    counts = composition.backlog(where)
+    counts = layout.backlog(where)
     assert counts == {"review": None, "quarantine": 1}
     assert status._backlog(counts) == "review can not be listed, quarantine 1"
     assert status._backlog({"review": 0, "quarantine": 0}) == "nothing"

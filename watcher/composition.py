@@ -5,14 +5,10 @@ The network is an argument, so that whoever tests the rest need not load torch.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 from watcher import (
-    assets,
     bell,
     checkpoint,
     config,
@@ -20,12 +16,11 @@ from watcher import (
     decoder_pool,
     drift,
     filing,
+    layout,
     log,
     mounts,
     naming,
     operating,
-    outputs,
-    promoted,
     pulse,
     recover,
     seat,
@@ -57,35 +52,6 @@ Loader = Callable[[config.Config, checkpoint.Checkpoint, log.Logger], tuple[Netw
 """Makes the classifier station of some weights, and what tells the device it is on."""
 
 
-def lock_path(settings: config.Config) -> Path:
-    """The lock of the daemon with these settings."""
-    return settings.state.path / "daemon.lock"
-
-
-def ledger_path(settings: config.Config) -> Path:
-    """The ledger of the daemon with these settings."""
-    return settings.state.path / "ledger.sqlite3"
-
-
-def refuse_named_weights(settings: config.Config) -> None:
-    """Where the config names weights, those promoted are not asked for.
-
-    Raises:
-        Fatal: exit code 3; it does.
-    """
-    if settings.model.weights is not None:
-        raise Fatal(
-            f"model.weights names {settings.model.weights}, which stays in force whatever is promoted or taken back",
-            "Set model.weights to null, or replace that file.",
-            Exit.CONFIG,
-        )
-
-
-def last_error_path(settings: config.Config) -> Path:
-    """Where the last error is kept for ``status``."""
-    return settings.state.path / "last-error.json"
-
-
 def take_seat(settings: config.Config) -> Seat:
     """This daemon's place on the inbox, alone or as one of several.
 
@@ -108,7 +74,7 @@ def build(
     decoders = pool(settings, at)
     decoders.start()  # its imports overlap with torch's
     try:
-        weights = checkpoint.load(weights_path(None, settings))
+        weights = checkpoint.load(layout.weights_path(None, settings))
         ledger, mover, where = _reconciled(settings, at, weights, logger, replaced=replaced)
         if isinstance(source, Standing):
             source.remember(ledger)
@@ -144,10 +110,10 @@ def _reconciled(
     settings: config.Config, at: Seat, weights: checkpoint.Checkpoint, logger: log.Logger, *, replaced: bool
 ) -> tuple[Ledger, filing.Filing, Places]:
     """The ledger and where files go, after what was left by a life that ended in the middle is put right."""
-    ledger = Ledger(ledger_path(settings), owner=at.owner)
+    ledger = Ledger(layout.ledger_path(settings), owner=at.owner)
     if replaced:
         ledger.forget_places()
-    recover.refuse_missing(ledger, places(settings).all(weights.classes))
+    recover.refuse_missing(ledger, layout.places(settings).all(weights.classes))
     mover, where = directories(settings, at, weights)
     for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
         filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
@@ -204,7 +170,7 @@ def pool(settings: config.Config, at: Seat) -> DecoderPool:
     """The decoders, not yet started."""
     template = settings.output.dicom_name
     tags = naming.tags(template) if template else ()
-    return DecoderPool(at.inbox, decoder_limits(settings), settings.decode.timeout_s, tags=tags)
+    return DecoderPool(at.inbox, layout.decoder_limits(settings), settings.decode.timeout_s, tags=tags)
 
 
 def title(settings: config.Config) -> Callable[[Decoded], str | None]:
@@ -219,7 +185,7 @@ def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoin
     Raises:
         Fatal: exit code 5; one can not be made or written.
     """
-    where, mover = places(settings), filing.Filing(at.inbox, file_mode(settings))
+    where, mover = layout.places(settings), filing.Filing(at.inbox, layout.file_mode(settings))
     if settings.mode == "shadow":
         return mover, where  # nothing is moved there
     for directory in where.all(weights.classes):
@@ -230,12 +196,6 @@ def directories(settings: config.Config, at: Seat, weights: checkpoint.Checkpoin
     return mover, where
 
 
-def places(settings: config.Config) -> Places:
-    """Where files go."""
-    output = settings.output
-    return Places(output.sorted, output.review, output.quarantine, output.rejected)
-
-
 def clerk(settings: config.Config, ledger: Ledger, mover: filing.Filing, where: Places, model: str) -> Clerk:
     """Who carries decisions out, or only records them."""
     keep, kind = settings.output.keep_subdirectories, ShadowClerk if settings.mode == "shadow" else Clerk
@@ -244,12 +204,6 @@ def clerk(settings: config.Config, ledger: Ledger, mover: filing.Filing, where: 
 
 def _settle(settings: config.Config) -> Settle:
     return Settle(settings.inbox.settle_s, settings.inbox.patience_s, CAPACITY)
-
-
-def file_mode(settings: config.Config) -> int | None:
-    """What files get when they are filed; None leaves them theirs."""
-    mode = settings.output.file_mode
-    return None if mode is None else int(mode, 8)
 
 
 def rules(settings: config.Config) -> Rules:
@@ -319,8 +273,8 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
 
     def disk() -> dict[str, dict[str, float]]:
         now = route.clerk.places
-        counts = {place: float(count) for place, count in backlog(now).items() if count is not None}
-        return {"backlog_files": counts, "disk_free_bytes": free_space(settings, now)}
+        counts = {place: float(count) for place, count in layout.backlog(now).items() if count is not None}
+        return {"backlog_files": counts, "disk_free_bytes": layout.free_space(settings, now)}
 
     def facts() -> dict[str, str]:
         return {"model": route.clerk.model or "", "device": route.device(), "mode": settings.mode}
@@ -331,56 +285,6 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
     port, stop = metrics.serve(settings.metrics.port, settings.metrics.address)
     logger.info("metrics.serving", address=settings.metrics.address, port=port)
     return stop
-
-
-def backlog(where: Places) -> dict[str, int | None]:
-    """Files that wait for a person; None where the place can not be listed."""
-    return {"review": filing.count(where.review), "quarantine": filing.count(where.quarantine)}
-
-
-def free_space(settings: config.Config, where: Places) -> dict[str, float]:
-    """Bytes left on the disk of each place; none of one that can not be reached."""
-    paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(where)}
-    free = {}
-    for place, path in paths.items():
-        with contextlib.suppress(OSError):
-            free[place] = float(shutil.disk_usage(path).free)
-    return free
-
-
-def log_file(settings: config.Config) -> outputs.File | None:
-    """The file that the log is written to as well, if any.
-
-    Raises:
-        Fatal: exit code 5; it can not be opened.
-    """
-    path = settings.log.file
-    if path is None:
-        return None
-    try:
-        return outputs.File(path)
-    except OSError as error:
-        raise Fatal(
-            f"the log file {path} can not be written: {error.strerror}",
-            f"Make its directory, or set log.file. {mounts.let_write(path)}",
-            Exit.DIRECTORY,
-        ) from error
-
-
-def optional_config(path: Path | None) -> config.Config:
-    """The settings of a file, or the defaults where none is given and none lies here."""
-    return config.load(path or config.default(), os.environ, optional=path is None)
-
-
-def weights_path(wanted: Path | None, settings: config.Config) -> Path:
-    """The weights named on the command line, else in the config, else those promoted here, else those shipped."""
-    return wanted or settings.model.weights or promoted.in_force(settings.state.path) or assets.weights()
-
-
-def decoder_limits(settings: config.Config) -> dict[str, int]:
-    """What one decoder process is allowed."""
-    d = settings.decode
-    return {"max_bytes": d.max_bytes, "max_pixels": d.max_pixels, "memory_mb": d.memory_mb}
 
 
 def doubts(settings: config.Config) -> second_look.Rules:

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watcher import checkpoint, composition, config, operating
+from watcher import checkpoint, composition, config, layout, operating
 from watcher.batch import Batcher
 from watcher.clerk import Clerk
 from watcher.config import Config
@@ -104,7 +104,7 @@ class Maker:
         fixed = [key for key in changed if key in FIXED]
         if fixed:
             raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
-        weights = checkpoint.load(composition.weights_path(None, new))
+        weights = checkpoint.load(layout.weights_path(None, new))
         policy = operating.policy(new.review, weights)
         fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights, policy)
         try:
@@ -116,7 +116,7 @@ class Maker:
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=composition.watch(new, self._wake))
-            fresh = replace(fresh, log_file=composition.log_file(new))
+            fresh = replace(fresh, log_file=layout.log_file(new))
             mover, where = composition.directories(new, self._seat, weights)
         except BaseException:
             fresh.discard()

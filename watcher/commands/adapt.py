@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, composition, log
+from watcher import assets, checkpoint, classify, layout, log
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, rehearsal, site
 from watcher.training.dataset import Examples
@@ -21,7 +21,7 @@ REHEARSAL = "rehearsal.safetensors"
 
 def run(args: argparse.Namespace) -> int:
     """Tune the last layers, set the thresholds anew, and write the new weights."""
-    path = composition.weights_path(args.weights, composition.optional_config(args.config))
+    path = layout.weights_path(args.weights, layout.optional_config(args.config))
     present = checkpoint.load(path)
     classify.use_threads(args.threads)
     net = classify.build(present)

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from watcher import composition, config, log
+from watcher import composition, config, layout, log
 from watcher.annals import Annals
 from watcher.audit import Audit, Report
 from watcher.errors import Exit
@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
     settings = config.load(args.config or config.default(), os.environ)
     inbox = composition.inbox(settings)
-    with Annals(composition.ledger_path(settings)) as annals:
-        report = Audit(annals, composition.places(settings), inbox, settings.state.path, quick=args.quick).run()
+    with Annals(layout.ledger_path(settings)) as annals:
+        report = Audit(annals, layout.places(settings), inbox, settings.state.path, quick=args.quick).run()
     print(json.dumps(_json(report)) if args.json else _text(report))
     return Exit.FAILED if report.findings else Exit.OK
 

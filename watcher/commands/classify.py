@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import checkpoint, composition, decide, filing, log, operating, second_look
+from watcher import checkpoint, composition, decide, filing, layout, log, operating, second_look
 from watcher.clerk import Places
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Retry, Vanished
@@ -29,12 +29,12 @@ Result = Decoded | Rejected
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each file, in the order given. Exit code 1 if one could not be found or copied."""
-    settings = composition.optional_config(args.config)
+    settings = layout.optional_config(args.config)
     logger = log.configure("console", "warning", sys.stderr)
-    pool = DecoderPool(None, composition.decoder_limits(settings), settings.decode.timeout_s)
+    pool = DecoderPool(None, layout.decoder_limits(settings), settings.decode.timeout_s)
     pool.start()
     try:
-        weights = checkpoint.load(composition.weights_path(args.weights, settings))
+        weights = checkpoint.load(layout.weights_path(args.weights, settings))
         policy = operating.policy(settings.review, weights)
         network, _ = composition.load_network(settings, weights, logger)
         show = _json_line(weights.digest) if args.json else _text_line

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher import annals, checkpoint, composition, config, cores, doctor, formats, lock, log, operating, seat
+from watcher import annals, checkpoint, config, cores, doctor, formats, layout, lock, log, operating, seat
 from watcher.decoder_pool import DecoderPool
 from watcher.doctor import Check
 from watcher.errors import Exit, Fatal
@@ -55,8 +55,8 @@ def checks(settings: config.Config) -> Iterator[Check]:
     """All of them, as they are made."""
     yield running(settings)
     yield from doctor.directories(settings)
-    yield ledger(composition.ledger_path(settings))
-    yield weights(composition.weights_path(None, settings), settings.review)
+    yield ledger(layout.ledger_path(settings))
+    yield weights(layout.weights_path(None, settings), settings.review)
     yield device(settings.model.device)
     yield threads(settings.model.threads)
     yield from decoders(settings)
@@ -64,7 +64,7 @@ def checks(settings: config.Config) -> Iterator[Check]:
 
 def running(settings: config.Config) -> Check:
     """Who sorts this inbox just now."""
-    paths = [composition.lock_path(settings), *seat.workers(settings.state.path).values()]
+    paths = [layout.lock_path(settings), *seat.workers(settings.state.path).values()]
     pids = [str(facts.get("pid", "unknown")) for path in paths if (facts := lock.holder(path)) is not None]
     return Check("ok", "daemon", f"runs, process {', '.join(pids)}" if pids else "does not run")
 
@@ -141,7 +141,7 @@ def _picture(directory: Path, kind: str) -> str:
 
 
 def _decoded(names: list[str], directory: Path, settings: config.Config) -> dict[str, Decoded | Rejected]:
-    pool = DecoderPool(directory, composition.decoder_limits(settings), settings.decode.timeout_s)
+    pool = DecoderPool(directory, layout.decoder_limits(settings), settings.decode.timeout_s)
     answers: dict[str, Decoded | Rejected] = {}
     try:
         for name in names:

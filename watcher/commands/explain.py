@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from watcher import claims, composition, config, log, unique
+from watcher import claims, config, layout, log, unique
 from watcher.annals import Annals, Entry, Verdict
 from watcher.errors import Exit, Fatal
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 def about(words: Sequence[str], settings: config.Config, *, as_json: bool) -> int:
     """Print what is known of each word's files. Exit code 1 if nothing is known of one."""
     unknown = False
-    with Annals(composition.ledger_path(settings)) as annals:
+    with Annals(layout.ledger_path(settings)) as annals:
         for word in words:
             found = {entry.id: entry for entry in _about(annals, word, settings.inbox.path)}
             if not found and (number := _NUMBER.fullmatch(word)):

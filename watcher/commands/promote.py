@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, composition, decide, operating, promoted, verdicts, whole
+from watcher import assets, checkpoint, classify, decide, layout, operating, promoted, verdicts, whole
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
 from watcher.ood import Known
@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> int:
 
     What is in force already is left so, and that is told.
     """
-    settings = composition.optional_config(args.config)
-    composition.refuse_named_weights(settings)
+    settings = layout.optional_config(args.config)
+    layout.refuse_named_weights(settings)
     before = promoted.in_force(settings.state.path)
-    present = checkpoint.load(composition.weights_path(None, settings))
+    present = checkpoint.load(layout.weights_path(None, settings))
     new = checkpoint.load(args.candidate)
     if new.classes != present.classes:
         raise Fatal(

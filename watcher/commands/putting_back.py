@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from watcher import composition, config, log, recover, restore
+from watcher import composition, config, layout, log, recover, restore
 from watcher.errors import Exit
 from watcher.records import Ending
 from watcher.restore import Result
@@ -30,7 +30,7 @@ def run(
 
     ``nothing`` is said where it gives none.
     """
-    path = composition.ledger_path(settings)
+    path = layout.ledger_path(settings)
     work = contextlib.nullcontext() if dry else restore.at_work(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
     with work as clerk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from watcher import collisions, composition, config, decoder_pool, wishes
+from watcher import collisions, config, decoder_pool, layout, wishes
 from watcher.annals import Annals
 from watcher.commands import putting_back
 from watcher.errors import Exit, Fatal
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(args.config or config.default(), os.environ)
     name = putting_back.naming(settings)
     having = f" with the reason {args.reason}" if args.reason else ""
-    with Annals(composition.ledger_path(settings)) as annals:
+    with Annals(layout.ledger_path(settings)) as annals:
         return putting_back.run(
             lambda: (
                 wishes.named(annals, args.files, settings.output.quarantine, name)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watcher import bell, checkpoint, composition, config, export, filing, log, restore, verdicts
+from watcher import bell, checkpoint, config, export, filing, layout, log, restore, verdicts
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk
 from watcher.commands import explain, words
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace, settings: config.Config) -> int:
     """What waits in review, longest first."""
     now, count = datetime.now(UTC), 0
-    with Annals(composition.ledger_path(settings)) as annals:
+    with Annals(layout.ledger_path(settings)) as annals:
         for told in _waiting(annals, settings, now):
             count += 1
             print(json.dumps(told) if args.json else _text(told))
@@ -119,8 +119,8 @@ def _judge(args: argparse.Namespace, settings: config.Config) -> int:
     """Record verdicts, and have the files moved: by the daemon that runs, else here."""
     label = None
     if args.doing == "accept":
-        label = verdicts.known(checkpoint.load(composition.weights_path(None, settings)).classes, args.label)
-    path, places = composition.ledger_path(settings), composition.places(settings)
+        label = verdicts.known(checkpoint.load(layout.weights_path(None, settings)).classes, args.label)
+    path, places = layout.ledger_path(settings), layout.places(settings)
     with Annals(path) as annals:
         restore.refuse_root(path)
         judged = {each.path: each for each in (verdicts.subject(annals, file, places) for file in args.files)}
@@ -150,9 +150,9 @@ def _have_filed(given: list[int], annals: Annals, settings: config.Config) -> No
                 print("mednet-watcher: recorded; the daemon has not filed it yet, and will", file=sys.stderr)
                 return
             time.sleep(POLL_S)
-    with restore.at_work(composition.ledger_path(settings), settings.inbox.path, tell_reconciled) as clerk:
-        mover = Filing(settings.inbox.path, composition.file_mode(settings))
-        persons = Clerk(clerk.ledger, mover, composition.places(settings), None)
+    with restore.at_work(layout.ledger_path(settings), settings.inbox.path, tell_reconciled) as clerk:
+        mover = Filing(settings.inbox.path, layout.file_mode(settings))
+        persons = Clerk(clerk.ledger, mover, layout.places(settings), None)
         while done := verdicts.carry_out(persons):
             failed = [each for each in done if each.state == "later"]
             for each in failed:
@@ -192,7 +192,7 @@ def _export(args: argparse.Namespace, settings: config.Config) -> int:
                 Exit.DIRECTORY,
             )
     counts = {"copied": 0, "there": 0, "left": 0, "withdrawn": 0}
-    with Annals(composition.ledger_path(settings)) as annals:
+    with Annals(layout.ledger_path(settings)) as annals:
         for result in export.export(annals, Path(os.path.abspath(args.to))):
             counts[result.state] += 1
             if result.why:

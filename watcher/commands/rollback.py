@@ -8,18 +8,18 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import assets, checkpoint, composition, promoted, verdicts
+from watcher import assets, checkpoint, layout, promoted, verdicts
 from watcher.errors import Exit, Fatal
 
 
 def run(args: argparse.Namespace) -> int:
     """Put the weights of before in force again, from the next start or reload on; or list what was promoted."""
-    settings = composition.optional_config(args.config)
+    settings = layout.optional_config(args.config)
     state = settings.state.path
     if args.list:
         entries = promoted.history(state)
         return _list(entries, str(settings.model.weights) if settings.model.weights else _present(entries, state))
-    composition.refuse_named_weights(settings)
+    layout.refuse_named_weights(settings)
     if not promoted.history(state):
         raise _nothing()
     with promoted.alone(state):

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, daemon, log, notify, outputs
+from watcher import composition, config, daemon, layout, log, notify, outputs
 from watcher.errors import Exit, Fatal
 from watcher.reload import Fresh, Maker, Reload
 from watcher.route import Route
@@ -45,7 +45,7 @@ def serve(path: Path, load: composition.Loader, *, replaced: bool = False) -> in
 def _serve(path: Path, load: composition.Loader, journal: log.Journal, service: Service, *, replaced: bool) -> int:
     started, logger = time.monotonic(), journal.logger
     settings = config.load(path, os.environ)
-    _use(journal, settings, composition.log_file(settings))
+    _use(journal, settings, layout.log_file(settings))
     seat = composition.take_seat(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
     wake, stop = daemon.Wake(), daemon.Stop()
@@ -82,4 +82,4 @@ def _facts(route: Route, settings: config.Config) -> dict[str, object]:
 
 
 def _use(journal: log.Journal, settings: config.Config, file: outputs.File | None) -> None:
-    journal.use(settings.log.format, settings.log.level, file, composition.last_error_path(settings))
+    journal.use(settings.log.format, settings.log.level, file, layout.last_error_path(settings))

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from watcher import agreement, annals, claims, composition, config, lock, log, seat
+from watcher import agreement, annals, claims, composition, config, layout, lock, log, seat
 from watcher.clerk import Places
 from watcher.commands import words
 from watcher.errors import Exit, Retry
@@ -25,13 +25,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _state(settings: config.Config) -> dict[str, Any]:
-    path = composition.ledger_path(settings)
+    path = layout.ledger_path(settings)
     known = annals.exists(path)  # first: who may not look would be told that nothing runs
-    holder = lock.holder(composition.lock_path(settings))
+    holder = lock.holder(layout.lock_path(settings))
     sharing = {name: facts for name, path in seat.workers(settings.state.path).items() if (facts := lock.holder(path))}
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     tally = annals.tally(path, midnight) if known else annals.Tally({}, {}, {}, None, 0)
-    places, waiting = composition.places(settings), _waiting(settings)
+    places, waiting = layout.places(settings), _waiting(settings)
     return {
         "running": holder is not None or bool(sharing),
         "daemon": holder,
@@ -39,8 +39,8 @@ def _state(settings: config.Config) -> dict[str, Any]:
         "inbox": str(settings.inbox.path),
         "waiting": None if waiting is None else waiting[0],
         "oldest_pending_s": None if waiting is None else waiting[1],
-        "backlog": _to_see_to(composition.backlog(places), places, settings),
-        "disk_free_bytes": composition.free_space(settings, places),
+        "backlog": _to_see_to(layout.backlog(places), places, settings),
+        "disk_free_bytes": layout.free_space(settings, places),
         **told_of_error(_last_error(settings), _daemon(holder, sharing), tally.last_work_at, datetime.now(UTC)),
         "today": tally.since,
         "total": tally.total,
@@ -54,7 +54,7 @@ def _state(settings: config.Config) -> dict[str, Any]:
 
 def _shadow(settings: config.Config) -> dict[str, Any] | None:
     """Shadow decisions, and where people put those files since. None where there are none."""
-    with annals.Annals(composition.ledger_path(settings)) as book:
+    with annals.Annals(layout.ledger_path(settings)) as book:
         found = agreement.compare(book, settings.output.sorted)
     if not found.decided:
         return None
@@ -92,7 +92,7 @@ def _waiting(settings: config.Config) -> tuple[int, float | None] | None:
 def _last_error(settings: config.Config) -> dict[str, Any] | None:
     """The last line of level error or above that the daemon logged, in this life or before."""
     try:
-        told = json.loads(composition.last_error_path(settings).read_text())
+        told = json.loads(layout.last_error_path(settings).read_text())
     except (OSError, ValueError):
         return None
     return told if isinstance(told, dict) else None

@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
-from watcher import composition
+from watcher import layout
 from watcher.errors import Exit, Fatal
 from watcher.log import printable
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    path = Path(args.file) if args.file else composition.optional_config(args.config).log.file
+    path = Path(args.file) if args.file else layout.optional_config(args.config).log.file
     if path is None:
         raise Fatal(
             "the config has no log.file, so there is no file to read",

@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, restore, wishes
+from watcher import config, layout, restore, wishes
 from watcher.annals import Annals
 from watcher.commands import putting_back
 from watcher.errors import Exit, Fatal
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
         to = inbox
     _refuse_among_others(to, settings)
     name = putting_back.naming(settings)
-    with Annals(composition.ledger_path(settings)) as annals:
+    with Annals(layout.ledger_path(settings)) as annals:
         for number in args.id or ():
             _refuse_other_than_filed(annals, number)
         if to == inbox and restore.daemons(settings.state.path):

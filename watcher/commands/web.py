@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from watcher import checkpoint, composition, config, restore, verdicts
+from watcher import checkpoint, composition, config, layout, restore, verdicts
 from watcher.errors import Exit, Fatal
 from watcher.review import guard
 from watcher.verdicts import Person
@@ -21,19 +21,19 @@ def run(args: argparse.Namespace) -> int:
     from watcher.review.pictures import Pictures
 
     settings = config.load(args.config or config.default(), os.environ)
-    ledger = composition.ledger_path(settings)
+    ledger = layout.ledger_path(settings)
     if not ledger.exists():
         raise Fatal(f"there is no ledger {ledger}", "Start the daemon once; it makes it.", Exit.DIRECTORY)
     restore.refuse_root(ledger)
     site = Site(
         ledger,
         settings.state.path,
-        composition.places(settings),
+        layout.places(settings),
         composition.inbox(settings),
-        checkpoint.load(composition.weights_path(None, settings)).classes,
+        checkpoint.load(layout.weights_path(None, settings)).classes,
         settings.decode.max_bytes,
     )
-    pictures = Pictures(composition.decoder_limits(settings), settings.decode.timeout_s)
+    pictures = Pictures(layout.decoder_limits(settings), settings.decode.timeout_s)
     person = _asks_who(args.user_header)
     hosts = guard.names(args.address, args.port) | {name.lower() for name in args.host}
     lock = guard.Guard(frozenset(hosts))
