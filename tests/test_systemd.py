@@ -105,7 +105,8 @@ def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
     unit = install(tmp_path).read_text()
     found = config.load(tmp_path / "etc/mednet-watcher/config.yaml", {})
     shipped = config.load(Path(__file__).parents[1] / "config.yaml", {})
-    images = [found.inbox.path, found.output.sorted, found.output.review, found.output.quarantine]
+    output = found.output
+    images = [found.inbox.path, output.sorted, output.review, output.quarantine, output.rejected]
     [mounts] = re.findall("^RequiresMountsFor=(.*)$", unit, re.MULTILINE)
     assert mounts.split() == [str(path) for path in images]
     [writable] = re.findall("^ReadWritePaths=(.*)$", unit, re.MULTILINE)

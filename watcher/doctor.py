@@ -65,9 +65,8 @@ def directories(settings: Config) -> Iterator[Check]:
 
 def _ways(settings: Config) -> Iterator[Check]:
     output = settings.output
-    places = {"sorted": output.sorted, "review": output.review, "quarantine": output.quarantine}
-    if output.rejected.is_dir():
-        places["rejected"] = output.rejected
+    names = ("sorted", "review", "quarantine", "rejected")
+    places: dict[str, Path] = {name: getattr(output, name) for name in names}
     found: dict[str, Path] = {}
     for name, path in {"inbox": settings.inbox.path, **places, "state": settings.state.path}.items():
         if name != "inbox" or path.is_dir():

@@ -71,7 +71,7 @@ def at_start(ledger: Ledger, state: Path) -> list[Ending]:
         raise Fatal(
             f"what was being moved when its owner died can not be reconciled: {error}",
             "Mount what belongs there, or free space for the ledger. If a directory was replaced for good, start once "
-            "with `run --directories-replaced`.",
+            "with `run --directories-replaced` and the same --config.",
             Exit.DIRECTORY,
         ) from error
 
@@ -97,7 +97,7 @@ def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
             raise Fatal(
                 f"{directory} is not on the file system it was on when files were last moved there",
                 "Mount what belongs there: files would be hidden beneath it later. If it was replaced for good, start "
-                "once with `run --directories-replaced`.",
+                "once with `run --directories-replaced` and the same --config.",
                 Exit.DIRECTORY,
             )
 

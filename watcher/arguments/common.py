@@ -44,9 +44,12 @@ def port(text: str) -> int:
     return value
 
 
-def weights(command: argparse.ArgumentParser) -> None:
+def weights(command: argparse.ArgumentParser, default: str = "those shipped with the product") -> None:
     """The option for the weights."""
-    command.add_argument("--weights", type=Path, metavar="FILE", help="default: those shipped with the product")
+    command.add_argument("--weights", type=Path, metavar="FILE", help=f"default: {default}")
+
+
+IN_FORCE = "those in force here: of the config, else promoted, else shipped"
 
 
 def json(command: argparse.ArgumentParser, told: str) -> None:

@@ -13,7 +13,7 @@ def _run(add: common.Add) -> None:
     command.add_argument(
         "--directories-replaced",
         action="store_true",
-        help="after a crash: inbox or outputs are other directories than then, for good, and not a missing mount",
+        help="inbox or outputs were replaced for good since files were last moved: it is no mount that is missing",
     )
     common.config(command, "./config.yaml")
 
@@ -24,7 +24,7 @@ def _classify(add: common.Add) -> None:
     command.add_argument("--sort-into", type=Path, metavar="DIR", help="copy each into its class's directory below DIR")
     common.json(command, "one JSON object a line, for every file")
     common.config(command)
-    common.weights(command)
+    common.weights(command, common.IN_FORCE)
 
 
 def _check_config(add: common.Add) -> None:
@@ -47,7 +47,8 @@ def _status(add: common.Add) -> None:
 
 def _tail(add: common.Add) -> None:
     command = add("tail", "show the JSON log to people")
-    command.add_argument("file", nargs="?", metavar="FILE", help="default: log.file of the config; - is standard input")
+    told = "default: log.file of the config; - is standard input, shown whole"
+    command.add_argument("file", nargs="?", metavar="FILE", help=told)
     command.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="the last N that pass (default: 20)")
     command.add_argument("-f", "--follow", action="store_true", help="go on with those that come, also over a rotation")
     command.add_argument("--event", action="append", metavar="PATTERN", help="only these, e.g. 'inbox.*'")

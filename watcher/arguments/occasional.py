@@ -17,7 +17,7 @@ def _adapt(add: common.Add) -> None:
         "--accept-rate", type=common.share, default=0.996, metavar="SHARE", help="of the base data, filed"
     )
     command.add_argument("--threads", type=common.count, default=0, help="CPU threads (default: all cores)")
-    common.weights(command)
+    common.weights(command, common.IN_FORCE)
     common.config(command)
 
 

@@ -18,6 +18,7 @@ _PATHS = {
     "output.sorted": "/srv/radiology/sorted",
     "output.review": "/srv/radiology/review",
     "output.quarantine": "/srv/radiology/quarantine",
+    "output.rejected": "/srv/radiology/rejected",
     "state.path": "/var/lib/mednet-watcher",
 }
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
