@@ -113,6 +113,7 @@ def test_torch_is_not_asked_without_need(house: House) -> None:
         ("inbox: {path: config.yaml}", {"inbox": "fail"}),
         ("inbox: {sentinel: mounted}", {"inbox": "fail"}),
         ("output: {review: config.yaml/below}", {"review": "fail"}),
+        ("output: {rejected: config.yaml/below}", {"rejected": "fail"}),
         ("model: {weights: config.yaml}", {"weights": "fail"}),
         ("model: {device: cpu, threads: 4096}", {"cores": "warn"}),
         ("decode: {memory_mb: 40}", {f"decoder {name}": "fail" for name in formats.NAMES}),
