@@ -194,15 +194,19 @@ def test_other_seeds_are_judged_beside(home: Path) -> None:
 
 
 def test_seeds_side_by_side() -> None:
-    """Each seed has a line, each recipe the mean of its seeds, by class too; one seed alone makes no table."""
+    """Each seed has a line, each recipe the mean of its seeds, each class its own column; one seed makes no table."""
 
     def valid(seed: int, errors: int) -> dict[str, Any]:
         by_class = {"CXR": errors - 1, "Hand": 1}
         return {"seed": seed, "errors": errors, "errors_by_class": by_class, "sure_errors": 0, "ece": 0.001}
 
+    def row(seed: int, errors: int) -> dict[str, Any]:
+        found = valid(seed, errors)  # the studies' rows have their keys in another order
+        return {**found, "errors_by_class": dict(reversed(found["errors_by_class"].items()))}
+
     judged = {name: {"seed": n, "valid": valid(n, n + 1)} for n, name in enumerate(("shipped", "shipped-seed1"))}
     judged["a"] = {"seed": 0, "valid": valid(0, 99)}
-    table = seeds.beside(judged, [valid(0, 4), valid(1, 7)])[-1].splitlines()
+    table = seeds.beside(judged, [row(0, 4), row(1, 7)])[-1].splitlines()
     assert table[2:] == [
         "| improved recipe | 0 | 4 | 3 | 1 | 0 | 0.10% |",
         "| improved recipe | 1 | 7 | 6 | 1 | 0 | 0.10% |",

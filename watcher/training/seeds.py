@@ -45,10 +45,10 @@ def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> 
     classes = list(general[0]["valid"]["errors_by_class"])
     lines = [_HEAD.format(classes=" | ".join(classes)), "|---" * (len(classes) + 5) + "|"]
     for title, rows in (("improved recipe", improved), ("as shipped", [_row(each) for each in general])):
-        lines += [_line(title, str(row["seed"]), [row]) for row in rows]
+        lines += [_line(title, str(row["seed"]), [row], classes) for row in rows]
         if len(rows) > 1:
             spread = stdev(row["errors"] for row in rows)
-            lines.append(_line(f"**{title}**", f"mean of {len(rows)}, sd {spread:.1f}", rows))
+            lines.append(_line(f"**{title}**", f"mean of {len(rows)}, sd {spread:.1f}", rows, classes))
     return ["## The shipped recipe with other seeds", _TOLD, "\n".join(lines)]
 
 
@@ -90,11 +90,11 @@ def _row(judged: Mapping[str, Any]) -> dict[str, Any]:
     return {"seed": judged["seed"], **judged["valid"]}
 
 
-def _line(title: str, seed: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _line(title: str, seed: str, rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
     def mean(values: Sequence[float]) -> str:
         return f"{fmean(values):.1f}" if len(values) > 1 else f"{values[0]}"
 
-    by_class = [mean([row["errors_by_class"][label] for row in rows]) for label in rows[0]["errors_by_class"]]
+    by_class = [mean([row["errors_by_class"][label] for row in rows]) for label in classes]
     sure, ece = mean([row["sure_errors"] for row in rows]), fmean(row["ece"] for row in rows)
     return (
         f"| {title} | {seed} | {mean([row['errors'] for row in rows])} | {' | '.join(by_class)} | {sure} | {ece:.2%} |"
