@@ -201,3 +201,20 @@ def test_many_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.file("d.png", HAND, b"d")
     (site.hand / "d.png").unlink()
     assert told(site) == [("missing", "d.png", 4)]
+
+
+def test_a_time_beyond_what_sqlite_holds(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
+    """Files that are dated after 2262-04-11 are filed, audited and put back as others are."""
+
+    def dated(path: Path) -> Identity:
+        os.utime(path, (10**10,) * 2)
+        if os.lstat(path).st_mtime_ns < 1 << 63:
+            pytest.skip("this file system knows no such time")
+        return identify(path)
+
+    site = Site(tmp_path, dated)
+    site.file("a.png", HAND, b"one")
+    assert told(site) == []
+    assert [result.state for result in site.undo(number=1)] == ["restored"]
+    assert told(site) == []
+    site.book.close()

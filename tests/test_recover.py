@@ -306,3 +306,22 @@ def test_file_rewritten_before_the_move_is_no_missing_file(scene: Scene) -> None
     ending = scene.recover()
     assert (ending.state, "changed" in (ending.note or "")) == ("returned", True)
     assert content(scene.inbox) == [b"a newer version"]
+
+
+def test_a_time_beyond_what_sqlite_holds(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
+    """A file that is dated after 2262-04-11 is decided upon, and known again after a crash that followed its move."""
+    (tmp_path / "Hand").mkdir()
+    scene = Scene(tmp_path, tmp_path / "Hand", _far_ahead(identify))
+    scene.source.rename(scene.target / NAME)
+    assert scene.recover().state == "filed"
+    scene.ledger.close()
+
+
+def _far_ahead(identify: Callable[[Path], Identity]) -> Callable[[Path], Identity]:
+    def dated(path: Path) -> Identity:
+        os.utime(path, (10**10,) * 2)
+        if os.lstat(path).st_mtime_ns < 1 << 63:
+            pytest.skip("this file system knows no such time")
+        return identify(path)
+
+    return dated

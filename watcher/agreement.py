@@ -11,6 +11,7 @@ from pathlib import Path
 
 from watcher import unique
 from watcher.annals import Annals, Entry
+from watcher.records import signed
 
 
 @dataclass
@@ -73,7 +74,7 @@ def _decided(path: str, by_size: dict[int | None, list[Entry]], by_digest: dict[
         candidates = by_size.get(found.st_size)
         if not candidates or not stat.S_ISREG(found.st_mode):
             return None
-        stamp = found.st_ino, found.st_mtime_ns
+        stamp = found.st_ino, signed(found.st_mtime_ns)
         same = next((entry for entry in candidates if (entry.inode, entry.mtime_ns) == stamp), None)
         return same or by_digest.get(unique.digest(Path(path)))
     except OSError:

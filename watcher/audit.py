@@ -20,6 +20,7 @@ from watcher.annals import Annals, Entry
 from watcher.clerk import Places
 from watcher.errors import Exit, Fatal, Retry
 from watcher.inbox import Inbox
+from watcher.records import signed
 
 Kind = Literal["missing", "moved", "changed", "unreadable", "unknown", "doubled", "stray_reason", "unended", "partial"]
 
@@ -156,13 +157,13 @@ class Audit:
             found = os.lstat(path)
         except OSError:
             return False
-        row = (os.fsencode(path), place, found.st_size, _signed(found.st_ino), found.st_mtime_ns)
+        row = (os.fsencode(path), place, found.st_size, signed(found.st_ino), signed(found.st_mtime_ns))
         self._disk.execute("insert or ignore into file values (?, ?, ?, ?, ?, null)", row)
         return True
 
     def _account(self, entry: Entry) -> None:
         if entry.state == "shadowed":
-            row = (entry.size, _signed(entry.inode), entry.mtime_ns, entry.digest)
+            row = (entry.size, None if entry.inode is None else signed(entry.inode), entry.mtime_ns, entry.digest)
             self._disk.execute("insert into shadow values (?, ?, ?, ?)", row)
         if entry.state == "missing" and not self._turned_up(entry):
             self._vanished.append(entry)
@@ -313,18 +314,13 @@ class Audit:
         """Whether shadow mode decided upon this file, by inode and time or by its bytes: people sorted it since."""
         query = "select inode, mtime_ns, digest from shadow where size = ?"
         rows = self._disk.execute(query, (found.size,)).fetchall()
-        stamp = (_signed(found.inode), found.mtime_ns)
+        stamp = (signed(found.inode), found.mtime_ns)
         if any((inode, mtime_ns) == stamp for inode, mtime_ns, _ in rows):
             return True
         return bool(rows) and self._digest(found.path) in {digest for *_, digest in rows if digest is not None}
 
     def _find(self, kind: Kind, path: str, name: str, number: int | None = None, where: str | None = None) -> None:
         self._report.findings.append(Finding(kind, path, name, number, where))
-
-
-def _signed(inode: int | None) -> int | None:
-    """SQLite's integers are signed."""
-    return inode - (1 << 64) if inode is not None and inode >= 1 << 63 else inode
 
 
 def _refuse(error: OSError) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from watcher import ledger_rows
 from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger_rows import Unended
-from watcher.records import Behind, Ending, Order
+from watcher.records import Behind, Ending, Order, signed
 
 _VERSION = 3
 """What ``ledger.sql`` says of itself."""
@@ -119,7 +119,7 @@ class Ledger:
                 found = os.stat(directory)
             except OSError:
                 continue
-            which = ledger_rows.signed(found.st_dev), ledger_rows.signed(found.st_ino)
+            which = signed(found.st_dev), signed(found.st_ino)
             if self._noted.get(directory) != which:
                 self._db.execute("insert or replace into place values (?, ?, ?)", (os.fsencode(directory), *which))
                 self._noted[directory] = which

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from watcher.records import Ending, Identity, Order, Outcome
+from watcher.records import Ending, Identity, Order, Outcome, signed
 
 DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
 
@@ -108,11 +108,6 @@ def ending(ended: Ending, at: str) -> tuple[Any, ...]:
 def text(told: str | None) -> str | None:
     """SQLite takes no surrogate escapes: names that are no UTF-8 appear in words as escapes."""
     return None if told is None else told.encode("utf-8", "backslashreplace").decode()
-
-
-def signed(number: int) -> int:
-    """SQLite's integers are signed; device and inode numbers may use all 64 bits."""
-    return number - (1 << 64) if number >= 1 << 63 else number
 
 
 def _identity(row: Sequence[int]) -> Identity:

@@ -29,14 +29,28 @@ class Outcome(StrEnum):
     REJECTED = "rejected"  # of none of the classes, as a person says
 
 
+def signed(number: int) -> int:
+    """This number in the 64 bits, with a sign, that SQLite has for one.
+
+    Device and inode numbers may use all 64 without one, and a time after 2262-04-11 in ns needs more than 63.
+    """
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which file a name stood for, and in which state, when it was looked at."""
+    """Which file a name stood for, and in which state, when it was looked at.
+
+    ``mtime_ns`` is kept as the ledger keeps it, see :func:`signed`.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mtime_ns", signed(self.mtime_ns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ledger
 from watcher.ledger_rows import Unended
 from watcher.lock import Lock, path_of
-from watcher.records import Ending, Outcome
+from watcher.records import Ending, Outcome, signed
 
 CLOCK_STEP_S = 2.0
 """How coarse a file system's times may be (FAT's are)."""
@@ -227,14 +227,14 @@ def _is(path: Path, decision: Unended) -> bool:
     except OSError:
         return False
     i = decision.identity
-    return i is not None and (found.st_ino, found.st_size, found.st_mtime_ns) == (i.inode, i.size, i.mtime_ns)
+    return i is not None and (found.st_ino, found.st_size, signed(found.st_mtime_ns)) == (i.inode, i.size, i.mtime_ns)
 
 
 def _is_copy(path: Path, decision: Unended) -> bool:
     """A copy, on another file system or behind another mount of this one: digest and time are kept, not the inode."""
     found = os.lstat(path)
     i = decision.identity
-    if i is None or decision.digest is None or (found.st_size, found.st_mtime_ns) != (i.size, i.mtime_ns):
+    if i is None or decision.digest is None or (found.st_size, signed(found.st_mtime_ns)) != (i.size, i.mtime_ns):
         return False
     if not stat.S_ISREG(found.st_mode):
         return False

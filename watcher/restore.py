@@ -25,7 +25,7 @@ from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Vanished
 from watcher.filing import Filing
 from watcher.ledger import Ledger
-from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing
+from watcher.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing, signed
 from watcher.wishes import Wish
 
 OWNER = claims.OPERATOR
@@ -238,7 +238,7 @@ def _digest(path: Path, found: os.stat_result, entry: Entry | None, why: Why) ->
     same_size = entry.size in (None, found.st_size)
     if entry.digest is None:
         # It was never read (a link, say): then size and time must do.
-        if not same_size or (regular and entry.mtime_ns not in (None, found.st_mtime_ns)):
+        if not same_size or (regular and entry.mtime_ns not in (None, signed(found.st_mtime_ns))):
             raise Vanished("it was changed since it was filed")
         return None
     if not regular or not same_size or unique.digest(path) != entry.digest:

@@ -23,7 +23,7 @@ from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.ledger import Ledger
-from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing, signed
 
 CHUNK = 64
 """Verdicts carried out at once, so that sorting goes on in between."""
@@ -126,7 +126,7 @@ def _read(path: str) -> tuple[str, tuple[int, int]]:
         found = os.lstat(path)
         if not stat.S_ISREG(found.st_mode):
             raise Fatal(f"{path} is no regular file", "Only images are judged.", Exit.USAGE)
-        return unique.digest(Path(path)), (found.st_size, found.st_mtime_ns)
+        return unique.digest(Path(path)), (found.st_size, signed(found.st_mtime_ns))
     except OSError as error:
         raise Fatal(f"{path} can not be read: {error.strerror}", "See `mednet-watcher explain`.") from error
 

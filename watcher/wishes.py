@@ -12,6 +12,7 @@ from pathlib import Path
 from watcher import claims, filing, unique
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.errors import Exit, Fatal
+from watcher.records import signed
 
 Name = Callable[[Entry], str]
 """What a file is to be called that a decision put where it lies, with its path if it goes below."""
@@ -89,7 +90,7 @@ def _size_and_time(path: str) -> tuple[int | None, int | None]:
         found = os.lstat(path)
     except OSError:
         return None, None
-    return found.st_size, found.st_mtime_ns
+    return found.st_size, signed(found.st_mtime_ns)
 
 
 def _is_directory(path: str) -> bool:
