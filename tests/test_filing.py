@@ -319,6 +319,25 @@ class TestOtherFileSystem:
             Filing(inbox).move("a.png", stamp, DIGEST, elsewhere)
         assert b"another one" in content(inbox).values()
 
+    @pytest.mark.parametrize("renamed", [True, False])
+    def test_source_gone_after_the_copy(
+        self, inbox: Path, elsewhere: Path, identify: Identify, monkeypatch: pytest.MonkeyPatch, renamed: bool
+    ) -> None:
+        """A file renamed or removed once its copy has a name has vanished: no unknown copy stays."""
+        source = inbox / "a.png.part"
+        source.write_bytes(CONTENT)
+        stamp = identify(source)
+
+        def reach(point: str) -> None:
+            if point == "published":
+                source.rename(inbox / "a.png") if renamed else source.unlink()
+
+        monkeypatch.setattr(filing.failpoints, "reach", reach)
+        with pytest.raises(Vanished):
+            Filing(inbox).move(source.name, stamp, DIGEST, elsewhere)
+        assert content(elsewhere) == {}
+        assert content(inbox) == ({"a.png": CONTENT} if renamed else {})
+
     def test_what_is_no_regular_file_is_made_again(self, inbox: Path, elsewhere: Path) -> None:
         """A pipe has no bytes to copy: it is made again over there, under a name of its own, and leaves the inbox."""
         os.mkfifo(inbox / "pipe")

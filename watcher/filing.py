@@ -283,6 +283,10 @@ def _move_across(source: Path, target: Path, identity: Identity | None, digest: 
     final = unique.copy(source, target, identity, digest) if regular else unique.make_again(source, target)
     failpoints.reach("published")
     with contextlib.suppress(Vanished):  # a new file has taken the name meanwhile: it stays
-        unique.same(source, identity)
+        try:
+            unique.same(source, identity)
+        except FileNotFoundError:  # renamed, maybe: it will come again under its new name
+            final.unlink()
+            raise
         unique.unlink_or_undo(source, final)
     return final
