@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import sqlite3
@@ -172,6 +173,19 @@ class TestRetry:
         site.file("a.png", BROKEN)
         site.retry(site.quarantine / "a.png")
         assert (site.quarantine / "a.png.reason.json").read_bytes() == data
+
+    @pytest.mark.parametrize("sent", [False, True])
+    def test_the_reason_of_a_file_that_was_removed_without_it(self, site: Site, sent: bool) -> None:
+        """It gives way to that of the next file of the name, unless it is a file that was sent and is called so."""
+        site.file("a.png", EMPTY, b"")
+        beside = site.quarantine / "a.png.reason.json"
+        if sent:
+            data = beside.read_bytes()
+            beside.unlink()
+            site.file(beside.name, BROKEN, data)
+        (site.quarantine / "a.png").unlink()
+        site.file("a.png", BROKEN, b"cut")
+        assert json.loads(beside.read_bytes())["reason"] == ("empty" if sent else "truncated")
 
     def test_what_a_person_put_there_is_no_reason(self, site: Site) -> None:
         """What stands in the place of a reason file and does not read like one is not removed."""

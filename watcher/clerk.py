@@ -148,7 +148,7 @@ class Clerk:
         if order.decision.outcome is Outcome.QUARANTINE:
             d = order.decision
             told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
-            filing.explain(path, told)
+            filing.explain(path, told, self.ledger.was_bound_for)
         elif order.source is not None:  # a person's
             filing.unexplain(Path(order.source), self.ledger.was_bound_for)
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)

@@ -179,13 +179,20 @@ def waits(entry: os.DirEntry[str]) -> bool:
     return not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
 
 
-def explain(destination: Path, reason: Mapping[str, Any]) -> None:
+def explain(destination: Path, reason: Mapping[str, Any], is_a_file: Callable[[Path], bool]) -> None:
     """Put a JSON file with the reason beside a quarantined file, whole at once or not at all.
 
-    Best effort: the ledger has it too.
+    One of an earlier file of the name, which somebody removed without it, gives way; no other file does, see
+    :func:`unexplain`. Best effort: the ledger has it too.
     """
+    beside, told = reason_beside(destination), json.dumps(reason, indent=2).encode() + b"\n"
     with contextlib.suppress(OSError):
-        unique.write(reason_beside(destination), json.dumps(reason, indent=2).encode() + b"\n")
+        try:
+            unique.write(beside, told)
+        except FileExistsError:
+            if _is_reason(beside) and not is_a_file(beside):
+                beside.unlink()
+                unique.write(beside, told)
 
 
 def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:

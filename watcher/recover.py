@@ -180,7 +180,7 @@ def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
     """The reason beside a file in quarantine: there when it has come, gone when it has left."""
     if decision.outcome is Outcome.QUARANTINE:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
-        filing.explain(target, told)
+        filing.explain(target, told, ledger.was_bound_for)
     elif _is_persons(decision):
         filing.unexplain(Path(decision.source), ledger.was_bound_for)
 
