@@ -57,6 +57,16 @@ def test_unknown_command_is_a_usage_error() -> None:
     assert "invalid choice" in ended.stderr
 
 
+@pytest.mark.parametrize("words", [["undo", "--id"], ["undo", "--batch"], ["explain", "--id"]])
+def test_a_number_that_no_ledger_has_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A number that SQLite can not hold is refused, and not a traceback."""
+    with pytest.raises(SystemExit) as ended:
+        cli.parser().parse_args([*words, "9" * 20])
+    assert ended.value.code == 2
+    assert "more than the ledger can hold" in capsys.readouterr().err
+    assert cli.parser().parse_args([*words, str(2**63 - 1)])
+
+
 class TestClosedStreams:
     """Started by something that closed standard streams, as an old init script does."""
 

@@ -36,6 +36,14 @@ def count(text: str) -> int:
     return value
 
 
+def number(text: str) -> int:
+    """The number of a decision or batch; the ledger's end at 64 bits with a sign."""
+    value = count(text)
+    if value >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"{text} is more than the ledger can hold")
+    return value
+
+
 def port(text: str) -> int:
     """A number that a port may have."""
     value = int(text)

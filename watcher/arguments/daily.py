@@ -98,9 +98,9 @@ def _undo(add: common.Add) -> None:
     command = add("undo", "put files that were filed back into the inbox, but for those that people judged")
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("--since", metavar="TIME", help="those filed since: 30m, 2h or 1d ago, or 2026-03-01T14:30")
-    which.add_argument("--batch", type=int, metavar="N", help="those decided in one transaction, see explain")
+    which.add_argument("--batch", type=common.number, metavar="N", help="those decided in one transaction, see explain")
     told = "the one of this decision, also if a person judged it; may be given several times"
-    which.add_argument("--id", type=int, action="append", metavar="N", help=told)
+    which.add_argument("--id", type=common.number, action="append", metavar="N", help=told)
     told = "those that people judged as well: what was said of them is withdrawn, and no longer exported"
     command.add_argument("--verdicts", action="store_true", help=told)
     command.add_argument("--to", type=Path, metavar="DIR", help="put them there instead, made if missing")
@@ -128,7 +128,12 @@ def _explain(add: common.Add) -> None:
         "what", nargs="*", metavar="FILE", help="a path, a name, a decision's number, or 8 or more digits of a SHA-256"
     )
     command.add_argument(
-        "--id", type=int, action="append", default=[], metavar="N", help="a decision's number, also as N or '#N'"
+        "--id",
+        type=common.number,
+        action="append",
+        default=[],
+        metavar="N",
+        help="a decision's number, also as N or '#N'",
     )
     common.json(command, "one JSON object a line, for every decision")
     common.config(command)
