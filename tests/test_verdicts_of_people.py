@@ -291,6 +291,12 @@ class TestAVerdict:
         site.file("1", UNSURE)
         assert site.subject(word).name == ("a.png" if word == "#1" else "1")
 
+    def test_a_note_that_is_no_utf8(self, site: Reading) -> None:
+        """Bytes of another encoding, as a terminal may send, are kept as escapes; the verdict is recorded."""
+        site.file("a.png", UNSURE)
+        site.give(site.root / "review" / "a.png", None, os.fsdecode(b"Sch\xe4del"))
+        assert [verdict.note for verdict in site.verdicts()] == ["Sch\\udce4del"]
+
 
 class TestWhatIsRefused:
     def code(self, site: Reading, word: str | Path) -> Exit:

@@ -23,6 +23,7 @@ from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.ledger import Ledger
+from watcher.ledger_rows import text
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Timing, signed
 
 CHUNK = 64
@@ -143,7 +144,7 @@ def give(ledger: Ledger, judged: Subject, label: str | None, person: Person, not
             _end(ledger, number, "left", "another verdict came after it")
         if ledger.execute("select 1 from unended join decision on id = decision where source = ?", raw):
             raise Retry(f"{judged.path} is being moved just now: try again")
-        row = (raw, os.fsencode(judged.name), judged.digest, label, person.uid, person.user, note, at)
+        row = (raw, os.fsencode(judged.name), judged.digest, label, person.uid, person.user, text(note), at)
         decision = judged.entry.id if judged.entry else None
         ledger.execute(_GIVE, decision, *row)
         [(given,)] = ledger.execute("select last_insert_rowid()")
