@@ -278,7 +278,7 @@ def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
     """
     for partial in directory.glob(f".*{unique.PARTIAL}"):
         with contextlib.suppress(OSError):
-            if time.time() - partial.lstat().st_ctime >= untouched_s:
+            if not untouched_s or time.time() - partial.lstat().st_ctime >= untouched_s:
                 partial.unlink()
 
 
