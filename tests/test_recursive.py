@@ -120,6 +120,23 @@ class TestSweep:
         monkeypatch.setattr(os, "stat", elsewhere)
         assert (list(found.sweep()), found.directories) == (["a.png"], 1)
 
+    def test_one_that_is_removed_meanwhile_hides_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that somebody removes while the inbox is listed is gone, and the inbox is not."""
+        (tmp_path / "gone").mkdir()
+        (tmp_path / "x.jpeg").touch()
+        entries = Inbox._entries
+
+        def slow(self: Inbox, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+            for name, entry in entries(self, below):
+                if name == "gone":
+                    (tmp_path / "gone").rmdir()
+                yield name, entry
+
+        monkeypatch.setattr(Inbox, "_entries", slow)
+        assert [name for name in Inbox(tmp_path, recursive=True).sweep() if name] == ["x.jpeg"]
+
     def test_one_that_can_not_be_entered_hides_no_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A directory that may not be read is counted, one that has gone meanwhile is not; the others are told."""
         put(tmp_path, "shut/a.png", "gone/a.png", "open/a.png")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from watcher import ledger
 from watcher.ledger import Ledger
 from watcher.takeover import Takeover
 
@@ -58,3 +62,16 @@ def test_waits_for_a_move_that_hangs(tmp_path: Path) -> None:
     assert not takeover.busy
     takeover.turn(mover, 1, lambda: None)
     assert takeover.busy
+
+
+def test_a_ledger_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process has the ledger locked nothing is found and nothing crashes; the next scan looks again."""
+    monkeypatch.setattr(ledger, "BUSY_S", 0.1)
+    path = tmp_path / "ledger.sqlite3"
+    takeover = Takeover(Ledger(path), tmp_path, tmp_path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin exclusive")
+    assert takeover() == ([], [])
+    other.execute("rollback")
+    assert takeover() == ([], [])
+    other.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -401,6 +402,17 @@ class TestWhoeverDies:
         _decide(site, owner="operator")
         endings, names = Takeover(site.book, site.inbox, site.path.parent)()
         assert ([ending.state for ending in endings], names) == (["returned"], [])
+        assert [done.state for done in site.carry_out()] == ["filed"]
+
+    def test_a_ledger_that_others_hold(self, site: Reading) -> None:
+        """While another process has the ledger locked, nothing is done and nobody crashes; then the verdict is."""
+        site.file("a.png", UNSURE)
+        site.give("a.png", "Hand")
+        site.book._db.execute("pragma busy_timeout = 100")
+        other = sqlite3.connect(site.path, isolation_level=None)
+        other.execute("begin exclusive")
+        assert site.carry_out() == []
+        other.close()
         assert [done.state for done in site.carry_out()] == ["filed"]
 
     def test_a_ledger_that_can_not_be_written(self, site: Reading, monkeypatch: pytest.MonkeyPatch) -> None:

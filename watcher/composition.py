@@ -113,7 +113,8 @@ def _reconciled(
     ledger = Ledger(layout.ledger_path(settings), owner=at.owner)
     if replaced:
         ledger.forget_places()
-    recover.refuse_missing(ledger, layout.places(settings).all(weights.classes))
+    places = layout.places(settings)
+    recover.refuse_missing(ledger, [*places.all(weights.classes), places.rejected])
     mover, where = directories(settings, at, weights)
     for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
         filing.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)

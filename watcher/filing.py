@@ -79,7 +79,7 @@ class Filing:
             with beneath.held(root, inner) as here:
                 path = here / base
                 unique.same(path, identity)
-                self._refuse_lost_mount(directory)
+                self.refuse_lost_mount(directory)
                 if self._mode is not None:
                     unique.set_mode(path, self._mode, identity)
                 with beneath.made(directory, below) as there:
@@ -92,7 +92,8 @@ class Filing:
         except OSError as error:
             raise Retry(f"{entered}: {error.strerror or error}") from error
 
-    def _refuse_lost_mount(self, directory: Path) -> None:
+    def refuse_lost_mount(self, directory: Path) -> None:
+        """Raise OSError where ``directory`` is expected on another file system."""
         expected = self._devices.get(directory)
         if expected is None:
             return

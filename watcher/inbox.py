@@ -108,7 +108,10 @@ class Inbox:
     def _enters(self, name: str, entry: os.DirEntry[str], device: int) -> bool:
         if not self.recursive or name.count("/") >= MOST_DEEP or len(os.fsencode(name)) > LONGEST:
             return False
-        return entry.stat(follow_symlinks=False).st_dev == device
+        try:
+            return entry.stat(follow_symlinks=False).st_dev == device
+        except FileNotFoundError:  # it was removed since it was listed
+            return False
 
     def look(self, name: str) -> Identity | None:
         """What ``name`` stands for just now (a link itself, not its target), or None.

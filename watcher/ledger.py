@@ -129,6 +129,10 @@ class Ledger:
         rows = self._read("select device, inode from place where path = ?", os.fsencode(directory))
         return (rows[0][0] % (1 << 64), rows[0][1] % (1 << 64)) if rows else None
 
+    def noted(self) -> list[Path]:
+        """Every directory that files were ever moved from or to."""
+        return [Path(os.fsdecode(path)) for (path,) in self._read("select path from place order by path")]
+
     def forget_places(self) -> None:
         """Whatever the directories were: they have been replaced for good."""
         self._db.execute("delete from place")

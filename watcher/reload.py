@@ -117,11 +117,24 @@ class Maker:
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=composition.watch(new, self._wake))
             fresh = replace(fresh, log_file=layout.log_file(new))
+            _refuse_lost_mounts(new, weights, clerk)
             mover, where = composition.directories(new, self._seat, weights)
         except BaseException:
             fresh.discard()
             raise
         return replace(fresh, clerk=composition.clerk(new, clerk.ledger, mover, where, weights.digest))
+
+
+def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, clerk: Clerk) -> None:
+    """While a mount is gone, no directory is made beneath its mount point: files would be hidden there later."""
+    places = layout.places(settings)
+    for directory in (*places.all(weights.classes), places.rejected):
+        try:
+            clerk.filing.refuse_lost_mount(directory)
+        except OSError as error:
+            raise Fatal(
+                f"{directory}: {error.strerror}", "Mount what belongs there, then reload again.", Exit.DIRECTORY
+            ) from error
 
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:

@@ -85,5 +85,5 @@ class Takeover:
         try:
             owners = {*claims.owners(self.inbox), *self._at_verdicts()}
             return sorted(owners - {self.ledger.owner})
-        except OSError:
-            return []  # the inbox is gone: the next scan tells
+        except (OSError, Retry):
+            return []  # the inbox is gone: the next scan tells; or the ledger is locked: the next time, then

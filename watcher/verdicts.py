@@ -160,7 +160,11 @@ def carry_out(clerk: Clerk, limit: int = CHUNK) -> list[Done]:
         Fatal: files moved and the ledger could not follow.
     """
     ledger, done = clerk.ledger, []
-    looked = [(verdict, _order(verdict, clerk.places)) for verdict in _awaited(ledger, limit)]
+    try:
+        awaited = _awaited(ledger, limit)
+    except Retry:
+        return []  # the ledger can not be read just now: they stay open, and the next scan asks again
+    looked = [(verdict, _order(verdict, clerk.places)) for verdict in awaited]
     try:
         with ledger.deciding():
             for verdict, found in looked:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watcher import bell, checkpoint, config, export, filing, layout, log, restore, verdicts
+from watcher import bell, checkpoint, config, export, filing, layout, log, recover, restore, verdicts
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk
 from watcher.commands import explain, words
@@ -151,6 +151,7 @@ def _have_filed(given: list[int], annals: Annals, settings: config.Config) -> No
                 return
             time.sleep(POLL_S)
     with restore.at_work(layout.ledger_path(settings), settings.inbox.path, tell_reconciled) as clerk:
+        _refuse_missing(clerk.ledger, settings)
         mover = Filing(settings.inbox.path, layout.file_mode(settings))
         persons = Clerk(clerk.ledger, mover, layout.places(settings), None)
         while done := verdicts.carry_out(persons):
@@ -160,6 +161,17 @@ def _have_filed(given: list[int], annals: Annals, settings: config.Config) -> No
                 print(f"mednet-watcher: {told}; it is on record, and tried again", file=sys.stderr)
             if failed:
                 return
+
+
+def _refuse_missing(ledger: Ledger, settings: config.Config) -> None:
+    """As the daemon's start does, and for every class: one that was never filed to lies where the others do."""
+    roots = vars(layout.places(settings)).values()
+    try:
+        recover.refuse_missing(ledger, [path for path in ledger.noted() if any(map(path.is_relative_to, roots))])
+    except Fatal as error:
+        raise Fatal(
+            f"{error.problem}; what was said is on record, and filed once it is mounted", error.advice, error.code
+        ) from error
 
 
 def _open(annals: Annals, given: list[int]) -> bool:
