@@ -152,6 +152,21 @@ def test_died_after_copy_and_unlink(far: Scene) -> None:
     assert (ending.state, ending.destination) == ("filed", str(far.target / NAME))
 
 
+@pytest.mark.parametrize("unit_ns", [100, 10**9, 2 * 10**9])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_copy_where_times_are_coarse(far: Scene, unit_ns: int, removed: bool) -> None:
+    """SMB keeps times to 100 ns, others to 1 or 2 s: the copy is known all the same, before and after the unlink."""
+    found = far.source.stat()
+    copy = far.target / NAME
+    shutil.copy2(far.source, copy)
+    os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns // unit_ns * unit_ns))
+    if removed:
+        far.source.unlink()
+    ending = far.recover()
+    assert (ending.state, ending.destination) == ("filed", str(copy))
+    assert (content(far.inbox), content(far.target)) == ([], [CONTENT])
+
+
 def test_incomplete_copy_is_no_copy(far: Scene) -> None:
     """A file of the same name and size with other bytes is not taken for the copy: the file stays in the inbox."""
     (far.target / NAME).write_bytes(b"x" * len(CONTENT))
