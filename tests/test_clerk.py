@@ -16,7 +16,7 @@ import pytest
 
 from watcher import clerk
 from watcher.clerk import Clerk, Places
-from watcher.errors import Fatal
+from watcher.errors import Fatal, Retry
 from watcher.filing import Filing
 from watcher.ledger import Ledger
 from watcher.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
@@ -57,6 +57,21 @@ def test_each_outcome_has_its_place(tmp_path: Path) -> None:
     """Sorted files go to their class, unsure ones to review, unreadable ones to quarantine."""
     places = Places(tmp_path / "s", tmp_path / "r", tmp_path / "q", tmp_path / "rejected")
     assert [places.of(d) for d in (HAND, UNSURE, BROKEN)] == [tmp_path / "s" / "Hand", tmp_path / "r", tmp_path / "q"]
+
+
+def test_a_ledger_that_others_hold_once_the_file_has_moved(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a reason that lies there already may go is asked of the ledger; if it can not tell, the reason stays."""
+    (office.root / "quarantine").mkdir()
+    stale = office.root / "quarantine" / "b.png.reason.json"
+    stale.write_text(json.dumps(clerk.reason("b.png", "empty", None, None, office.clerk.ledger.now())))
+
+    def locked(_: Path) -> bool:
+        raise Retry("database is locked")
+
+    monkeypatch.setattr(office.clerk.ledger, "was_bound_for", locked)
+    [(_, result)] = office.clerk.carry_out([office.order("b.png", BROKEN)])
+    assert isinstance(result, Filed)
+    assert json.loads(stale.read_text())["reason"] == "empty"
 
 
 def test_files_move_and_the_ledger_knows(office: Office) -> None:

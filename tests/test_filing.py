@@ -208,6 +208,17 @@ class TestMove:
             mover.flush()
         mover.flush()
 
+    @pytest.mark.parametrize(("device", "inode", "lost"), [(0, 0, False), (1, 0, False), (0, 1, False), (1, 1, True)])
+    def test_what_is_mounted_there_now(self, inbox: Path, target: Path, device: int, inode: int, lost: bool) -> None:
+        """A share that comes back under another number is the same directory; another directory on another is none."""
+        filing = Filing(inbox)
+        filing.expect(target)
+        filing._expected[target] = target.stat().st_dev + device, target.stat().st_ino + inode
+        (inbox / "a.jpeg").write_bytes(b"x")
+        with pytest.raises(Retry, match="has its mount gone") if lost else contextlib.nullcontext():
+            filing.move("a.jpeg", None, None, target)
+        assert bool(content(target)) is not lost
+
     def test_an_inbox_unmounted_right_after_a_move(self, inbox: Path, target: Path) -> None:
         """That the source's directory is gone by then is no failure: the file has arrived."""
         (inbox / "a.png").write_bytes(CONTENT)

@@ -148,10 +148,17 @@ class Clerk:
         if order.decision.outcome is Outcome.QUARANTINE:
             d = order.decision
             told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
-            filing.explain(path, told, self.ledger.was_bound_for)
+            filing.explain(path, told, self._is_a_file)
         elif order.source is not None:  # a person's
-            filing.unexplain(Path(order.source), self.ledger.was_bound_for)
+            filing.unexplain(Path(order.source), self._is_a_file)
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)
+
+    def _is_a_file(self, path: Path) -> bool:
+        """Whether what lies beside a file was filed itself. Where the ledger can not tell just now, it may be."""
+        try:
+            return self.ledger.was_bound_for(path)
+        except Retry:
+            return True
 
 
 def _ending(number: int, result: Filed | Returned) -> Ending:

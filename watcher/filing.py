@@ -45,11 +45,12 @@ class Filing:
         self._mode = mode
         self._left: set[Path] = set()
         self._entered: set[Path] = set()
-        self._devices: dict[Path, int] = {}
+        self._expected: dict[Path, tuple[int, int]] = {}
 
     def expect(self, directory: Path) -> None:
         """Remember the file system of a directory: a mount that goes away must not be filled underneath."""
-        self._devices[directory] = os.stat(directory).st_dev
+        found = os.stat(directory)
+        self._expected[directory] = found.st_dev, found.st_ino
 
     def move(
         self,
@@ -93,15 +94,16 @@ class Filing:
             raise Retry(f"{entered}: {error.strerror or error}") from error
 
     def refuse_lost_mount(self, directory: Path) -> None:
-        """Raise OSError where ``directory`` is expected on another file system."""
-        expected = self._devices.get(directory)
-        if expected is None:
+        """Raise OSError where ``directory`` is expected on another file system. A remount may renumber that."""
+        device, inode = self._expected.get(directory, (None, None))
+        if device is None:
             return
         try:
-            device = os.stat(directory).st_dev
+            found = os.stat(directory)
+            same = found.st_dev == device or found.st_ino == inode
         except FileNotFoundError:
-            device = os.stat(next(path for path in directory.parents if path.exists())).st_dev
-        if device != expected:
+            same = os.stat(next(path for path in directory.parents if path.exists())).st_dev == device
+        if not same:
             raise OSError(errno.ENODEV, "on another file system than at the start: has its mount gone?")
 
     def _move(
