@@ -76,7 +76,7 @@ def test_undo_of_several_decisions(site: Site) -> None:
         (["undo", "--id", "2"], 1, "put a file back itself"),
         (["undo", "--since", "noon"], 2, "is no time"),
         (["undo"], 2, "required"),
-        (["retry", "config.yaml"], 2, "does not lie in"),
+        (["retry", "./config.yaml"], 2, "does not lie in"),
         (["retry", "--reason", "empty", "x"], 2, "not both"),
         (["retry", "--reason", "nonsense"], 2, "One of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
         (["retry", "--reason", "low_confidence"], 2, "low_confidence is no reason for quarantine"),

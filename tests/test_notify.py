@@ -137,10 +137,10 @@ def hung_ledger(root: Path, started: Daemon) -> Callable[[], None]:
     return ledger.close
 
 
-# The ledger's thread files, and takes over what the dead have left: whichever of the two has come to it is stuck.
+# The thread of the ledger files, takes over what the dead have left and looks for verdicts: one of them is stuck.
 @pytest.mark.parametrize(
     ("hang", "stations"),
-    [(hung_network, {"classify"}), (hung_ledger, {"filing", "takeover"})],
+    [(hung_network, {"classify"}), (hung_ledger, {"filing", "takeover", "verdicts"})],
     ids=["network", "ledger"],
 )
 def test_a_stuck_station_starves_the_watchdog(
