@@ -11,9 +11,8 @@ import json
 import os
 import shutil
 import stat
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +51,6 @@ def target(tmp_path: Path) -> Path:
     path = tmp_path / "target"
     path.mkdir()
     return path
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system than tmp_path."""
-    shm = Path("/dev/shm")
-    if not os.access(shm, os.W_OK) or shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("/dev/shm is no other file system than tmp_path here")
-    with tempfile.TemporaryDirectory(dir=shm) as path:
-        yield Path(path)
 
 
 @pytest.fixture

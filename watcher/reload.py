@@ -7,6 +7,7 @@ directories. Only if all of it stands is it put in, at a moment when no file is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -107,7 +108,8 @@ class Maker:
         weights = checkpoint.load(layout.weights_path(None, new))
         policy = operating.policy(new.review, weights)
         fresh = Fresh(new, changed, composition.usable_inbox(new), clerk, weights, policy)
-        try:
+        with contextlib.ExitStack() as unwanted:
+            unwanted.callback(lambda: fresh.discard())  # as far as it has come by then
             if any(key.startswith("decode.") or key == "output.dicom_name" for key in changed):
                 fresh = replace(fresh, decoders=composition.pool(new, self._seat))
                 assert fresh.decoders is not None
@@ -119,9 +121,7 @@ class Maker:
             fresh = replace(fresh, log_file=layout.log_file(new))
             _refuse_lost_mounts(new, weights, clerk)
             mover, where = composition.directories(new, self._seat, weights)
-        except BaseException:
-            fresh.discard()
-            raise
+            unwanted.pop_all()
         return replace(fresh, clerk=composition.clerk(new, clerk.ledger, mover, where, weights.digest))
 
 
