@@ -95,6 +95,30 @@ def test_quarter_turn_turns(images: torch.Tensor) -> None:
     assert (placed - straight).abs().amax((1, 2)).min() > 0.3
 
 
+def test_framed_film_is_whole_and_smaller() -> None:
+    """On a larger canvas of one level a film is there from corner to corner, upright, two fifths as wide or more."""
+    films = 0.5 + torch.zeros(N, 64, 64)
+    films[:, :12, :12] = 0.9
+    found = renderings._framed(films, dice(), often=1.0)
+    for canvas in found:
+        film, corner = (canvas - 0.5).abs() < 0.01, (canvas - 0.9).abs() < 0.01
+        rows, columns = ((film | corner).any(axis).nonzero()[:, 0] for axis in (1, 0))
+        assert 0.35 * 64 <= len(rows) <= 0.9 * 64
+        assert abs(len(rows) - len(columns)) <= 2
+        assert corner[rows[0] + 1, columns[0] + 1]
+        assert film[rows[-1] - 1, columns[-1] - 1]
+        around = torch.ones_like(film)
+        around[max(0, rows[0] - 1) : rows[-1] + 2, max(0, columns[0] - 1) : columns[-1] + 2] = False
+        assert len(canvas[around].unique()) == 1
+
+
+def test_nothing_framed_is_nothing_changed(images: torch.Tensor) -> None:
+    """Where no film is framed all come back level for level; by default most do."""
+    assert renderings._framed(images, dice(), often=0.0).equal(images)
+    same = (renderings._framed(images, dice(), renderings.FRAMED) == images).all(2).all(1)
+    assert N // 2 < int(same.sum()) < N
+
+
 def test_every_class_of_mednist_has_its_own() -> None:
     """None of the six is changed by what was meant for another; what is no class has its own as well."""
     assert set(BEARS) == {"ChestCT", "AbdomenCT", "HeadCT", "BreastMRI", "CXR", "Hand", "outlier"}

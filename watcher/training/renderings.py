@@ -184,8 +184,12 @@ def shaded(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
     return torch.where(dice.chance(_column(bears, lambda b: b.inverted)), 1 - x, x)
 
 
-def worn(images: Tensor, dice: Dice) -> Tensor:
-    """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation and burned-in markers."""
+FRAMED = 0.08
+"""How often a film is small on a larger canvas."""
+
+
+def worn(images: Tensor, dice: Dice, framed: float = FRAMED) -> Tensor:
+    """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation, burned-in markers, and a larger canvas."""
     soft = _blurred(images)
     sharpness = torch.where(dice.chance(0.3), -dice.uniform(0.3, 1.0), torch.zeros(()))
     sharpness = torch.where(dice.chance(0.12), dice.uniform(0.3, 1.2), sharpness)
@@ -196,6 +200,8 @@ def worn(images: Tensor, dice: Dice) -> Tensor:
     x = x + grain * torch.where(dice.chance(0.25), dice.uniform(0, 0.25), torch.zeros(()))
     x = _collimated(x, dice)
     x = _marked(x, grain, dice)
+    if framed:
+        x = _framed(x, dice, framed)
     return _blocked(x.clamp(0, 1), dice)
 
 
@@ -227,6 +233,23 @@ def _marked(x: Tensor, grain: Tensor, dice: Dice) -> Tensor:
     strokes = grain + 0.5 < dice.uniform(0.3, 1.0)
     level = torch.where(dice.chance(0.8), dice.uniform(0.8, 1.0), dice.uniform(0.0, 0.2))
     return torch.where(dice.chance(0.2) & inside & strokes, level, x)
+
+
+def _framed(x: Tensor, dice: Dice, often: float) -> Tensor:
+    """A film that is small on a larger canvas: scanned with what lay around it, or exported with its page."""
+    share = dice.uniform(0.4, 0.85)
+    across, along = ((1 / share - 1) * dice.uniform(-1, 1) for _ in range(2))
+    canvas = torch.where(dice.chance(0.5), torch.zeros(()), dice.uniform() ** 2)
+    chosen = dice.chance(often)[:, 0, 0]
+    if not chosen.any():
+        return x
+    still = torch.zeros_like(share)
+    theta = torch.cat([torch.cat([1 / share, still, across], 2), torch.cat([still, 1 / share, along], 2)], 1)[chosen]
+    grid = functional.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
+    film = functional.grid_sample(_blurred(x[chosen])[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    framed = x.clone()
+    framed[chosen] = torch.where((grid.abs() <= 1).all(3), film, canvas[chosen])
+    return framed
 
 
 def _cosines() -> Tensor:
