@@ -75,34 +75,64 @@ def memory(net: mednet.MedNet) -> rehearsal.Rehearsal:
     )
 
 
+@pytest.fixture(scope="module")
+def present(net: mednet.MedNet, memory: rehearsal.Rehearsal) -> Said:
+    """What the weights in force say of what is rehearsed: all of it right."""
+    return adapt._said(
+        adapt.settle(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9), memory, len(CLASSES)
+    )
+
+
 def right(net: mednet.MedNet, images: np.ndarray, label: int) -> float:
     return float((adapt.answers(net, rehearsal.wide(net, images))[0].argmax(axis=1) == label).mean())
 
 
 class TestAdapt:
-    def test_learns_the_site_and_forgets_nothing(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+    def test_learns_the_site_and_forgets_nothing(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+    ) -> None:
         """What was told wrong is told right, also on images not taught; what is rehearsed stays as it was."""
         new, rest = pictures(3, 40, 7), pictures(3, 40, 8)
         labels = np.ones(40, np.int64)
         assert right(net, rest, 1) < 0.5
-        found = adapt.adapt(net, memory, new, labels, CLASSES, 0.9, replace(TUNING, steps=300))
+        found = adapt.adapt(net, memory, new, labels, CLASSES, 0.9, present, replace(TUNING, steps=300))
         assert right(found.net, rest, 1) > 0.9
         for kind in range(3):
             assert right(found.net, pictures(kind, 40, 99), kind) > 0.9
         far = found.known.distance(adapt.answers(found.net, rehearsal.wide(net, rest))[1])
         assert np.median(far) <= found.limits.max_distance, "what is like the site's images is known"
 
-    def test_goes_only_so_far_that_nothing_is_forgotten(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+    def test_goes_only_so_far_that_nothing_is_forgotten(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+    ) -> None:
         """Verdicts that contradict what is known pull the network less far than would cost a class."""
         wrong = pictures(0, 40, 7)
-        found = adapt.adapt(net, memory, wrong, np.ones(40, np.int64), CLASSES, 0.9, replace(TUNING, weight=20.0))
+        found = adapt.adapt(
+            net, memory, wrong, np.ones(40, np.int64), CLASSES, 0.9, present, replace(TUNING, weight=20.0)
+        )
         for kind in range(3):
             assert right(found.net, pictures(kind, 40, 99), kind) > 0.8
 
-    def test_what_is_like_a_changed_image_is_known_too(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+    def test_is_held_against_what_the_weights_in_force_file(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal
+    ) -> None:
+        """Where those file more of a class than any tuning would, as promote is going to see, none is taken."""
+        taught, labels = pictures(3, 12, 7), np.ones(12, np.int64)
+
+        def tuned(present: Said) -> bool:
+            found = adapt.adapt(net, memory, taught, labels, CLASSES, 0.5, present, TUNING)
+            return not torch.equal(found.net.fc3.weight, net.fc3.weight)
+
+        named = np.minimum(memory.valid_labels, 1)
+        assert not tuned(Said(named, memory.valid_labels < NONE))
+        assert tuned(Said(named, np.zeros(len(named), np.bool_)))
+
+    def test_what_is_like_a_changed_image_is_known_too(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+    ) -> None:
         """Of a site's image also the turned, shaded and worn copies are remembered: no two pictures are the same."""
         taught, labels, tuning = pictures(3, 12, 7), np.ones(12, np.int64), replace(TUNING, copies=3)
-        found = adapt.adapt(net, memory, taught, labels, CLASSES, 0.9, tuning)
+        found = adapt.adapt(net, memory, taught, labels, CLASSES, 0.9, present, tuning)
         copies, _ = adapt._own(net, taught, labels, CLASSES, tuning)
         assert len(copies) == 48
         assert found.known.distance(adapt.answers(found.net, copies)[1]).max() < 1e-3
@@ -117,14 +147,13 @@ class TestAdapt:
         worse[::20] = (labels[::20] + 1) % 5  # two of each class
         one = labels.copy()
         one[0] = 1
-        said = {"before": labels, "after": worse, "one": one}
         filed = np.zeros(len(labels), bool)  # so that the gate has nothing to say
-        monkeypatch.setattr(adapt, "_said", lambda which, *_: gate.Said(said[which], filed))
-        assert adapt._forgets("before", "after", spread, "abcde")  # type: ignore[arg-type]
-        assert not adapt._forgets("after", "before", spread, "abcde")  # type: ignore[arg-type]
-        assert not adapt._forgets("before", "one", spread, "abcde")  # type: ignore[arg-type]
+        monkeypatch.setattr(adapt, "_said", lambda answers, *_: Said(answers, filed))
+        assert adapt._forgets(Said(labels, filed), worse, spread, "abcde")  # type: ignore[arg-type]
+        assert not adapt._forgets(Said(worse, filed), labels, spread, "abcde")  # type: ignore[arg-type]
+        assert not adapt._forgets(Said(labels, filed), one, spread, "abcde")  # type: ignore[arg-type]
 
-    def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal) -> None:
+    def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said) -> None:
         """What is rehearsed stays true of the new network to the bit, and the old one is not touched.
 
         A zero below zero, as half precision makes them, is one of the bits: by them the rehearsal knows its trunk.
@@ -133,7 +162,7 @@ class TestAdapt:
         with torch.no_grad():
             net.fc1.weight[0, 0] = -0.0
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        found = adapt.adapt(net, memory, pictures(3, 12, 7), np.ones(12, np.int64), CLASSES, 0.9, TUNING)
+        found = adapt.adapt(net, memory, pictures(3, 12, 7), np.ones(12, np.int64), CLASSES, 0.9, present, TUNING)
         assert rehearsal.trunk(found.net) == rehearsal.trunk(net)
         assert not torch.equal(found.net.state_dict()["fc3.weight"], before["fc3.weight"])
         assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from watcher import assets, checkpoint, classify, layout, log
+from watcher.commands import said
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, rehearsal, site
 from watcher.training.dataset import Examples
@@ -42,7 +43,15 @@ def run(args: argparse.Namespace) -> int:
             f"Collect at least {LEAST} verdicts, better 50 of each class that is told wrong.",
             Exit.DIRECTORY,
         )
-    found = adapt.adapt(net, memory, learn.images, learn.labels, present.classes, args.accept_rate)
+    found = adapt.adapt(
+        net,
+        memory,
+        learn.images,
+        learn.labels,
+        present.classes,
+        args.accept_rate,
+        said.of_rehearsed(present, memory),
+    )
     saved = checkpoint.save(_checkpoint(present, found, learn, held), args.out)
     print(f"learnt from {len(learn.labels)} images ({_counts(learn)}), {len(held.labels)} kept back for promote")
     print(f"{args.out}: digest {saved.digest}")

@@ -9,18 +9,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-from watcher import assets, checkpoint, classify, decide, layout, operating, promoted, verdicts, whole
+from watcher import assets, checkpoint, classify, layout, operating, promoted, verdicts, whole
+from watcher.commands import said
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
-from watcher.ood import Known
-from watcher.records import Outcome, Scored
-from watcher.settings import Review
-from watcher.training import adapt, gate, rehearsal, site
-from watcher.training.dataset import Examples
-
-BATCH = 64
+from watcher.training import gate, rehearsal, site
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,35 +78,15 @@ def _references(
     memory: rehearsal.Rehearsal | None,
 ) -> Iterator[gate.Reference]:
     if memory is not None:
-        both = [_said_of_features(weights, memory) for weights in (present, new)]
+        both = [said.of_rehearsed(weights, memory) for weights in (present, new)]
         yield gate.Reference("base validation", memory.valid_labels, *both)
     if args.data is not None:
         _, held = site.split(site.load(args.data, present.classes))
         if len(held.labels):
-            yield gate.Reference("verdicts kept back", held.labels, *(_said(w, held) for w in (present, new)))
+            yield gate.Reference("verdicts kept back", held.labels, *(said.of_images(w, held) for w in (present, new)))
     for root in args.reference:
         data = site.load(root, present.classes)
-        yield gate.Reference(str(root), data.labels, *(_said(weights, data) for weights in (present, new)))
-
-
-def _said_of_features(weights: checkpoint.Checkpoint, memory: rehearsal.Rehearsal) -> gate.Said:
-    logits, features = adapt.answers(classify.build(weights), memory.valid)
-    known: Known | None = classify.known(weights)
-    return _decided(weights, [Scored(logits, None if known is None else known.distance(features))])
-
-
-def _said(weights: checkpoint.Checkpoint, data: Examples) -> gate.Said:
-    station = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
-    network = classify.scoring(station, weights)
-    batches = (data.images[start : start + BATCH] for start in range(0, len(data.images), BATCH))
-    return _decided(weights, [network(batch) for batch in batches])
-
-
-def _decided(weights: checkpoint.Checkpoint, scored: list[Scored]) -> gate.Said:
-    policy = operating.policy(Review(), weights)
-    decisions = [d for each in scored for d in decide.decide(each, [False] * len(each.logits), policy)]
-    labels = [0 if d.label is None else weights.classes.index(d.label) for d in decisions]
-    return gate.Said(np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_))
+        yield gate.Reference(str(root), data.labels, *(said.of_images(weights, data) for weights in (present, new)))
 
 
 def _put(state: Path, name: str, text: str) -> Path:

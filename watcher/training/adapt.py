@@ -63,9 +63,14 @@ def adapt(
     labels: npt.NDArray[np.int64],
     classes: Sequence[str],
     accept_rate: float,
+    present: gate.Said,
     tuning: Tuning = Tuning(),
 ) -> Adapted:
-    """Tune a copy of ``net`` on images (n, 64, 64); the label after the last class is "none of them"."""
+    """Tune a copy of ``net`` on images (n, 64, 64); the label after the last class is "none of them".
+
+    ``present`` is what the weights in force say of the rehearsal's validation images: no step is taken that the gate
+    would refuse, as far as these tell.
+    """
     own, own_labels = _own(net, images, labels, classes, tuning)
     tuned = copy.deepcopy(net)
     _tune(tuned, memory, answers(net, memory.train)[0], (own, own_labels), tuning)
@@ -73,8 +78,10 @@ def adapt(
     def at(share: float) -> Adapted:
         return settle(_blend(net, tuned, share), memory, own, own_labels, len(classes), accept_rate)
 
-    untuned = at(0.0)
-    return next((found for found in map(at, SHARES) if not _forgets(untuned, found, memory, classes)), untuned)
+    def keeps(found: Adapted) -> bool:
+        return not _forgets(present, found, memory, classes)
+
+    return next(filter(keeps, map(at, SHARES)), None) or at(0.0)
 
 
 SHARES = (1.0, 0.7, 0.4, 0.2)
@@ -96,10 +103,10 @@ def _last_layers(net: mednet.MedNet) -> list[torch.nn.Parameter]:
     return [*net.fc2.parameters(), *net.fc3.parameters()]
 
 
-def _forgets(before: Adapted, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
+def _forgets(before: gate.Said, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
     """Whether more validation images are told wrong, beyond chance, or the gate would find a class worse."""
     inside = memory.valid_labels < len(classes)
-    told = [_said(found, memory, len(classes)) for found in (before, after)]
+    told = before, _said(after, memory, len(classes))
     right = [(each.label == memory.valid_labels)[inside] for each in told]
     if gate.significant(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())):
         return True
@@ -134,7 +141,8 @@ def _own(
     shown = [rehearsal.wide(net, images)]
     for _ in range(tuning.copies):
         placed = renderings.placed(renderings.scaled(torch.from_numpy(images).float()), bears, dice)
-        changed = renderings.worn(renderings.shaded(placed, bears, dice), dice)
+        # A site frames its films as it does: copies framed otherwise would be remembered for nothing.
+        changed = renderings.worn(renderings.shaded(placed, bears, dice), dice, framed=0.0)
         shown.append(rehearsal.wide(net, (changed * 255).round().byte().numpy()))
     return np.concatenate(shown), np.tile(labels, tuning.copies + 1)
 

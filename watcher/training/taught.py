@@ -32,6 +32,7 @@ def teach(
     classes = len(pool.classes)
     limits = ref.limits(accept_rate, classes)
     before = _Judge(net, ref.known, ref.temperature, limits, classes)
+    present = before(memory.valid)
     unseen = rehearsal.wide(net, pictures[pool.labels == OUTLIER, 0])
     rows = []
     for origin in sorted({o for o, n in zip(pool.origins, pool.labels, strict=True) if n != OUTLIER}):
@@ -40,11 +41,12 @@ def teach(
             continue
         lesson = _lesson(own, pool.labels, np.random.default_rng(seed))
         rest = np.setdiff1d(own, lesson)
-        found = adapt.adapt(net, memory, pictures[lesson, 0], pool.labels[lesson], pool.classes, accept_rate)
+        shown, labels = pictures[lesson, 0], pool.labels[lesson]
+        found = adapt.adapt(net, memory, shown, labels, pool.classes, accept_rate, present)
         after = _Judge(found.net, found.known, found.temperature, found.limits, classes)
         inputs = rehearsal.wide(net, pictures[rest, 0])
         references = [
-            gate.Reference("base validation", memory.valid_labels, before(memory.valid), after(memory.valid)),
+            gate.Reference("base validation", memory.valid_labels, present, after(memory.valid)),
             gate.Reference("rest of the source", pool.labels[rest], before(inputs), after(inputs)),
         ]
         strangers = [int(judge(unseen).filed.sum()) for judge in (before, after)]

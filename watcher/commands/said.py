@@ -1,0 +1,36 @@
+"""What weights with their thresholds say of images: by this ``adapt`` goes only so far, and ``promote`` judges."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from watcher import checkpoint, classify, decide, operating
+from watcher.ood import Known
+from watcher.records import Outcome, Scored
+from watcher.settings import Review
+from watcher.training import adapt, gate, rehearsal
+from watcher.training.dataset import Examples
+
+BATCH = 64
+
+
+def of_rehearsed(weights: checkpoint.Checkpoint, memory: rehearsal.Rehearsal) -> gate.Said:
+    """Of the rehearsal's validation images, which are there as the first linear layer gave them."""
+    logits, features = adapt.answers(classify.build(weights), memory.valid)
+    known: Known | None = classify.known(weights)
+    return _decided(weights, [Scored(logits, None if known is None else known.distance(features))])
+
+
+def of_images(weights: checkpoint.Checkpoint, data: Examples) -> gate.Said:
+    """Of images (n, 64, 64), by the stations of the daemon."""
+    station = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
+    network = classify.scoring(station, weights)
+    batches = (data.images[start : start + BATCH] for start in range(0, len(data.images), BATCH))
+    return _decided(weights, [network(batch) for batch in batches])
+
+
+def _decided(weights: checkpoint.Checkpoint, scored: list[Scored]) -> gate.Said:
+    policy = operating.policy(Review(), weights)
+    decisions = [d for each in scored for d in decide.decide(each, [False] * len(each.logits), policy)]
+    labels = [0 if d.label is None else weights.classes.index(d.label) for d in decisions]
+    return gate.Said(np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_))
