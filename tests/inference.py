@@ -24,6 +24,7 @@ from watcher import assets, checkpoint, classify, decode, mednet, onednn
 from watcher.training import dataset
 
 BATCH, PASSES = 64, 12
+OURS = "as shipped"
 
 Way = Callable[[np.ndarray], np.ndarray]
 
@@ -38,9 +39,9 @@ def plain(net: mednet.MedNet) -> Way:
     return way
 
 
-def shipped(net: mednet.MedNet) -> Way:
+def shipped(net: mednet.MedNet, precision: torch.dtype) -> Way:
     """As the classifier station has it."""
-    convolutions = onednn.convolutions(net)
+    convolutions = onednn.convolutions(net, precision)
     last = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -104,7 +105,8 @@ def main() -> None:
         "improved, full, PyTorch": plain(full),
         "improved, full, ONNX Runtime": onnx(full, threads),
         "as shipped, ONNX Runtime": onnx(small, threads),
-        "as shipped": shipped(small),
+        "as shipped, float32": shipped(small, torch.float32),
+        OURS: shipped(small, torch.bfloat16 if onednn.fast_in_bfloat16() else torch.float32),
     }
     known = {name: way for name, way in ways.items() if way is not None}
     images = np.random.default_rng(0).normal(size=(BATCH, 1, decode.SIDE, decode.SIDE)).astype(np.float32)
@@ -114,23 +116,27 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {threads} threads, torch {torch.__version__}, batches of {BATCH}")
     for name in known:
         rates = [each[name] for each in rounds]
-        against = [each["as shipped"] / each[name] for each in rounds]
+        against = [each[OURS] / each[name] for each in rounds]
         print(
             f"{name:30} {statistics.median(rates):7,.0f} images/s   shipped is {statistics.median(against):5.2f} times "
             f"as fast ({min(against):.2f} .. {max(against):.2f})"
         )
     if args.data and args.split and ways["as shipped, ONNX Runtime"]:
-        _agreement(known, dataset.load(dataset.listing(args.data, args.split, "valid")).images)
+        _agreement(known, dataset.load(dataset.listing(args.data, args.split, "valid")))
 
 
-def _agreement(ways: dict[str, Way], images: np.ndarray) -> None:
-    whole = len(images) // BATCH * BATCH
-    batches = [decode.standardise(images[start : start + BATCH]) for start in range(0, whole, BATCH)]
+def _agreement(ways: dict[str, Way], data: dataset.Examples) -> None:
+    whole = len(data.images) // BATCH * BATCH
+    batches = [decode.standardise(data.images[start : start + BATCH]) for start in range(0, whole, BATCH)]
     ours, theirs = (
-        np.concatenate([ways[name](batch) for batch in batches]) for name in ("as shipped", "as shipped, ONNX Runtime")
+        np.concatenate([ways[name](batch) for batch in batches]) for name in (OURS, "as shipped, ONNX Runtime")
     )
-    same = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
-    print(f"decisions alike on {same} of {whole} validation images, logits within {np.abs(ours - theirs).max():.2g}")
+    named = [each[:, : len(data.classes)].argmax(axis=1) for each in (ours, theirs)]
+    right = [int((each == data.labels[:whole]).sum()) for each in named]
+    print(
+        f"decisions alike on {int((named[0] == named[1]).sum())} of {whole} validation images "
+        f"({right[0]} right, ONNX Runtime {right[1]}), logits within {np.abs(ours - theirs).max():.2g}"
+    )
 
 
 if __name__ == "__main__":

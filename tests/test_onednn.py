@@ -44,12 +44,52 @@ def test_what_onednn_has_not_is_left_to_the_network(config: MedNetConfig) -> Non
 
 def test_a_torch_without_onednn_runs_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds without oneDNN, for other processors, classify all the same."""
-    with_it = classify.Classifier(net_of(POOLED), torch.device("cpu"))
+    with_it = classify.Classifier(net_of(POOLED), torch.device("cpu"), precision="float32")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     without = classify.Classifier(net_of(POOLED), torch.device("cpu"))
     grey = (images(5)[:, 0].clamp(-2, 2) * 60 + 125).byte().numpy()
     assert onednn.convolutions(net_of(POOLED)) is None
     assert abs(with_it(grey).logits - without(grey).logits).max() < 1e-4
+
+
+@pytest.mark.skipif(not onednn.fast_in_bfloat16(), reason="this processor multiplies no matrices of bfloat16")
+@torch.inference_mode()
+def test_maps_in_bfloat16_are_almost_those_of_the_network() -> None:
+    """Off by less than a hundredth of what there is, and float32 again."""
+    net, batch = net_of(POOLED), images(onednn.PART + 1)
+    through = onednn.convolutions(net, torch.bfloat16)
+    assert through is not None
+    ours, theirs = through(batch), net.convs(batch)
+    assert ours.dtype == torch.float32
+    assert 0 < (ours - theirs).abs().max() < 0.01 * theirs.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "fast"),
+    [({"amx_bf16": True}, True), ({"amx_bf16": False, "avx512_bf16": True}, False), ({}, False)],
+)
+def test_bfloat16_only_where_it_is_faster(
+    capabilities: dict[str, bool], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Vector instructions for bfloat16 alone are slower than float32, and so they are not taken."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert onednn.fast_in_bfloat16() is fast
+
+
+def test_a_torch_that_tells_nothing_of_its_processor_has_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions do not say what the processor can."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not onednn.fast_in_bfloat16()
+
+
+def test_precision_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 on every processor, where servers are to decide alike; what is faster if nothing is asked for."""
+    monkeypatch.setattr(onednn, "fast_in_bfloat16", lambda: True)
+    taken = []
+    monkeypatch.setattr(onednn, "convolutions", lambda net, precision: taken.append(precision))
+    for wanted in ({}, {"precision": "auto"}, {"precision": "float32"}):
+        classify.Classifier(net_of(POOLED), torch.device("cpu"), **wanted)  # type: ignore[arg-type]
+    assert taken == [torch.bfloat16, torch.bfloat16, torch.float32]
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ from harness import Daemon, Sampler, digest
 from numpy.random import default_rng
 from test_notify import Manager
 
-from watcher import assets, checkpoint, decode
+from watcher import assets, checkpoint, decode, reload, settings
 from watcher.errors import Reject
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
@@ -244,6 +244,12 @@ def _levels(daemon: Daemon) -> dict[str, int]:
         with contextlib.suppress(Reject):
             found[digest(data)] = int(decode.grey64(data).mean() / 256 * 6)
     return found
+
+
+def test_whatever_concerns_the_network_makes_it_anew() -> None:
+    """Every setting of the model, besides the weights (told by their digest), and the batch size."""
+    own = {f"model.{name}" for name in settings.Model.model_fields if name != "weights"}
+    assert own | {"batch.size"} == reload.NETWORK
 
 
 def test_with_the_real_network(tmp_path: Path) -> None:

@@ -302,7 +302,10 @@ def load_network(
     classify.use_threads(settings.model.threads)
     device = classify.choose_device(settings.model.device)
     station = classify.Classifier(
-        classify.build(weights), device, lambda event, detail: logger.warning(event, detail=detail)
+        classify.build(weights),
+        device,
+        lambda event, detail: logger.warning(event, detail=detail),
+        settings.model.precision,
     )
     station.warm_up(settings.batch.size)
     return classify.scoring(station, weights), (lambda: str(station.device))

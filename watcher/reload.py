@@ -32,6 +32,9 @@ from watcher.watch import Watch
 FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
 
+NETWORK = {"batch.size", "model.device", "model.precision", "model.threads"}
+"""Keys that the network is made and warmed up by."""
+
 
 @dataclass(frozen=True)
 class Fresh:
@@ -114,7 +117,7 @@ class Maker:
                 fresh = replace(fresh, decoders=composition.pool(new, self._seat))
                 assert fresh.decoders is not None
                 fresh.decoders.start()
-            if weights.digest != clerk.model or {"batch.size", "model.device", "model.threads"} & set(changed):
+            if weights.digest != clerk.model or NETWORK & set(changed):
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=composition.watch(new, self._wake))

@@ -117,10 +117,11 @@ class State(_Section):
 
 
 class Model(_Section):
-    """Weights (None: those shipped with the product) and what computes them (0 threads: all cores)."""
+    """Weights (None: those shipped with the product) what computes them, and how (0 threads: all cores)."""
 
     weights: _Path | None = None
     device: Literal["auto", "cuda", "cpu"] = "auto"
+    precision: Literal["auto", "float32"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
 
 
