@@ -125,6 +125,57 @@ def test_failing_surroundings_ask_for_a_pause(office: Office) -> None:
     assert os.listdir(office.root / "inbox") == ["a.png"]
 
 
+def test_a_directory_that_fails_is_tried_with_one_file_at_a_time(office: Office) -> None:
+    """While a share is away its many files are not recorded try after try; what goes elsewhere is filed meanwhile."""
+    (office.root / "review").write_bytes(b"a file in the way")
+    unsure = [office.order(f"{number}.png", UNSURE) for number in range(20)]
+    office.clerk.handle(unsure)
+    for turn in range(10):
+        results = office.clerk.handle([*unsure, office.order(f"hand-{turn}.png", HAND)])
+        assert len(results) == 21
+        assert sum(number > 0 for number, _ in results) == 2
+        later = [each for _, each in results if isinstance(each, Returned)]
+        assert len(later) == 20
+        assert all(each.later and "review" in each.why for each in later)
+    assert office.rows("select count(*) from decision where outcome = 'review'") == [(20 + 10,)]
+    assert len(os.listdir(office.root / "sorted" / "Hand")) == 10
+
+
+def test_all_go_again_once_one_has_arrived(office: Office) -> None:
+    """The first file that the directory takes ends it; the others have only been told to come later."""
+    (office.root / "review").write_bytes(b"a file in the way")
+    unsure = [office.order(f"{number}.png", UNSURE) for number in range(5)]
+    for _ in range(2):
+        office.clerk.handle(unsure)
+    (office.root / "review").unlink()
+    filed = [each.order.name for _, each in office.clerk.handle(unsure) if isinstance(each, Filed)]
+    assert len(filed) == 1
+    rest = office.clerk.handle([order for order in unsure if order.name not in filed])
+    assert all(isinstance(each, Filed) for _, each in rest)
+    assert len(os.listdir(office.root / "review")) == 5
+
+
+def test_every_file_has_its_turn_where_one_can_never_go(office: Office) -> None:
+    """Of the files that wait for a directory another one is tried each time: one that always fails stops no other."""
+    (office.root / "review").write_bytes(b"a file in the way")
+    unsure = [office.order(f"{number}.png", UNSURE) for number in range(5)]
+    office.clerk.handle(unsure)
+    before = dict.fromkeys((order.name for order in unsure), 0)
+    for _ in range(5):
+        for number, each in office.clerk.handle(unsure):
+            before[each.order.name] += number > 0
+    assert set(before.values()) == {1}
+
+
+def test_one_file_that_fails_holds_up_no_other(office: Office) -> None:
+    """Something may be wrong with that file alone: those after it are all tried."""
+    (office.root / "review").write_bytes(b"a file in the way")
+    office.clerk.handle([office.order("a.png", UNSURE)])
+    (office.root / "review").unlink()
+    results = office.clerk.handle([office.order(f"{number}.png", UNSURE) for number in range(5)])
+    assert all(isinstance(each, Filed) for _, each in results)
+
+
 def test_nothing_moves_when_the_decision_can_not_be_recorded(office: Office) -> None:
     """Without a ledger entry no file moves: all are returned for later."""
     orders = [office.order("a.png", HAND), office.order("b.png", HAND)]

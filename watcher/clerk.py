@@ -74,10 +74,43 @@ class Clerk:
     """Files moved or returned, and batches recorded, so far."""
     keep_subdirectories: bool = False
     """Whether what lay below the inbox lies as far below the directory of its class."""
+    _failing: dict[Path, str] = field(default_factory=dict)
+    """Directories that took none of several files the last time, and why."""
+    _turn: int = 0
 
     def handle(self, orders: Sequence[Order]) -> list[tuple[int, Result]]:
-        """Do with decided files what this daemon is for: file them. As :meth:`carry_out`."""
-        return list(self.carry_out(orders))
+        """Do with decided files what this daemon is for: file them. As :meth:`carry_out`.
+
+        To a directory that fails (a share that is away, a full disk) one file goes at a time, another one each time,
+        until one has arrived: else thousands of files would be recorded, try after try, for days.
+        """
+        tried: list[Order] = []
+        held: dict[Path, list[Order]] = {}
+        for order in orders:
+            directory = self.places.of(order.decision)
+            (held.setdefault(directory, []) if directory in self._failing else tried).append(order)
+        self._turn += 1
+        tried += [own.pop(self._turn % len(own)) for own in held.values()]
+        spared = [(0, Returned(each, self._failing[place], later=True)) for place, own in held.items() for each in own]
+        results = self.carry_out(tried)
+        self._learn(results)
+        return [*results, *spared]
+
+    def _learn(self, results: Sequence[tuple[int, Filed | Returned]]) -> None:
+        """Which directories fail. One file alone may have something about it; what was not recorded tells nothing."""
+        failed: dict[Path, list[str]] = {}
+        took = set()
+        for number, result in results:
+            directory = self.places.of(result.order.decision)
+            if isinstance(result, Filed):
+                took.add(directory)
+            elif number and result.later:
+                failed.setdefault(directory, []).append(result.why)
+        for directory in took:
+            self._failing.pop(directory, None)
+        for directory, whys in failed.items():
+            if directory not in took and (len(whys) > 1 or directory in self._failing):
+                self._failing[directory] = whys[-1]
 
     def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
