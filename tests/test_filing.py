@@ -217,6 +217,26 @@ class TestMove:
         mover.flush()
         assert (target / "a.png").read_bytes() == CONTENT
 
+    def test_a_subdirectory_taken_right_after_a_move(self, inbox: Path, target: Path) -> None:
+        """A consumer takes whole subdirectories, with what has just come: there is nothing left here to sync."""
+        (inbox / "a.png").write_bytes(CONTENT)
+        mover = Filing(inbox)
+        mover.expect(target)
+        mover.move("a.png", None, None, target, below="ward/monday")
+        (target / "ward").rename(inbox / "taken")
+        mover.flush()
+        assert (inbox / "taken" / "monday" / "a.png").read_bytes() == CONTENT
+
+    def test_a_subdirectory_that_went_with_its_mount(self, inbox: Path, target: Path) -> None:
+        """Nobody took it: what was moved there may not be on disk."""
+        (inbox / "a.png").write_bytes(CONTENT)
+        mover = Filing(inbox)
+        mover.move("a.png", None, None, target, below="ward")
+        shutil.rmtree(target / "ward")
+        mover._expected[target] = target.stat().st_dev + 1, target.stat().st_ino + 1
+        with pytest.raises(Retry, match="ward"):
+            mover.flush()
+
 
 class TestLinkFallback:
     def test_moves(self, inbox: Path, target: Path, identify: Identify, no_renameat2: None) -> None:

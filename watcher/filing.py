@@ -44,7 +44,7 @@ class Filing:
         self.inbox = inbox
         self._mode = mode
         self._left: set[Path] = set()
-        self._entered: set[Path] = set()
+        self._entered: dict[Path, Path] = {}
         self._expected: dict[Path, tuple[int, int]] = {}
 
     def expect(self, directory: Path) -> None:
@@ -84,7 +84,7 @@ class Filing:
                 if self._mode is not None:
                     unique.set_mode(path, self._mode, identity)
                 with beneath.made(directory, below) as there:
-                    landed = self._move(path, identity, digest, there, name or base, (left, entered))
+                    landed = self._move(path, identity, digest, there, name or base, (left, entered, directory))
             return entered / landed.name
         except Vanished as error:
             raise (Vanished(f"{left / base} has changed since it was read") if inner else error) from error
@@ -113,7 +113,7 @@ class Filing:
         digest: str | None,
         directory: Path,
         name: str,
-        touched: tuple[Path, Path],
+        touched: tuple[Path, Path, Path],
     ) -> Path:
         for candidate in unique.candidates(name, digest):
             target = directory / candidate
@@ -147,9 +147,9 @@ class Filing:
                     unique.rename_noreplace(target, source.with_name(candidate))
                     raise
 
-    def _touch(self, left: Path, entered: Path) -> None:
+    def _touch(self, left: Path, entered: Path, directory: Path) -> None:
         self._left.add(left)
-        self._entered.add(entered)
+        self._entered[entered] = directory
 
     def flush(self) -> None:
         """Make the moves since the last call survive a power cut.
@@ -158,8 +158,8 @@ class Filing:
             Retry: a directory could not be synced.
         """
         left, entered = self._left, self._entered
-        self._left, self._entered = set(), set()
-        for directory in sorted(left | entered):
+        self._left, self._entered = set(), {}
+        for directory in sorted(left | entered.keys()):
             try:
                 unique.sync_directory(directory)
             except OSError as error:
@@ -167,7 +167,23 @@ class Filing:
                     continue  # unmounted just now: that wrote it to disk; what was taken from it has arrived
                 if error.errno in _SWAPPED and directory not in entered and self.inbox in directory.parents:
                     continue  # its producer has put something else in its place, or shut it
+                if error.errno == errno.ENOENT and self._taken(directory, entered.get(directory, directory)):
+                    continue
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
+
+    def _taken(self, below: Path, directory: Path) -> bool:
+        """Whether a directory below ``directory`` went with what we put in, and its going is on disk.
+
+        A consumer may take whole subdirectories.
+        """
+        try:
+            if below == directory or directory not in below.parents:
+                return False
+            self.refuse_lost_mount(directory)
+            unique.sync_directory(directory)
+        except OSError:
+            return False
+        return True
 
 
 def count(directory: Path) -> int | None:
