@@ -503,6 +503,20 @@ class TestTheDesk:
         told = [event for _ in range(5) for event in self.turn(site, desk)]
         assert told == ["verdict.filed"] * 3
 
+    def test_each_file_of_a_chunk_counts(self, site: Reading, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Many large files onto a slow share are slow, not stuck: with each something is finished."""
+        for name in "abc":
+            site.file(f"{name}.png", UNSURE, name.encode())
+            site.give(f"{name}.png", "Hand")
+        finished = []
+        digest, move = verdicts.unique.digest, site.clerk.filing.move
+        monkeypatch.setattr(verdicts.unique, "digest", lambda path: (finished.append(desk.finished), digest(path))[1])
+        monkeypatch.setattr(site.clerk.filing, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
+        assert self.turn(site, desk) == ["verdict.filed"] * 3
+        finished.append(desk.finished)
+        assert len(finished) == len(set(finished)) == 7
+        assert finished == sorted(finished)
+
     def test_the_note_is_not_logged(self, site: Reading) -> None:
         """What people write may name a patient: the ledger has it, the log does not."""
         lines: list[dict[str, object]] = []

@@ -71,7 +71,7 @@ class Clerk:
     model: str | None
     rules: Rules = field(default=Rules())
     carried: int = 0
-    """Files moved or returned, and batches recorded, so far."""
+    """Files looked at for a verdict, moved or returned, and batches recorded, so far: tells slow from stuck."""
     keep_subdirectories: bool = False
     """Whether what lay below the inbox lies as far below the directory of its class."""
     _failing: dict[Path, str] = field(default_factory=dict)

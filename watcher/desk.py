@@ -26,13 +26,18 @@ class Desk:
         self.bell, self._log, self._wake = bell, logger, wake
         self._work: Future[list[Done]] | None = None
         self._asked, self._sweeps, self._pause_s, self._not_before_s = True, 0, 0.0, float("-inf")
-        self.ended = 0
-        """Chunks done so far."""
+        self._ended = 0
+        self._persons: Clerk | None = None
 
     @property
     def busy(self) -> bool:
         """Whether a chunk is under way."""
         return self._work is not None
+
+    @property
+    def finished(self) -> int:
+        """Chunks done so far, and files of theirs: a chunk of many large ones takes its time."""
+        return self._ended + (self._persons.carried if self._persons else 0)
 
     def turn(self, now: float, clerk: Clerk, mover: Executor | None, sweeps: int) -> None:
         """Begin or end a chunk. ``mover`` is None while none may begin; ``sweeps`` counts scans of the inbox."""
@@ -44,14 +49,14 @@ class Desk:
             self._asked, self._sweeps = True, sweeps
         if self._asked and self._work is None and mover is not None:
             self._asked = False
-            persons = Clerk(clerk.ledger, clerk.filing, clerk.places, None)
-            self._work = mover.submit(verdicts.carry_out, persons)
+            self._persons = Clerk(clerk.ledger, clerk.filing, clerk.places, None)
+            self._work = mover.submit(verdicts.carry_out, self._persons)
             self._work.add_done_callback(lambda _: self._wake())
 
     def _end(self, now: float) -> None:
         assert self._work is not None
         done, self._work = self._work.result(), None
-        self.ended += 1
+        self._ended, self._persons = self.finished + 1, None
         for each in done:
             _tell(self._log, each)
         if any(each.state == "later" for each in done):

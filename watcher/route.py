@@ -159,7 +159,7 @@ class Route:
             Work("classify", int(self._thinking is not None), self._thought, most.classify),
             Work("filing", int(moving), self.clerk.carried, most.filing),
             Work("takeover", int(self._taking_over), self.takeover.sweeps if self.takeover else 0, most.takeover),
-            Work("verdicts", int(self._judging), self.desk.ended if self.desk else 0, most.filing),
+            Work("verdicts", int(self._judging), self.desk.finished if self.desk else 0, most.filing),
         ]
 
     @property

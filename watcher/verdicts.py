@@ -164,7 +164,10 @@ def carry_out(clerk: Clerk, limit: int = CHUNK) -> list[Done]:
         awaited = _awaited(ledger, limit)
     except Retry:
         return []  # the ledger can not be read just now: they stay open, and the next scan asks again
-    looked = [(verdict, _order(verdict, clerk.places)) for verdict in awaited]
+    looked = []
+    for verdict in awaited:
+        looked.append((verdict, _order(verdict, clerk.places)))
+        clerk.carried += 1  # read whole, maybe from a slow share
     try:
         with ledger.deciding():
             for verdict, found in looked:
