@@ -229,6 +229,13 @@ class TestCalibration:
         passed = found.accept(confidence[:, None], distance, 1).mean()
         assert rate <= passed <= rate + 0.001
 
+    def test_what_computes_a_little_otherwise_accepts_the_same(self) -> None:
+        """The distance is midway between the last that is accepted and the first that is not."""
+        distance = np.array([0.1, 0.2, 0.3, 0.5])
+        found = calibrate.thresholds(np.ones(4), distance, 0.75)
+        assert found.max_distance == pytest.approx(0.4, abs=2e-6)
+        assert calibrate.thresholds(np.ones(4), distance, 1.0).max_distance == pytest.approx(0.5, abs=2e-6)
+
     def test_never_accept_what_is_less_than_half_sure(self) -> None:
         """Asked to accept all, images with a confidence below a half are still left to a person."""
         found = calibrate.thresholds(np.array([0.2, 0.4, 0.9, 0.8]), np.array([0.1, 0.1, 0.3, 0.2]), 1.0)

@@ -92,13 +92,15 @@ def thresholds(
 ) -> Thresholds:
     """Those at which at least ``accept_rate`` of some images, (n,) each, are accepted.
 
-    Fewer only where more of them have a confidence below :data:`LEAST`.
+    Fewer only where more of them have a confidence below :data:`LEAST`. The distance lies midway between the last image
+    accepted and the first that is not: what computes in another precision or order is to accept the same ones.
     """
     spare = int((1 - accept_rate) * len(confidence) + 1e-9)  # images
     lowest = max(float(np.sort(confidence)[int(spare * UNSURE)]), LEAST)
     sure = confidence >= lowest
     far = np.sort(distance[sure])[::-1]
-    highest = far[min(max(spare - int((~sure).sum()), 0), len(far) - 1)] if len(far) else 0.0
+    last = min(max(spare - int((~sure).sum()), 0), len(far) - 1)
+    highest = float(far[max(last - 1, 0) : last + 1].mean(dtype=np.float64)) if len(far) else 0.0
     return Thresholds(float(np.floor(lowest * 1e6) / 1e6), float(np.ceil(highest * 1e6) / 1e6))
 
 
