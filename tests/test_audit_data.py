@@ -151,7 +151,10 @@ class TestSuspects:
     [{"train_images": 24, "watch_images": 6, "judge_images": 12, "epochs": {"improved": 1}}, {"judge_part": "valid"}],
 )
 def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
-    """The command counts what was put in, writes it down, and takes the study's runs into account."""
+    """The command counts what was put in, writes it down, and takes the study's runs into account.
+
+    A study that asks for more images than there are takes no part, and the page says so.
+    """
     data, lines = tmp_path / "data", ["path,class,split"]
     images = drawn(60)
     for number, (path, image) in enumerate(zip(images.paths, images.images, strict=True)):
@@ -173,7 +176,8 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     for task in study.tasks(found, sample):
         row = {
             "variant": "improved", "recipe": "improved", "change": {}, "seed": task.seed, "digest": task.digest,
-            "errors": 0, "judged": 12, "wrong": [[doubted, "Other", 0.98]],
+            "errors": 0, "train_images": len(sample.train.paths), "judged": 12, "precision": task.recipe.precision,
+            "epochs": task.recipe.max_epochs, "finished": "2026-11-25", "versions": {}, "wrong": [[doubted, "Other", 0.98]],
         }  # fmt: skip
         rows.add(tmp_path / "runs.jsonl", row)
     printed = io.StringIO()
@@ -186,3 +190,8 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     assert "1 validation images are copies of a training image" in page
     assert f"| {doubted} | Other | 3 of 3 | 0.980 |" in page
     assert "of the 12 judged images have a near twin" in page
+    plan.write_text(yaml.safe_dump({**settings, "budget": {"train_images": 4000}}))
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert cli.main(["audit-data", *words]) == 0
+    page = (tmp_path / "out" / "audit.md").read_text()
+    assert "1 are exact copies" in page and "can not be of these images, and takes no part: " in page

@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 from watcher import cli
+from watcher.errors import Exit
 from watcher.training import report, rows, study
 
 CLASSES = ["CXR", "Hand"]
@@ -83,8 +84,40 @@ class TestLines:
 
     def test_rows_of_another_form_of_a_variant_do_not_count(self) -> None:
         """Rows from before a variant was changed, or of a seed that is not planned, are left out."""
-        old = [row("elu", 0, 1, {"activation": "relu"}), row("elu", 7, 1, ELU)]
+        old = [row("elu", 0, 1, {**ELU, "dropout": 0.5}), row("elu", 7, 1, ELU)]
         assert lines([*old, *RUNS])["elu"].errors == [90, 91, 92]
+
+    @pytest.mark.parametrize(
+        "other", [{"train_images": 30}, {"judged": 500}, {"epochs": 1}, {"epochs": 3}, {"versions": {"form": 0}}]
+    )
+    def test_rows_of_another_budget_do_not_count(self, other: dict[str, Any]) -> None:
+        """Rows of fewer images, of other epochs or of another form of training never make one mean with the others."""
+        sizes = {"train_images": 60, "judge_images": 1000}
+        plan = study.Study.model_validate({**PLAN, "budget": {**PLAN["budget"], **sizes}})
+        table = {line.variant.name: line for line in report.lines(plan, [*RUNS, row("elu", 0, 1, ELU, **other)])}
+        assert table["elu"].errors == [90, 91, 92]
+
+    def test_a_run_that_stopped_early_counts(self) -> None:
+        """Fewer epochs than the budget's are another budget, unless the variant's own early stop ended the run."""
+        change = {"max_epochs": 9, "t2v_epochs": 1}
+        variants = [{"name": "stop", "recipe": "improved", "change": change}]
+        plan = study.Study.model_validate({**PLAN, "variants": variants})
+        run = row("stop", 0, 5, change)
+        assert report.lines(plan, [run]) == []
+        run["history"][-1]["overfit_epochs"] = 1
+        assert [line.errors for line in report.lines(plan, [run])] == [[5]]
+
+    def test_of_two_rows_of_a_seed_the_newest_counts(self) -> None:
+        """Done anew on other images, a run does not count twice."""
+        again = row("elu", 0, 70, ELU, finished="2026-11-29T10:00:00+00:00")
+        assert lines([again, *RUNS])["elu"].errors == lines([*RUNS, again])["elu"].errors == [70, 91, 92]
+
+    def test_a_renamed_variant_keeps_its_runs(self) -> None:
+        """``ablate`` does not do them again, so the page has to find them; so it does for a second name of one."""
+        variants = [{"name": "elu-units", "recipe": "improved", "change": {**ELU, "dropout": 0}}, *PLAN["variants"][:2]]
+        plan = study.Study.model_validate({**PLAN, "variants": variants})
+        table = {line.variant.name: line.errors for line in report.lines(plan, RUNS)}
+        assert table["elu-units"] == table["elu"] == [90, 91, 92]
 
     def test_rows_of_another_precision_do_not_count(self) -> None:
         """Trainings in bfloat16 and in float32, which rows without the word are, never make one mean."""
@@ -148,6 +181,19 @@ class TestReport:
         (home / "runs.jsonl").unlink()
         told("report", "--study", str(home / "study.yaml"))
         assert "No run of 12 is finished." in (home / "report.md").read_text()
+
+    def test_rows_that_do_not_count_are_told(self, home: Path) -> None:
+        """Rows of another study are not left out in silence."""
+        pytest.importorskip("matplotlib")
+        rows.add(home / "runs.jsonl", row("other", 0, 3, {"pool": 7}))
+        assert "9 rows read, 1 of them of other studies" in told("report", "--study", str(home / "study.yaml"))
+
+    def test_rows_that_were_named_and_are_not_there(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A mistyped --runs never replaces the page by one that says that nothing is done."""
+        (home / "report.md").write_text("before")
+        code = cli.main(["report", "--study", str(home / "study.yaml"), "--runs", str(home / "rums.jsonl")])
+        assert (code, (home / "report.md").read_text()) == (Exit.DIRECTORY, "before")
+        assert "rums.jsonl does not exist" in capsys.readouterr().err
 
     def test_misclassified_images_are_for_those_with_the_data(self, home: Path) -> None:
         """With the data at hand a sheet shows each error; the page does not have it."""

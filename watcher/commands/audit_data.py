@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint
+from watcher import assets, checkpoint, whole
 from watcher.commands import evaluate as judging
-from watcher.errors import Exit
+from watcher.errors import Exit, Fatal
 from watcher.training import audit_data, dataset, report, rows, study
 
 
@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> int:
     told, doubted = _of_study(args, {args.train_part: train, args.part: valid}, near.reach)
     page = audit_data.page((train, valid), audit_data.count_copies(train, valid), near, judged, told, doubted)
     out: Path = args.out or args.study.parent
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "audit.md").write_text(page, "utf-8")
+    with whole.written(out / "audit.md") as partial:
+        partial.write_text(page, "utf-8")
     print(page)
     return Exit.OK
 
@@ -42,10 +42,13 @@ def _of_study(
         return [], []
     plan = study.read(args.study)
     budget = plan.budget
-    sample = study.sample(args.data, args.split, budget)
+    known = rows.named(args.runs, args.study.parent / "runs.jsonl")
+    try:
+        sample = study.sample(args.data, args.split, budget)
+    except Fatal as error:
+        return [f"The study {args.study} can not be of these images, and takes no part: {error.problem}."], []
     planned = {task.digest for task in study.tasks(plan, sample)}
-    known = args.runs or [args.study.parent / "runs.jsonl"]
-    runs = [row for row in rows.read(*known) if row["digest"] in planned]
+    runs = [row for row in known if row["digest"] in planned]
     if not runs or not {budget.train_part, budget.judge_part} <= parts.keys():
         return [], []
     learnt = _chosen(parts[budget.train_part], sample.train.paths)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher import assets, checkpoint, contact_sheet, decode
+from watcher import assets, checkpoint, contact_sheet, decode, whole
 from watcher.commands import evaluate as judging
 from watcher.errors import Exit, Fatal
 from watcher.training import dataset, evaluate, figures, report, rows, study
@@ -21,19 +21,27 @@ AUDIT = "audit.md"
 
 def run(args: argparse.Namespace) -> int:
     """Write ``report.md`` and its figures; with ``--data`` also a sheet of misclassified images."""
+    if args.data and not args.split:
+        raise Fatal("--data needs to know which images to judge", "Give --split CSV too.", Exit.USAGE)
     plan = study.read(args.study)
     home: Path = args.study.parent
     out: Path = args.out or home
-    runs = rows.read(*(args.runs or [home / "runs.jsonl"]))
+    runs = rows.named(args.runs, home / "runs.jsonl")
     table = report.lines(plan, runs)
     audit = out / AUDIT
     text = report.page(plan, table, _draw(table, out), audit.read_text("utf-8") if audit.exists() else "")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.md").write_text(text, "utf-8")
-    print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {len(runs)} rows read")
+    with whole.written(out / "report.md") as partial:
+        partial.write_text(text, "utf-8")
+    print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {_counted(table, runs)}")
     if args.data:
         print(_sheet(args, out))
     return Exit.OK
+
+
+def _counted(table: Sequence[report.Line], runs: Sequence[rows.Row]) -> str:
+    left = len({run["digest"] for run in runs} - {run["digest"] for line in table for run in line.runs})
+    also = f", {left} of them of other studies, variants, budgets or seeds, which do not count" if left else ""
+    return f"{len(runs)} rows read{also}"
 
 
 def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
@@ -52,8 +60,6 @@ def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
 
 
 def _sheet(args: argparse.Namespace, out: Path) -> str:
-    if not args.split:
-        raise Fatal("--data needs to know which images to judge", "Give --split CSV too.", Exit.USAGE)
     weights = checkpoint.load(args.weights or assets.weights())
     data = dataset.load(dataset.listing(args.data, args.split, args.part))
     judged = judging.judge(weights, data)

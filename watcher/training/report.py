@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from watcher.training import verdicts
+from watcher.training.recipes import Recipe
 from watcher.training.rows import Row
-from watcher.training.study import Study, Variant, planned_recipe
+from watcher.training.study import FORM, Budget, Study, Variant, planned_recipe
 
 RULE = f"""\
 A verdict compares a variant's errors with those of its control, on the same images. Errors are taken as square roots,
@@ -37,7 +38,8 @@ class Line:
 
 def lines(plan: Study, runs: Sequence[Row]) -> list[Line]:
     """The study's variants that have runs, in its order, each compared with its control."""
-    of = {variant.name: _runs_of(variant, plan, runs) for variant in plan.variants}
+    trained = [(run, _trained_by(run, plan.budget)) for run in runs if run["seed"] in plan.seeds]
+    of = {variant.name: _runs_of(planned_recipe(variant, plan.budget), trained) for variant in plan.variants}
     spreads = {
         recipe: verdicts.noise([[run["errors"] for run in of[v.name]] for v in plan.variants if v.recipe == recipe])
         for recipe in {variant.recipe for variant in plan.variants}
@@ -62,16 +64,40 @@ def control_of(variant: Variant, plan: Study) -> str:
     return next((v.name for v in plan.variants if v.recipe == variant.recipe and not v.change), variant.name)
 
 
-def _runs_of(variant: Variant, plan: Study, runs: Sequence[Row]) -> tuple[Row, ...]:
-    """Rows of another form of the variant, left from before it or the budget was changed, are not among them."""
-    form = variant.name, variant.recipe, variant.change, planned_recipe(variant, plan.budget).precision
-    mine = [
-        run
-        for run in runs
-        if (run["variant"], run["recipe"], run["change"], run.get("precision", "float32")) == form
-        and run["seed"] in plan.seeds
-    ]
-    return tuple(sorted(mine, key=lambda run: run["seed"]))
+def _runs_of(recipe: Recipe, trained: Sequence[tuple[Row, Recipe | None]]) -> tuple[Row, ...]:
+    """The rows of trainings by this recipe, under whatever name, in order of seeds; of one seed the newest.
+
+    So a variant that was renamed keeps its runs, as it does for ``ablate``. Rows of another form of it, left from
+    before it or the budget was changed, are not among them.
+    """
+    form = recipe.unusual()
+    newest: dict[int, Row] = {}
+    for run, made_by in trained:
+        if made_by is None or made_by.unusual() != form or not _ended(run, recipe):
+            continue
+        if run["seed"] not in newest or run["finished"] >= newest[run["seed"]]["finished"]:
+            newest[run["seed"]] = run
+    return tuple(newest[seed] for seed in sorted(newest))
+
+
+def _trained_by(run: Row, budget: Budget) -> Recipe | None:
+    """The recipe that a run of this budget was trained by; None: it is not of this budget, or of another form."""
+    sizes = (budget.train_images, run["train_images"]), (budget.judge_images, run["judged"])
+    if any(asked not in (None, had) for asked, had in sizes) or run["versions"].get("form", FORM) != FORM:
+        return None
+    try:
+        variant = Variant(name=run["variant"], recipe=run["recipe"], change=run["change"])
+        recipe = planned_recipe(variant, budget)
+    except (KeyError, ValueError):  # a recipe or a setting that is not there any more
+        return None
+    return replace(recipe, precision=run.get("precision", "float32"))
+
+
+def _ended(run: Row, recipe: Recipe) -> bool:
+    """Whether a training by this recipe ends where the run did: else it had another budget of epochs."""
+    if run["epochs"] < recipe.max_epochs:
+        return bool(run["history"][-1].get("overfit_epochs", 0) >= recipe.t2v_epochs)
+    return bool(run["epochs"] == recipe.max_epochs)
 
 
 def page(plan: Study, table: Sequence[Line], pictures: Sequence[tuple[str, str]], audit: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,18 @@ def read(*paths: Path) -> list[Row]:
         for row in _rows(path):
             found.setdefault(row["digest"], row)
     return list(found.values())
+
+
+def named(paths: Sequence[Path] | None, usual: Path) -> list[Row]:
+    """The rows of files that somebody named, or of the usual one, which need not be there yet.
+
+    Raises:
+        Fatal: exit code 5; as for :func:`read`, and where a file that was named is not there.
+    """
+    for path in paths or ():
+        if not path.exists():
+            raise Fatal(f"{path} does not exist, so no row of it can count", "Give another --runs.", Exit.DIRECTORY)
+    return read(*(paths or [usual]))
 
 
 def add(path: Path, row: Row) -> None:
