@@ -36,7 +36,7 @@ def row(variant: str, seed: int, errors: int, change: dict[str, Any] | None = No
 
 ELU = {"activation": "elu"}
 POOL = {"pool": 2}
-PLAN = {
+PLAN: dict[str, Any] = {
     "seeds": [0, 1, 2],
     "budget": {"epochs": {"improved": 2}},
     "variants": [

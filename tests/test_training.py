@@ -362,6 +362,9 @@ class TestDataset:
             ("file,label\nHand/1.png,Hand\n", "train", "class"),
             ("class,path,split\nHand\n", None, "split.csv"),
             ("", "train", "split.csv"),
+            ("path,class,split\nHand/1.png,Hand,train\nHand/1.png,Hand,valid\n", "train", "1 files more than once"),
+            ("path,class,split\nHand/1.png,Hand/left,train\n", "train", "'Hand/left'"),
+            ("path,class,split\nHand/1.png,,train\n", "train", "''"),
         ],
     )
     def test_split_that_does_not_serve_is_fatal(
@@ -373,6 +376,19 @@ class TestDataset:
         with pytest.raises(Fatal, match=says) as caught:
             dataset.listing(folder, split, part)
         assert caught.value.code is Exit.DIRECTORY
+
+    def test_split_as_a_spreadsheet_writes_it(self, folder: Path, tmp_path: Path) -> None:
+        """A byte order mark before the first column's name is no part of the name."""
+        split = tmp_path / "split.csv"
+        split.write_text("path,class,split\nHand/1.png,Hand,train\n", "utf-8-sig")
+        assert dataset.listing(folder, split, "train").paths == ("Hand/1.png",)
+
+    def test_class_without_training_images_is_fatal(self) -> None:
+        """Training stops for a class that it could never learn, by name."""
+        data = examples()
+        dataset.refuse_unseen(data)
+        with pytest.raises(Fatal, match="is of d:"):
+            dataset.refuse_unseen(replace(data, classes=(*data.classes, "d")))
 
     def test_nothing_there_is_fatal(self, tmp_path: Path) -> None:
         """An absent or empty directory ends the command with exit code 5."""

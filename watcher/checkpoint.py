@@ -95,7 +95,7 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         raise _fatal(f"{path} was written in another format than {FORMAT}")
     if found.digest != _digest(_header(found), tensors):
         raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
-    if not all(_is_directory_name(name) for name in found.classes):
+    if not all(is_directory_name(name) for name in found.classes):
         raise _fatal(f"{path} has a class whose name can not be a directory's")
     if not found.classes or len(set(found.classes)) < len(found.classes):
         raise _fatal(f"{path} has no classes, or two of one name")
@@ -106,7 +106,8 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
     return found
 
 
-def _is_directory_name(name: object) -> bool:
+def is_directory_name(name: object) -> bool:
+    """Whether a class can have this name: its files lie in a directory of that name."""
     return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 

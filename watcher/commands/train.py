@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(f"reading {args.data} ...")
     data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
     dataset.refuse_broken(data, valid)
+    dataset.refuse_unseen(data)
     job = train.Run(recipes.RECIPES[args.recipe], data, valid, out, args.seed)
     job.resume()
     console.print(

@@ -7,13 +7,15 @@ Decoded by the daemon's own decoder and held in memory as 64 x 64 bytes each
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from watcher import decode
+from watcher import checkpoint, decode
 from watcher.errors import Exit, Fatal, Reject
 
 
@@ -49,7 +51,7 @@ def listing(root: Path, split: Path | None = None, part: str | None = None) -> L
     it every file of every directory, both sorted by name.
 
     Raises:
-        Fatal: exit code 5; nothing there, or files of the split are missing.
+        Fatal: exit code 5; nothing there, files of the split are missing or come twice, or a class's name is none.
     """
     if not root.is_dir():
         wrong = "is no directory" if root.exists() else "does not exist"
@@ -59,7 +61,7 @@ def listing(root: Path, split: Path | None = None, part: str | None = None) -> L
 
 def _from_split(root: Path, split: Path, part: str | None) -> Listing:
     try:
-        with split.open(newline="") as file:
+        with split.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first word
             rows = list(csv.DictReader(file))
         classes = tuple(dict.fromkeys(row["class"] for row in rows))
         if any(row[key] is None for row in rows for key in ("path", "class", "split")):
@@ -70,6 +72,7 @@ def _from_split(root: Path, split: Path, part: str | None) -> Listing:
         raise Fatal(
             f"the split {split} can not be read: {error}", "It needs the columns path, class, split.", Exit.DIRECTORY
         ) from error
+    _refuse_contradictions(split, classes, [row["path"] for row in rows])
     if not chosen:
         which = "no row at all" if part is None else f"no row whose split is {part!r}"
         raise Fatal(f"{split} has {which}", "Give another --split, or --part another name.", Exit.DIRECTORY)
@@ -82,6 +85,24 @@ def _from_split(root: Path, split: Path, part: str | None) -> Listing:
             Exit.DIRECTORY,
         )
     return Listing(root, classes, paths, tuple(classes.index(row["class"]) for row in chosen))
+
+
+def _refuse_contradictions(split: Path, classes: Sequence[str], paths: Sequence[str]) -> None:
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise Fatal(
+            f"{split} names {len(twice)} files more than once, the first is {twice[0]}: an image could be judged on "
+            "that was trained on",
+            "Leave one row for each file.",
+            Exit.DIRECTORY,
+        )
+    unfit = [name for name in classes if not checkpoint.is_directory_name(name)]
+    if unfit:
+        raise Fatal(
+            f"{split} has the class {unfit[0]!r}, which can not be a directory's name: weights with it would not load",
+            "Name each class as its directory.",
+            Exit.DIRECTORY,
+        )
 
 
 def _from_directories(root: Path) -> Listing:
@@ -112,6 +133,22 @@ def load(files: Listing) -> Examples:
         labels.append(label)
     stack = np.stack(images) if images else np.zeros((0, decode.SIDE, decode.SIDE), np.uint8)
     return Examples(files.classes, tuple(paths), stack, np.array(labels, np.int64), tuple(broken))
+
+
+def refuse_unseen(train: Examples | Listing) -> None:
+    """A class without a training image can never be recognised: name it and stop.
+
+    Raises:
+        Fatal: exit code 5, with the classes.
+    """
+    seen = set(train.labels)
+    unseen = [name for label, name in enumerate(train.classes) if label not in seen]
+    if unseen:
+        raise Fatal(
+            f"no image to train on is of {', '.join(unseen)}: each of these would be taken for another class",
+            "Take its rows out of the split, or give it training images.",
+            Exit.DIRECTORY,
+        )
 
 
 def refuse_broken(*parts: Examples) -> None:

@@ -132,10 +132,9 @@ def sample(root: Path, split: Path, budget: Budget) -> Sample:
         raise Fatal(
             f"{split} has {len(order)} images to train on: too few for the budget", "Ask for fewer images.", Exit.CONFIG
         )
-    judge = _chosen(others, left[:judged])
-    return Sample(
-        _chosen(files, order[:train]), _chosen(files, order[train:watched]) if budget.watch_images else judge, judge
-    )
+    judge, learnt = _chosen(others, left[:judged]), _chosen(files, order[:train])
+    dataset.refuse_unseen(learnt)
+    return Sample(learnt, _chosen(files, order[train:watched]) if budget.watch_images else judge, judge)
 
 
 def stratified(labels: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
