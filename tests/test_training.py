@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher import checkpoint, classify, decode, mednet
+from watcher import checkpoint, classify, cli, decode, mednet
 from watcher.errors import Exit, Fatal
-from watcher.training import compress, dataset, evaluate, recipes, train
+from watcher.training import compress, dataset, evaluate, recipes, resume, train
 from watcher.training.dataset import Examples
 
 SMALL = mednet.MedNetConfig(side=16, classes=3, filters=(2, 3), kernels=(5, 3), hidden=(12, 8))
@@ -174,6 +174,39 @@ class TestRun:
             run(tmp_path, recipe, seed).resume()
         assert caught.value.code is Exit.USAGE
 
+    def test_a_run_on_other_images_is_not_resumed(self, tmp_path: Path) -> None:
+        """Other images or labels under the same directory are refused: half of the run would be on each."""
+        run(tmp_path).epoch()
+        images = examples(0).images.copy()
+        images[0, 0, 0] ^= 1
+        other = [
+            (replace(examples(0), images=images), examples(9, 15)),
+            (examples(0), examples(9, 12)),
+            (replace(examples(0), classes=("b", "a", "c")), examples(9, 15)),
+        ]
+        for parts in other:
+            with pytest.raises(Fatal, match="on other images") as caught:
+                train.Run(RECIPE, *parts, tmp_path, 1).resume()
+            assert caught.value.code is Exit.USAGE
+
+    def test_a_run_from_before_its_images_were_noted_is_resumed(self, tmp_path: Path) -> None:
+        """What was begun by an older version is not lost."""
+        begun = run(tmp_path)
+        row = begun.epoch()
+        begun.last.save(history=[asdict(row)])
+        again = run(tmp_path)
+        again.resume()
+        assert again.history == [row]
+
+    @pytest.mark.parametrize("classes", [("a", "b", "c", "d"), ("a", "b", "c", "d", "e", "f", "g")])
+    def test_as_many_classes_as_the_data_has(self, tmp_path: Path, classes: tuple[str, ...]) -> None:
+        """The network has an output for each class of the data, whatever the recipe's own data had."""
+        data = examples()
+        data = replace(data, classes=classes, labels=np.arange(42, dtype=np.int64) % len(classes))
+        train.Run(RECIPE, data, data, tmp_path, 1).epoch()
+        kept = checkpoint.load(tmp_path / "best.safetensors")
+        assert kept.classes == classes and classify.build(kept).config.classes == len(classes)
+
     def test_early_stop_counts_epochs_that_are_not_in_a_row(self, tmp_path: Path) -> None:
         """Epochs with too high a validation loss add up; a good one between does not start the count again."""
         always, never = replace(RECIPE, t2v_ratio=0.0, max_epochs=99), replace(RECIPE, t2v_ratio=1e9, max_epochs=99)
@@ -321,6 +354,24 @@ class TestCompress:
         """What is judged is what is stored: every number survives the trip through half precision."""
         slim = compress.halved(run(tmp_path).net)
         assert all(torch.equal(value, value.half().float()) for value in slim.parameters())
+
+
+def test_two_processes_do_not_train_in_one_directory(
+    tmp_path: Path, png: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second is refused before it writes anything, with exit code 6: each would overwrite the other's epochs."""
+    pytest.importorskip("rich")
+    (tmp_path / "Hand").mkdir()
+    lines = ["path,class,split"]
+    for number, part in enumerate(("train", "valid")):
+        (tmp_path / "Hand" / f"{number}.png").write_bytes(png(number))
+        lines.append(f"Hand/{number}.png,Hand,{part}")
+    split, out = tmp_path / "split.csv", tmp_path / "out"
+    split.write_text("\n".join(lines) + "\n")
+    with resume.claimed(out / "lock"):
+        code = cli.main(["train", "--data", str(tmp_path), "--split", str(split), "--out", str(out)])
+    assert code == Exit.ALREADY_RUNNING and "another process trains in" in " ".join(capsys.readouterr().err.split())
+    assert [path.name for path in out.iterdir()] == ["lock"]
 
 
 @pytest.fixture

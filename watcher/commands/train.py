@@ -9,8 +9,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from watcher.errors import Exit
-from watcher.training import dataset, recipes, train
+from watcher.errors import Exit, Fatal
+from watcher.training import dataset, recipes, resume, train
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,6 +22,15 @@ def run(args: argparse.Namespace) -> int:
     data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
     dataset.refuse_broken(data, valid)
     dataset.refuse_unseen(data)
+    with resume.claimed(out / "lock") as ours:
+        if not ours:
+            raise Fatal(f"another process trains in {out}", "Give --out another directory.", Exit.ALREADY_RUNNING)
+        return _train(args, data, valid, out, console)
+
+
+def _train(
+    args: argparse.Namespace, data: dataset.Examples, valid: dataset.Examples, out: Path, console: Console
+) -> int:
     job = train.Run(recipes.RECIPES[args.recipe], data, valid, out, args.seed)
     job.resume()
     console.print(

@@ -7,6 +7,7 @@ Decoded by the daemon's own decoder and held in memory as 64 x 64 bytes each
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,6 +134,16 @@ def load(files: Listing) -> Examples:
         labels.append(label)
     stack = np.stack(images) if images else np.zeros((0, decode.SIDE, decode.SIDE), np.uint8)
     return Examples(files.classes, tuple(paths), stack, np.array(labels, np.int64), tuple(broken))
+
+
+def digest(*parts: Examples) -> str:
+    """Of the images, their labels and classes, in their order; 64 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(f"{part.classes} {part.images.shape}".encode())
+        sha.update(np.ascontiguousarray(part.images))
+        sha.update(np.ascontiguousarray(part.labels))
+    return sha.hexdigest()
 
 
 def refuse_unseen(train: Examples | Listing) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
@@ -65,6 +65,12 @@ RECIPES = {
     "baseline": Recipe("baseline", mednet.BASELINE, 0.01, 300, 1.2, 3),
     "improved": Recipe("improved", mednet.IMPROVED, 0.05, 64, 1.5, 4),
 }
+
+
+def for_classes(recipe: Recipe, classes: int) -> Recipe:
+    """The same recipe for data with so many classes."""
+    return replace(recipe, network=replace(recipe.network, classes=classes))
+
 
 _NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "none", "rank"}
 _TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}

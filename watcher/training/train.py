@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from watcher import checkpoint, decode, mednet
-from watcher.training import augment, resume
+from watcher import checkpoint, decode, mednet, whole
+from watcher.errors import Exit, Fatal
+from watcher.training import augment, dataset, recipes, resume
 from watcher.training.dataset import Examples
 from watcher.training.recipes import Recipe
 
@@ -100,6 +101,7 @@ class Run:
     def __init__(
         self, recipe: Recipe, train: Examples, valid: Examples, out: Path, seed: int, *, keep_best: bool = True
     ) -> None:
+        recipe = recipes.for_classes(recipe, len(train.classes))
         self.recipe, self.train, self.valid, self.out, self.seed = recipe, train, valid, out, seed
         self.keep_best = keep_best
         self.history: list[Epoch] = []
@@ -113,6 +115,7 @@ class Run:
             fused=True,
         )
         self.averaged = _averaged(self.net, recipe)
+        self.data = dataset.digest(train, valid)
         self.last = resume.Last(out, recipe.plain(), seed, self.net, self.optimizer, self.averaged)
         factors = torch.tensor([recipe.class_factors.get(name, 1.0) for name in train.classes])
         weights = class_weights(train.labels, len(train.classes)) * factors
@@ -129,10 +132,16 @@ class Run:
         """Go on where ``last.pt`` ended.
 
         Raises:
-            Fatal: exit code 2; it is of another recipe or seed.
+            Fatal: exit code 2; it is of another recipe or seed, or of other images.
         """
         state = self.last.restore()
         if state is not None:
+            if state.get("data", self.data) != self.data:  # runs begun before this was written down have none
+                raise Fatal(
+                    f"{self.out} holds a run on other images or labels: gone on with, it would be of neither",
+                    "Give --out another directory.",
+                    Exit.USAGE,
+                )
             self.history = [Epoch(**row) for row in state["history"]]
 
     def finished(self) -> str | None:
@@ -197,8 +206,9 @@ class Run:
         if best and self.keep_best:
             checkpoint.save(self.checkpoint(), self.out / "best.safetensors")
         rows = [asdict(row) for row in self.history]
-        self.last.save(history=rows)
-        (self.out / "losses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with whole.written(self.out / "losses.jsonl") as partial:  # first: the last epoch's is not written again
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.last.save(history=rows, data=self.data)
 
     def checkpoint(self) -> checkpoint.Checkpoint:
         """The network as it stands, with what people should know of its training."""
