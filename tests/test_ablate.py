@@ -124,6 +124,13 @@ class TestStudy:
             ({"variants": [{"name": "a", "recipe": "improved"}] * 2}, "two variants"),
             ({"variants": [{"name": "a", "recipe": "improved", "against": "b"}]}, "no variant b"),
             ({"variants": [{"name": "../a", "recipe": "improved"}]}, "variants.0.name"),
+            (
+                {"variants": [{"name": "a", "recipe": "improved", "change": {"batch_size": 0}}]},
+                "a: batch_size: 0 is less",
+            ),
+            ({"seeds": [-1]}, "seeds.0"),
+            ({"seeds": [1, 1]}, "1 is there twice"),
+            ({"budget": {"epochs": {"improved": 0}}}, "budget.epochs.improved"),
         ],
     )
     def test_mistakes_are_named(self, plan: Path, change: dict[str, Any], says: str) -> None:
@@ -141,6 +148,14 @@ class TestStudy:
             plan.write_text(text, "latin-1")
         with pytest.raises(Fatal) as caught:
             study.read(plan)
+        assert caught.value.code is Exit.CONFIG
+
+    @pytest.mark.parametrize("change", [{"resample": {"Hnad": 2}}, {"augment": {"shift": {"Hnad": 2, "all": 1}}}])
+    def test_a_class_that_there_is_not_is_told(self, data: Path, change: dict[str, Any]) -> None:
+        """A mistyped class would change nothing, and the table would say that the change makes no difference."""
+        variants = (study.Variant(name="a", recipe="improved", change=change),)
+        with pytest.raises(Fatal, match="a: no image is of the class Hnad") as caught:
+            study.tasks(study.Study(seeds=(0,), budget=study.Budget(), variants=variants), drawn(data))
         assert caught.value.code is Exit.CONFIG
 
     def test_seed_major(self, plan: Path, data: Path) -> None:

@@ -322,6 +322,30 @@ class TestSettings:
         with pytest.raises(ValueError):
             recipes.changed(recipes.RECIPES["improved"], change)
 
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"batch_size": 0}, "batch_size: 0 is less than 1"),
+            ({"max_epochs": 0}, "max_epochs"),
+            ({"learning_rate": -1}, "learning_rate"),
+            ({"learning_rate": float("nan")}, "learning_rate"),
+            ({"momentum": 1}, "momentum: 1.0 is not below 1"),
+            ({"dropout": 2}, "dropout"),
+            ({"label_smoothing": 3}, "label_smoothing"),
+            ({"resample": {"Hand": -1}}, "resample"),
+            ({"augment": {"shfit": {"all": 2}}}, "no kind shfit; there are shift"),
+            ({"kernels": [5]}, "2 filters and 1 kernels"),
+            ({"kernels": [60, 60]}, "leave nothing of an image"),
+            ({"pool": 40}, "leave nothing of an image"),
+            ({"filters": [], "kernels": []}, "filters"),
+            ({"side": 32}, "no setting side"),
+        ],
+    )
+    def test_change_that_nothing_can_be_trained_with(self, change: dict[str, Any], says: str) -> None:
+        """What would end a study in the middle, hours later, is refused before it begins, in words."""
+        with pytest.raises(ValueError, match=says):
+            recipes.changed(recipes.RECIPES["improved"], change)
+
 
 class TestCompress:
     def test_at_full_rank_agrees_with_the_trained_network(self, tmp_path: Path) -> None:

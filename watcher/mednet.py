@@ -37,10 +37,15 @@ class MedNetConfig:
     @property
     def features(self) -> int:
         """Values that leave the convolutions for one image."""
+        return self.filters[-1] * self.smallest**2
+
+    @property
+    def smallest(self) -> int:
+        """Side of the maps that leave the convolutions; less than 1: the kernels are larger than what they are for."""
         side = self.side
         for kernel in self.kernels:
             side = (side - kernel + 1) // self.pool
-        return self.filters[-1] * side * side
+        return side
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the checkpoint's metadata."""

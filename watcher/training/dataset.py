@@ -141,8 +141,8 @@ def digest(*parts: Examples) -> str:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(f"{part.classes} {part.images.shape}".encode())
-        sha.update(np.ascontiguousarray(part.images))
-        sha.update(np.ascontiguousarray(part.labels))
+        sha.update(np.ascontiguousarray(part.images).data)
+        sha.update(np.ascontiguousarray(part.labels).data)
     return sha.hexdigest()
 
 

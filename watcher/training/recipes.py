@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from watcher import mednet
+from watcher.training import augment
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def for_classes(recipe: Recipe, classes: int) -> Recipe:
     return replace(recipe, network=replace(recipe.network, classes=classes))
 
 
-_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "none", "rank"}
+_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "none", "rank", "side"}
 _TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
 
 
@@ -91,7 +92,47 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     values["network"].update({k: v for k, v in changes.items() if k in _NETWORK})
     values.update({k: v for k, v in changes.items() if k in _TRAINING})
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        found = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    wrong = _impossible(found)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return found
+
+
+def unknown_classes(recipe: Recipe, classes: Sequence[str]) -> list[str]:
+    """Names that the recipe has in its maps by class and that are none of the classes: it would do nothing for them."""
+    named = {*recipe.class_factors, *recipe.resample}
+    named |= {name for strengths in recipe.augment.values() for name in strengths if name != "all"}
+    return sorted(named - set(classes))
+
+
+def _impossible(recipe: Recipe) -> list[str]:
+    """What no training can be done with, in words."""
+    net = recipe.network
+    least = {
+        "batch_size": (1, recipe.batch_size), "max_epochs": (1, recipe.max_epochs), "pool": (1, net.pool),
+        "t2v_epochs": (1, recipe.t2v_epochs), "filters": (1, min(net.filters, default=0)),
+        "kernels": (1, min(net.kernels, default=0)), "hidden": (1, min(net.hidden)), "dropout": (0, net.dropout),
+        "learning_rate": (0, recipe.learning_rate), "momentum": (0, recipe.momentum),
+        "weight_decay": (0, recipe.weight_decay), "label_smoothing": (0, recipe.label_smoothing),
+        "class_factors": (0, min(recipe.class_factors.values(), default=0)),
+        "resample": (0, min(recipe.resample.values(), default=0)),
+    }  # fmt: skip
+    wrong = [f"{name}: {value} is less than {bound}" for name, (bound, value) in least.items() if not value >= bound]
+    below_one = {"dropout": net.dropout, "momentum": recipe.momentum, "label_smoothing": recipe.label_smoothing}
+    wrong += [f"{name}: {value} is not below 1" for name, value in below_one.items() if value >= 1]
+    wrong += [
+        f"augment: there is no kind {kind}; there are {', '.join(augment.KINDS)}"
+        for kind in recipe.augment
+        if kind not in augment.KINDS
+    ]
+    if len(net.filters) != len(net.kernels):
+        wrong.append(
+            f"there are {len(net.filters)} filters and {len(net.kernels)} kernels: give one for each convolution"
+        )
+    elif not wrong and net.smallest < 1:
+        wrong.append("the convolutions leave nothing of an image: take smaller kernels, or pool less")
+    return wrong

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,8 @@ class Budget(plans.Strict):
     train_images: int | None = Field(None, gt=0)
     watch_images: int = Field(0, ge=0)
     judge_images: int | None = Field(None, gt=0)
-    sample_seed: int = 0
-    epochs: dict[str, int] | None = None
+    sample_seed: int = Field(0, ge=0)
+    epochs: dict[str, Annotated[int, Field(gt=0)]] | None = None
     keep: Literal["last", "best"] = "last"
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -54,7 +54,7 @@ class Variant(plans.Strict):
 class Study(plans.Strict):
     """The whole file."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     budget: Budget
     variants: tuple[Variant, ...] = Field(min_length=1)
 
@@ -93,8 +93,20 @@ def read(path: Path) -> Study:
 
 
 def tasks(study: Study, sample: Sample) -> list[Task]:
-    """Every run, all variants with the first seed before any with the second: a part of them is a table already."""
+    """Every run, all variants with the first seed before any with the second: a part of them is a table already.
+
+    Raises:
+        Fatal: exit code 3; a variant is about a class that the images do not have.
+    """
     planned = [(variant, planned_recipe(variant, study.budget)) for variant in study.variants]
+    for variant, recipe in planned:
+        unknown = recipes.unknown_classes(recipe, sample.train.classes)
+        if unknown:
+            raise Fatal(
+                f"{variant.name}: no image is of the class {', '.join(unknown)}, so that would change nothing",
+                f"The classes are {', '.join(sample.train.classes)}.",
+                Exit.CONFIG,
+            )
     return [
         Task(variant, recipe, seed, _run_digest(recipe, seed, study.budget, sample))
         for seed in study.seeds
@@ -151,6 +163,7 @@ def stratified(labels: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
 def _contradictions(study: Study) -> list[str]:
     names = [variant.name for variant in study.variants]
     wrong = [f"{name}: two variants have this name" for name in sorted(set(names)) if names.count(name) > 1]
+    wrong += [f"seeds: {seed} is there twice" for seed in sorted(set(study.seeds)) if study.seeds.count(seed) > 1]
     for variant in study.variants:
         if variant.recipe not in recipes.RECIPES:
             wrong.append(f"{variant.name}: there is no recipe {variant.recipe}; there are {', '.join(recipes.RECIPES)}")
