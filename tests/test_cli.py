@@ -201,6 +201,11 @@ class TestEvaluate:
         assert (ended.returncode, "Traceback" in ended.stderr) == (5, False)
         assert "nowhere" in ended.stderr
 
+    def test_a_picture_of_another_kind_is_refused(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Before anything is judged: else the figures would be lost with the picture."""
+        assert cli.main(["evaluate", "--data", str(folder), "--picture", "x.foo"]) == 2
+        assert "ends in .png" in capsys.readouterr().err
+
     def test_unknown_classes_are_told(self, tmp_path: Path) -> None:
         """A class directory that the weights do not know is named."""
         (tmp_path / "Knee").mkdir()

@@ -398,6 +398,65 @@ def test_two_processes_do_not_train_in_one_directory(
     assert [path.name for path in out.iterdir()] == ["lock"]
 
 
+class TestCompressCommand:
+    @pytest.fixture
+    def home(self, tmp_path: Path, png: Callable[..., bytes]) -> Path:
+        """Two classes, three hands to judge on, and weights whose order of the classes is not the split's."""
+        lines = ["path,class,split"]
+        for number in range(9):
+            name = ("Hand", "CXR")[number % 2]
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{number}.png").write_bytes(png(number))
+            lines.append(f"{name}/{number}.png,{name},{'valid' if number in (4, 6, 8) else 'train'}")
+        (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+        self.save(
+            tmp_path / "full.safetensors", mednet.MedNetConfig(classes=2, filters=(2,), kernels=(5,), hidden=(8, 4))
+        )
+        return tmp_path
+
+    def save(self, path: Path, config: mednet.MedNetConfig) -> None:
+        torch.manual_seed(3)
+        tensors = {name: value.numpy() for name, value in mednet.MedNet(config).state_dict().items()}
+        checkpoint.save(checkpoint.Checkpoint("small", config.to_dict(), ("CXR", "Hand"), tensors), path)
+
+    def call(self, home: Path, *more: str, weights: str = "full.safetensors") -> int:
+        data = ["--data", str(home), "--split", str(home / "split.csv")]
+        return cli.main(
+            ["compress", *data, "--weights", str(home / weights), "--out", str(home / "slim.safetensors"), *more]
+        )
+
+    def test_labels_are_told_by_name(self, home: Path) -> None:
+        """The order of the classes in the split is not that of the weights: what is tuned and judged is the class."""
+        assert self.call(home, "--rank", "8", "--epochs", "0") == 0
+        [step] = checkpoint.load(home / "slim.safetensors").training["compressed"]["steps"]
+        assert step["valid_errors"] == checkpoint.load(home / "slim.safetensors").training["valid_errors_shipped"]
+
+    @pytest.mark.parametrize(
+        ("change", "rank", "code", "says"),
+        [
+            ({"rank": 4}, "4", Exit.MODEL, "compressed already"),
+            ({"classes": 3, "none": True}, "4", Exit.MODEL, "none of the classes"),
+            ({}, "0", Exit.USAGE, "no rank 0"),
+            ({}, "9", Exit.USAGE, "no rank 9 of a layer of rank 8"),
+        ],
+    )
+    def test_what_nothing_can_be_made_of(
+        self, home: Path, change: dict[str, Any], rank: str, code: Exit, says: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Weights that are compressed, or of another kind, and a rank that there is not, are refused in words."""
+        config = mednet.MedNetConfig(classes=2, filters=(2,), kernels=(5,), hidden=(8, 4))
+        self.save(home / "other.safetensors", replace(config, **change))
+        assert self.call(home, "--rank", rank, weights="other.safetensors") == code
+        assert says in capsys.readouterr().err and not (home / "slim.safetensors").exists()
+
+    def test_another_class_is_named(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Images of a class that the weights do not know are refused."""
+        split = home / "split.csv"
+        split.write_text(split.read_text().replace(",Hand,", ",Knee,"))
+        assert self.call(home, "--rank", "4") == Exit.DIRECTORY
+        assert "do not know the classes Knee" in capsys.readouterr().err
+
+
 @pytest.fixture
 def folder(tmp_path: Path, png: Callable[..., bytes], jpeg: Callable[..., bytes]) -> Path:
     """Two classes, three files, one of them broken."""

@@ -23,7 +23,7 @@ def _train(add: common.Add) -> None:
     command.add_argument("--train-part", default="train", metavar="NAME", help="default: train")
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")
     command.add_argument("--out", type=Path, metavar="DIR", help="default: runs/RECIPE-seedN; holds a run to resume")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=common.count, default=0)
     command.add_argument("--threads", type=common.count, default=0, help="CPU threads (default: all cores)")
 
 
@@ -31,10 +31,10 @@ def _compress(add: common.Add) -> None:
     command = add("compress", "make trained weights small and fast: fold, factor, fine-tune, halve")
     common.data(command, split_required=True)
     command.add_argument("--weights", type=Path, required=True, metavar="FILE", help="weights made by train")
-    command.add_argument("--rank", type=int, default=64, help="rank of the first linear layer")
-    command.add_argument("--epochs", type=int, default=2, help="of fine-tuning the linear layers")
+    command.add_argument("--rank", type=common.count, default=64, help="rank of the first linear layer")
+    command.add_argument("--epochs", type=common.count, default=2, help="of fine-tuning the linear layers")
     command.add_argument("--learning-rate", type=float, default=0.005)
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=common.count, default=0)
     command.add_argument("--train-part", default="train", metavar="NAME")
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to choose and to set thresholds on")
     command.add_argument("--out", type=Path, required=True, metavar="FILE")
@@ -95,7 +95,7 @@ def _sketch(add: common.Add) -> None:
     common.data(command, split_required=False)
     command.add_argument("--train-part", default="train", metavar="NAME")
     command.add_argument("--components", type=int, default=40)
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=common.count, default=0)
     command.add_argument("--out", type=Path, default=Path("weights/sketch.safetensors"), metavar="FILE")
 
 

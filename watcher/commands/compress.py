@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from watcher import checkpoint, classify
+from watcher import checkpoint, classify, mednet
 from watcher.commands import evaluate as judging
-from watcher.errors import Exit
+from watcher.errors import Exit, Fatal
 from watcher.training import compress, dataset, evaluate
 
 GIVE_UP = 0.0002
@@ -22,8 +23,10 @@ def run(args: argparse.Namespace) -> int:
     classify.use_threads(0)
     full = checkpoint.load(args.weights)
     net = classify.build(full)
+    _refuse(args, net.config, full.classes)
     data, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
     dataset.refuse_broken(data, valid)
+    data, valid = judging.relabelled(data, full.classes), judging.relabelled(valid, full.classes)
     tuning = compress.Tuning(args.rank, args.epochs, args.learning_rate, seed=args.seed)
     torch.manual_seed(args.seed)
     slim, steps = compress.compress(
@@ -55,6 +58,22 @@ def run(args: argparse.Namespace) -> int:
     print(f"decisions that changed between right and wrong: {changed}")
     print(f"threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
     return Exit.OK
+
+
+def _refuse(args: argparse.Namespace, config: mednet.MedNetConfig, classes: Sequence[str]) -> None:
+    """Weights and ranks of which nothing could be made.
+
+    Raises:
+        Fatal: exit code 4 or 2.
+    """
+    if config.rank is not None or config.classes != len(classes):
+        what = (
+            "compressed already" if config.rank is not None else "of a network with an answer for none of the classes"
+        )
+        raise Fatal(f"{args.weights} is {what}", "Give --weights the best.safetensors that train wrote.", Exit.MODEL)
+    most = min(config.features, config.hidden[0])
+    if not 1 <= args.rank <= most:
+        raise Fatal(f"there is no rank {args.rank} of a layer of rank {most}", f"Give --rank 1 to {most}.", Exit.USAGE)
 
 
 def _size(path: Path) -> str:

@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
     """Print how many are right, the confusion matrix and each error."""
     if args.part and not args.split:
         raise Fatal("--part chooses rows of a split", "Give --split CSV too.", Exit.USAGE)
+    if args.picture and args.picture.suffix.lower() != ".png":
+        raise Fatal(f"{args.picture} would be no PNG", "Give --picture a name that ends in .png.", Exit.USAGE)
     path = args.weights or assets.weights()
     weights = checkpoint.load(path)
     data = dataset.load(dataset.listing(args.data, args.split, args.part))
@@ -38,13 +40,7 @@ def judge(weights: checkpoint.Checkpoint, data: dataset.Examples) -> evaluate.Re
     Raises:
         Fatal: exit code 5; the data has classes that the weights do not know.
     """
-    unknown = [name for name in data.classes if name not in weights.classes]
-    if unknown:
-        raise Fatal(
-            f"the weights do not know the classes {', '.join(unknown)}",
-            f"They know {', '.join(weights.classes)}: name the class directories so.",
-            Exit.DIRECTORY,
-        )
+    data = relabelled(data, weights.classes)
     classify.use_threads(0)
     station = classify.Classifier(classify.build(weights), classify.choose_device("auto"))
     network, policy = classify.scoring(station, weights), operating.policy(Review(), weights)
@@ -54,11 +50,22 @@ def judge(weights: checkpoint.Checkpoint, data: dataset.Examples) -> evaluate.Re
         shares.append(decide.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
         decisions = decide.decide(scored, [False] * len(scored.logits), policy)
         filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
-    return evaluate.report(_relabelled(data, weights.classes), np.concatenate(shares), np.concatenate(filed))
+    return evaluate.report(data, np.concatenate(shares), np.concatenate(filed))
 
 
-def _relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Examples:
-    """The same images with labels in the weights' own class order."""
+def relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Examples:
+    """The same images with labels in the weights' own class order.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that are none of these.
+    """
+    unknown = [name for name in data.classes if name not in classes]
+    if unknown:
+        raise Fatal(
+            f"the weights do not know the classes {', '.join(unknown)}",
+            f"They know {', '.join(classes)}: name the class directories so.",
+            Exit.DIRECTORY,
+        )
     order = np.array([list(classes).index(name) for name in data.classes], np.int64)
     broken = tuple((path, int(order[label]), why) for path, label, why in data.broken)
     return dataset.Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
