@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -92,3 +93,12 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(dir=_SHM))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 4 KiB, as on a disk that is full: a write fails, by ``EFBIG``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -208,3 +208,13 @@ def test_class_that_is_no_directory_name_is_refused(small: Checkpoint, path: Pat
     """Classes become directories: a name that leads elsewhere is refused, so files never land outside."""
     checkpoint.save(replace(small, classes=("Hand", name)), path)
     assert "directory" in refused(path)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
+    """The weights before stay, and the error says which file could not be written."""
+    place = tmp_path / "a.safetensors"
+    place.write_bytes(b"before")
+    with pytest.raises(OSError) as caught:
+        checkpoint.save(Checkpoint("x", {}, ("a",), {"w": np.zeros(9000, np.float32)}), place)
+    assert caught.value.filename == str(place) and [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]

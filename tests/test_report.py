@@ -195,6 +195,13 @@ class TestReport:
         assert (code, (home / "report.md").read_text()) == (Exit.DIRECTORY, "before")
         assert "rums.jsonl does not exist" in capsys.readouterr().err
 
+    def test_a_place_that_can_not_be_written_is_told(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Exit code 5 and the file's name, no traceback."""
+        pytest.importorskip("matplotlib")
+        words = ["--study", str(home / "study.yaml"), "--out", str(home / "study.yaml" / "page")]
+        assert cli.main(["report", *words]) == Exit.DIRECTORY
+        assert "study.yaml/page can not be read or written: Not a directory" in capsys.readouterr().err
+
     def test_misclassified_images_are_for_those_with_the_data(self, home: Path) -> None:
         """With the data at hand a sheet shows each error; the page does not have it."""
         pytest.importorskip("matplotlib")

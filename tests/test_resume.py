@@ -48,6 +48,15 @@ class TestLast:
         assert torch.equal(torch.rand(3), chance)
         assert all(torch.equal(one, other) for one, other in zip(tensors(run), tensors(again), strict=True))
 
+    @pytest.mark.usefixtures("full_disk")
+    def test_a_full_disk_is_told_and_leaves_what_was_there(self, tmp_path: Path) -> None:
+        """The checkpoint before stays, and the error says which file could not be written."""
+        (tmp_path / "last.pt").write_bytes(b"before")
+        with pytest.raises(OSError, match="torch could not write it") as caught:
+            last(tmp_path).save(history=["x" * 9000])
+        assert caught.value.filename == str(tmp_path / "last.pt")
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
     def test_reads_what_earlier_versions_wrote(self, tmp_path: Path) -> None:
         """These are the keys of the file: trainings under way are gone on with by later versions."""
         run = last(tmp_path)

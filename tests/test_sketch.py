@@ -135,3 +135,12 @@ def test_shipped_views_stand_for_many_images() -> None:
     """No view of the shipped sketch is a mean over less than a fortieth of its class's 7,100 to 8,000 images."""
     for portrait in sketch.Sketch.load(SHIPPED).portraits.values():
         assert portrait.shares.min() >= 1 / 40
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """The error says which file could not be written, and nothing is left of it."""
+    known = sketch.Sketch.load(assets.weights("sketch.safetensors"))
+    with pytest.raises(OSError) as caught:
+        known.save(tmp_path / "s.safetensors")
+    assert caught.value.filename == str(tmp_path / "s.safetensors") and list(tmp_path.iterdir()) == []

@@ -71,3 +71,11 @@ def test_several_at_once(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", told, str(place)], check=True)
         assert (place.read_text(), mine.read_text()) == ("theirs", "mine")
     assert place.read_text() == "mine"
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_the_error_names_the_file(tmp_path: Path) -> None:
+    """A disk that fills while one writes fails a write, which knows no name: the error has that of the file."""
+    with pytest.raises(OSError) as caught, whole.written(tmp_path / "a") as partial:
+        partial.write_bytes(bytes(9000))
+    assert caught.value.filename == str(tmp_path / "a") and list(tmp_path.iterdir()) == []

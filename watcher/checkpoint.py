@@ -7,6 +7,7 @@ is need not pay for it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -51,12 +52,19 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Write the file whole or not at all, and return it with its digest filled in."""
+    """Write the file whole or not at all, and return it with its digest filled in.
+
+    Raises:
+        OSError: it can not be written; what was there stays.
+    """
     header = _header(checkpoint)
     digest = _digest(header, checkpoint.tensors)
     tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
     with whole.written(path) as partial:
-        save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
+        try:
+            save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
     return replace(checkpoint, digest=digest)
 
 

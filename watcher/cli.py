@@ -40,6 +40,13 @@ def main(argv: list[str] | None = None) -> int:
         _forget_output()
         return Exit.OK
     except OSError as error:
+        if error.filename is not None and args.module != "run":  # the daemon's trace is for who mends it
+            print(
+                f"mednet-watcher: {error.filename} can not be read or written: {error.strerror}\n"
+                "  See that it is there, to its rights and to the space on its disk, then start the command again.",
+                file=sys.stderr,
+            )
+            return Exit.DIRECTORY
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
         print(f"mednet-watcher: the output can not be written: {error.strerror}", file=sys.stderr)

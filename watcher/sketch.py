@@ -10,6 +10,7 @@ a sample shows no patient. No torch here.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -101,7 +102,11 @@ class Sketch:
         return np.rint(levels).clip(0, 255).astype(np.uint8).reshape(SIDE, SIDE)
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all, as 16-bit floats."""
+        """Write the file whole or not at all, as 16-bit floats.
+
+        Raises:
+            OSError: it can not be written; what was there stays.
+        """
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(value, dtype=np.float16)
             for number, portrait in enumerate(self.portraits.values())
@@ -109,7 +114,10 @@ class Sketch:
         }
         header = {"format": FORMAT, "classes": list(self.classes), **self.provenance}
         with whole.written(path) as partial:
-            save_file(tensors, partial, metadata={"sketch": json.dumps(header)})
+            try:
+                save_file(tensors, partial, metadata={"sketch": json.dumps(header)})
+            except SafetensorError as error:
+                raise OSError(errno.EIO, str(error), str(path)) from error
 
     @classmethod
     def load(cls, path: Path) -> Sketch:

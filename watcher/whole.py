@@ -20,7 +20,7 @@ def written(path: Path, *, several: bool = False) -> Iterator[Path]:
     ``several`` processes may write the same file at once: the last one counts.
 
     Raises:
-        OSError: it can not be written.
+        OSError: it can not be written. Its ``filename`` says which file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial{os.getpid() if several else ''}.{path.name}")
@@ -29,6 +29,9 @@ def written(path: Path, *, several: bool = False) -> Iterator[Path]:
         partial.chmod(READABLE)
         _sync(partial)
         os.replace(partial, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write knows no name
+        raise
     finally:
         with contextlib.suppress(OSError):  # if it took its place, it is not there any more
             partial.unlink()

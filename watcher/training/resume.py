@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,11 @@ class Last:
     averaged: AveragedModel | None
 
     def save(self, **progress: Any) -> None:
-        """Put networks, optimizer, torch's random state and the run's own ``progress`` on disk, whole or not at all."""
+        """Put networks, optimizer, torch's random state and the run's own ``progress`` on disk, whole or not at all.
+
+        Raises:
+            OSError: they can not be written; what was there stays.
+        """
         state: dict[str, Any] = {
             "recipe": self.recipe,
             "seed": self.seed,
@@ -56,8 +61,12 @@ class Last:
             "random": torch.get_rng_state(),
             **progress,
         }
-        with whole.written(self.directory / "last.pt") as partial:
-            torch.save(state, partial)
+        path = self.directory / "last.pt"
+        with whole.written(path) as partial:
+            try:
+                torch.save(state, partial)
+            except RuntimeError as error:  # how torch says that a disk is full
+                raise OSError(errno.EIO, f"torch could not write it ({error})", str(path)) from error
 
     def restore(self) -> dict[str, Any] | None:
         """Put all of it back as it was saved. Gives the run's own progress with it; None: the run has not begun.
