@@ -18,7 +18,7 @@ import torch
 import yaml
 from PIL import Image
 
-from watcher import assets, sketch
+from watcher import assets, cli, sketch
 from watcher.errors import Exit, Fatal
 from watcher.training import ablate, recipes, rows, study, train
 
@@ -401,3 +401,12 @@ def test_killed_study_goes_on(plan: Path, data: Path, tmp_path: Path) -> None:
     subprocess.run(command(plan, data, out, "--collect"), check=True, capture_output=True)
     told = subprocess.run(command(plan, data, tmp_path / "new"), check=True, capture_output=True, text=True).stdout
     assert told == "4 runs, 4 of them done before\n"
+
+
+def test_collecting_from_a_place_without_rows_is_told(
+    plan: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped --out is no "0 new rows"."""
+    words = ["--study", str(plan), "--data", str(data), "--split", str(data / "split.csv")]
+    assert cli.main(["ablate", *words, "--out", str(tmp_path / "typo"), "--collect"]) == Exit.DIRECTORY
+    assert "no run has ended there" in capsys.readouterr().err and not (plan.parent / "runs.jsonl").exists()

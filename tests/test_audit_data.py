@@ -177,7 +177,7 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
         row = {
             "variant": "improved", "recipe": "improved", "change": {}, "seed": task.seed, "digest": task.digest,
             "errors": 0, "train_images": len(sample.train.paths), "judged": 12, "precision": task.recipe.precision,
-            "epochs": task.recipe.max_epochs, "finished": "2026-11-25", "versions": {},
+            "epochs": task.recipe.max_epochs, "finished": "2026-11-25", "versions": {}, "classes": images.classes,
             "wrong": [[doubted, "Other", 0.98]],
         }  # fmt: skip
         rows.add(tmp_path / "runs.jsonl", row)

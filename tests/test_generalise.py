@@ -257,3 +257,11 @@ def test_mahalanobis_is_its_definition() -> None:
     x = np.array([[1.0, 2, 3]])
     apart = x - np.stack([group.mean(axis=0) for group in groups])
     np.testing.assert_allclose(found.distance(x), min(d @ inverse @ d for d in apart), rtol=1e-6)
+
+
+def test_damaged_judgements_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was judged is never taken for nothing, nor told by a traceback."""
+    place = home / "study" / "judged.json"
+    place.write_text("{")
+    assert cli.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 5
+    assert "judged.json is damaged" in capsys.readouterr().err and place.read_text() == "{"

@@ -112,6 +112,14 @@ class TestLines:
         again = row("elu", 0, 70, ELU, finished="2026-11-29T10:00:00+00:00")
         assert lines([again, *RUNS])["elu"].errors == lines([*RUNS, again])["elu"].errors == [70, 91, 92]
 
+    @pytest.mark.parametrize("other", [{"judged": 60}, {"train_images": 7}, {"classes": ["CXR", "Knee"]}])
+    def test_rows_of_another_data_set_do_not_count(self, other: dict[str, Any]) -> None:
+        """Errors on one data set are never compared with errors on another: the newest rows say which one it is."""
+        mine = [row(name, 0, 7, change, **other) for name, change in (("improved", {}), ("elu", ELU))]
+        newest = [{**run, "finished": "2026-12-01T10:00:00+00:00"} for run in mine]
+        table = lines([*RUNS, *newest])
+        assert {name: line.errors for name, line in table.items()} == {"improved": [7], "elu": [7]}
+
     def test_a_renamed_variant_keeps_its_runs(self) -> None:
         """``ablate`` does not do them again, so the page has to find them; so it does for a second name of one."""
         variants = [{"name": "elu-units", "recipe": "improved", "change": {**ELU, "dropout": 0}}, *PLAN["variants"][:2]]

@@ -618,6 +618,11 @@ class TestCalibration:
         assert found.error == pytest.approx(0.15)
         assert [count for count, _, _ in found.bins if count] == [2, 2]
 
+    @pytest.mark.filterwarnings("error")
+    def test_a_training_that_diverged(self) -> None:
+        """A confidence that is no number counts as none, without a warning; the error is a number."""
+        assert evaluate.calibration(self.judged([float("nan")] * 2, [True, False])).error == 0.5
+
     def test_edges(self) -> None:
         """Confidence 0 and 1 belong to the first and last bin, an inner edge to the bin below; no image, no error."""
         found = evaluate.calibration(self.judged([0.0, 0.2, 1.0], [True] * 3), bins=5)

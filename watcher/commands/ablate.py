@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from watcher.errors import Exit
+from watcher.errors import Exit, Fatal
 from watcher.training import ablate, rows, study, train
 
 
@@ -56,6 +56,8 @@ def _perform(task: study.Task, budget: study.Budget, data: ablate.Images, out: P
 
 
 def _collect(known: Path, fresh: Path) -> int:
+    if not fresh.exists():
+        raise Fatal(f"{fresh} does not exist: no run has ended there", "Give --out what the runs had.", Exit.DIRECTORY)
     before = rows.read(known)
     found = rows.read(known, fresh)
     rows.write(known, found)

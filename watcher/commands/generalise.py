@@ -266,7 +266,14 @@ def _place(args: argparse.Namespace) -> Path:
 
 def _results(args: argparse.Namespace) -> dict[str, Any]:
     place = _place(args)
-    return dict(json.loads(place.read_text("utf-8"))) if place.exists() else {}
+    try:
+        return dict(json.loads(place.read_text("utf-8"))) if place.exists() else {}
+    except ValueError as error:
+        raise Fatal(
+            f"{place} is damaged, so nothing that was judged can be told: {error}",
+            "Take it from version control, or remove it and run the steps judge and ship again.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def _folds(results: dict[str, Any]) -> dict[str, Any]:

@@ -98,9 +98,10 @@ class Calibration:
 
 def calibration(judged: Report, bins: int = 15) -> Calibration:
     """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
-    which = np.clip(np.ceil(judged.confidences * bins).astype(int) - 1, 0, bins - 1)
+    sure = np.nan_to_num(judged.confidences)  # a training that diverged has none
+    which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(which, minlength=bins)
-    confidence = np.bincount(which, judged.confidences, bins)
+    confidence = np.bincount(which, sure, bins)
     right = np.bincount(which, judged.right, bins)
     return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(counts, confidence, right, strict=True)))
 

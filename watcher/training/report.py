@@ -38,7 +38,8 @@ class Line:
 
 def lines(plan: Study, runs: Sequence[Row]) -> list[Line]:
     """The study's variants that have runs, in its order, each compared with its control."""
-    trained = [(run, _trained_by(run, plan.budget)) for run in runs if run["seed"] in plan.seeds]
+    fitting = [(run, _trained_by(run, plan.budget)) for run in runs if run["seed"] in plan.seeds]
+    trained = _on_one_data_set([(run, recipe) for run, recipe in fitting if recipe is not None])
     of = {variant.name: _runs_of(planned_recipe(variant, plan.budget), trained) for variant in plan.variants}
     spreads = {
         recipe: verdicts.noise([[run["errors"] for run in of[v.name]] for v in plan.variants if v.recipe == recipe])
@@ -64,7 +65,20 @@ def control_of(variant: Variant, plan: Study) -> str:
     return next((v.name for v in plan.variants if v.recipe == variant.recipe and not v.change), variant.name)
 
 
-def _runs_of(recipe: Recipe, trained: Sequence[tuple[Row, Recipe | None]]) -> tuple[Row, ...]:
+def _on_one_data_set(trained: Sequence[tuple[Row, Recipe]]) -> list[tuple[Row, Recipe]]:
+    """Those on the images of the newest: errors on other images are nothing to compare with."""
+    if not trained:
+        return []
+    newest = _images(max((run for run, _ in trained), key=lambda run: str(run["finished"])))
+    return [(run, recipe) for run, recipe in trained if _images(run) == newest]
+
+
+def _images(run: Row) -> tuple[int, int, list[str]]:
+    """What tells one data set from another in a row."""
+    return run["train_images"], run["judged"], sorted(run["classes"])
+
+
+def _runs_of(recipe: Recipe, trained: Sequence[tuple[Row, Recipe]]) -> tuple[Row, ...]:
     """The rows of trainings by this recipe, under whatever name, in order of seeds; of one seed the newest.
 
     So a variant that was renamed keeps its runs, as it does for ``ablate``. Rows of another form of it, left from
@@ -73,7 +87,7 @@ def _runs_of(recipe: Recipe, trained: Sequence[tuple[Row, Recipe | None]]) -> tu
     form = recipe.unusual()
     newest: dict[int, Row] = {}
     for run, made_by in trained:
-        if made_by is None or made_by.unusual() != form or not _ended(run, recipe):
+        if made_by.unusual() != form or not _ended(run, recipe):
             continue
         if run["seed"] not in newest or run["finished"] >= newest[run["seed"]]["finished"]:
             newest[run["seed"]] = run

@@ -80,7 +80,9 @@ class Last:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state["recipe"] != self.recipe or state["seed"] != self.seed:
             raise Fatal(
-                f"{self.directory} holds a run of another recipe or seed", "Give --out another directory.", Exit.USAGE
+                f"{self.directory} holds a run of another recipe, seed or number of classes",
+                "Give --out another directory.",
+                Exit.USAGE,
             )
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
