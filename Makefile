@@ -19,7 +19,7 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference lock clean
+.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,17 @@ idle: $(INSTALLED)  ## measure what the daemon costs when there is nothing to do
 
 inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX Runtime (pip install onnx onnxscript onnxruntime)
 	@$(BIN)/python tests/inference.py $(if $(DATA),--data $(DATA) --split $(SPLIT))
+
+study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it ended (make study DATA=DIR SPLIT=CSV RUNS=DIR, see docs/study)
+	@test -n "$(DATA)" -a -n "$(SPLIT)" -a -n "$(RUNS)" || { echo "make study needs MedNIST, its split and room: DATA=DIR SPLIT=CSV RUNS=DIR"; exit 1; }
+	@for plan in docs/study docs/study/full; do \
+		does="$(BIN)/mednet-watcher ablate --study $$plan/study.yaml --data $(DATA) --split $(SPLIT) --out $(RUNS)/$$(basename $$plan)"; \
+		for core in $$(seq $$(nproc)); do $$does --threads 1 & running="$$running $$!"; done; \
+		for each in $$running; do wait $$each || exit 1; done; running=; \
+		$$does --collect || exit 1; \
+	done
+	@$(BIN)/mednet-watcher audit-data --data $(DATA) --split $(SPLIT) --weights weights/mednet-improved.safetensors weights/mednet-general.safetensors > /dev/null
+	@$(BIN)/mednet-watcher report
 
 fits: $(INSTALLED)  ## measure ways to make real images fit 64 x 64 (make fits POOL=DIR, see docs/fits.md)
 	@test -n "$(POOL)" || { echo "make fits needs a directory of labelled images: make fits POOL=DIR (see docs/fits.md)"; exit 1; }
