@@ -114,7 +114,7 @@ class TestAVerdict:
         with Annals(site.path) as annals:
             [entry] = annals.entries("d.id = ?", (done.id,))
             assert (entry.model, entry.detail) == (None, "by anna")
-            model = verdicts.models_word(annals, entry)
+            model = verdicts.models_word(annals, site.verdicts()[0], entry)
         assert model is not None and (model.id, model.label) == (number, "Hand")
 
     def test_a_confirmation_moves_nothing(self, site: Reading) -> None:
@@ -626,6 +626,50 @@ class TestExport:
         (site.hand / "b.png").write_bytes(b"B.PNG")
         assert [state for state, _ in site.export(to)] == ["copied", "left"]
         assert sorted(p.read_bytes() for p in (to / "Hand").iterdir()) == [b"a.png", b"mine"]
+
+    def test_what_a_person_put_into_its_class(self, site: Reading, tmp_path: Path) -> None:
+        """Moved there by hand and then confirmed, it is exported too, with the model's word; not after a later word."""
+        site.file("a.png", UNSURE)
+        site.hand.mkdir(parents=True, exist_ok=True)
+        (site.root / "review" / "a.png").rename(site.hand / "a.png")
+        site.give(site.hand / "a.png", "Hand")
+        assert [done.state for done in site.carry_out()] == ["confirmed"]
+        assert site.export(tmp_path / "export") == [("copied", "Hand/a.png")]
+        [told] = export.manifest(tmp_path / "export").values()
+        assert (told["class"], told["model_class"], told["model_outcome"]) == ("Hand", "CXR", "review")
+        site.give(site.hand / "a.png", "CXR")
+        [done] = site.carry_out()
+        assert site.export(tmp_path / "export") == [("copied", "CXR/a.png")]
+        site.undo(number=done.id)
+        assert [state for state, _ in site.export(tmp_path / "export")] == ["withdrawn"]
+
+    def test_the_last_word_on_equal_images(self, site: Reading, tmp_path: Path) -> None:
+        """Of two files of the same bytes the verdict that was given last counts, also where the older file got it."""
+        for name, label in (("a.png", "Hand"), ("b.png", "CXR")):
+            site.file(name, UNSURE)
+            site.give(name, label)
+            site.carry_out()
+        site.give(site.hand / "a.png", "Hand")
+        assert [done.state for done in site.carry_out()] == ["confirmed"]
+        assert site.export(tmp_path / "export") == [("copied", "Hand/a.png")]
+
+    def test_a_manifest_that_others_wrote(self, site: Reading, tmp_path: Path) -> None:
+        """What is no line of ours does not count, nor one that leads elsewhere; one that can not be read is told."""
+        site.file("a.png", UNSURE)
+        site.give("a.png", "Hand")
+        site.carry_out()
+        mine = tmp_path / "mine.png"
+        mine.write_bytes(b"a radiograph")
+        (to := tmp_path / "export").mkdir()
+        lines = [b"\xff\xfe", b"[]", *(json.dumps({"digest": digest(b"a radiograph"), "id": 0, "path": p}).encode()
+                 for p in (str(mine), "../mine.png"))]  # fmt: skip
+        (to / export.MANIFEST).write_bytes(b"\n".join(lines))
+        assert site.export(to) == [("copied", "Hand/a.png")]
+        assert mine.exists()
+        (tmp_path / "other" / export.MANIFEST).mkdir(parents=True)
+        with pytest.raises(Fatal) as caught:
+            site.export(tmp_path / "other")
+        assert caught.value.code is Exit.DIRECTORY
 
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 3600}\n"

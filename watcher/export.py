@@ -51,19 +51,20 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
     latest = {verdict.digest: (verdict, entry) for verdict, entry in verdicts.in_force(annals)}
     with _appending(to / MANIFEST) as write:
         for digest, (verdict, entry) in latest.items():
-            assert entry.destination is not None  # it was filed
+            source = verdict.path if entry is None else entry.destination
+            assert source is not None  # it was filed
             known = before.get(digest)
             here = to / known["path"] if known else None
             if known is not None and here is not None and known["id"] == verdict.id and os.path.lexists(here):
-                yield Result(entry.destination, "there", here)
+                yield Result(source, "there", here)
                 continue
             try:
-                made = _put(Path(entry.destination), here, digest, to / (verdict.label or OUTLIER))
+                made = _put(Path(source), here, digest, to / (verdict.label or OUTLIER))
             except (Vanished, Retry) as error:
-                yield Result(entry.destination, "left", why=str(error))
+                yield Result(source, "left", why=str(error))
                 continue
             write(_line(annals, verdict, entry, made.relative_to(to)))
-            yield Result(entry.destination, "copied", made)
+            yield Result(source, "copied", made)
     for verdict in annals.verdicts("state = 'withdrawn'"):
         known = before.get(verdict.digest) if verdict.digest not in latest else None
         if known is not None and known["id"] == verdict.id and os.path.lexists(to / known["path"]):
@@ -72,13 +73,24 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
 
 
 def manifest(directory: Path) -> dict[str, dict[str, Any]]:
-    """What was exported there before, by digest. A line that a crash cut short does not count."""
+    """What was exported there before, by digest. A line that a crash cut short does not count.
+
+    Raises:
+        Fatal: exit code 5; it is there and can not be read.
+    """
     found: dict[str, dict[str, Any]] = {}
-    with contextlib.suppress(FileNotFoundError), (directory / MANIFEST).open(encoding="utf-8") as lines:
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                told = json.loads(line)
-                found[told["digest"]] = {**told, "path": str(told["path"]), "id": told["id"]}
+    try:
+        lines = (directory / MANIFEST).read_bytes().splitlines()
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise _unusable(directory / MANIFEST, "read", error) from error
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a UnicodeDecodeError is a ValueError
+            told = json.loads(line)
+            path = Path(told["path"])
+            if not path.is_absolute() and ".." not in path.parts:
+                found[told["digest"]] = {**told, "path": str(path), "id": told["id"]}
     return found
 
 
@@ -98,9 +110,9 @@ def _move(exported: Path, directory: Path, digest: str) -> Path:
     raise AssertionError("candidates() does not end")
 
 
-def _line(annals: Annals, verdict: Verdict, entry: Entry, path: Path) -> dict[str, Any]:
+def _line(annals: Annals, verdict: Verdict, entry: Entry | None, path: Path) -> dict[str, Any]:
     """What ``adapt`` reads. Without the note: what people write there may name a patient."""
-    model = verdicts.models_word(annals, entry)
+    model = verdicts.models_word(annals, verdict, entry)
     return {
         "id": verdict.id,
         "path": str(path),
@@ -141,8 +153,16 @@ def _appending(path: Path) -> Iterator[_Appender]:
     try:
         appender = _Appender(path)
     except OSError as error:
-        raise Fatal(f"{printable(str(path))} can not be written: {error.strerror}", "", Exit.DIRECTORY) from error
+        raise _unusable(path, "written", error) from error
     try:
         yield appender
     finally:
         appender.close()
+
+
+def _unusable(path: Path, what: str, error: OSError) -> Fatal:
+    return Fatal(
+        f"{printable(str(path))} can not be {what}: {error.strerror}",
+        "Put that right, or export to another directory.",
+        Exit.DIRECTORY,
+    )

@@ -230,19 +230,31 @@ def _end(ledger: Ledger, number: int, state: str, why: str | None) -> None:
     ledger.execute("delete from open_verdict where verdict = ?", number)
 
 
-def in_force(annals: Annals) -> list[tuple[Verdict, Entry]]:
-    """The verdicts that hold, each with the decision by which its file lies where it does. The last on each file."""
-    found: dict[int, tuple[Verdict, Entry]] = {}
-    for verdict in annals.verdicts("state in ('filed', 'confirmed')"):
-        number = verdict.filed_by if verdict.state == "filed" else verdict.decision
+def in_force(annals: Annals) -> list[tuple[Verdict, Entry | None]]:
+    """The verdicts that hold, the oldest first: the last on each file, with the decision by which that lies there.
+
+    No decision put a file there that a person put into its class directory and then confirmed.
+    """
+    found: dict[int | tuple[str, str], tuple[Verdict, Entry | None]] = {}
+    for verdict in annals.verdicts("state in ('filed', 'confirmed', 'withdrawn')"):
+        if verdict.decision is None:
+            found.pop((verdict.path, verdict.digest), None)
+        number = {"filed": verdict.filed_by, "confirmed": verdict.decision}.get(verdict.state)
+        if number is None:
+            if verdict.state == "confirmed":
+                found[verdict.path, verdict.digest] = verdict, None
+            continue
         entry = next(annals.entries("d.id = ?", (number,)), None)
         if entry is not None and entry.lies:
+            found.pop(entry.id, None)
             found[entry.id] = verdict, entry
     return list(found.values())
 
 
-def models_word(annals: Annals, entry: Entry) -> Entry | None:
-    """The decision of a model that a person's goes back to, if any."""
+def models_word(annals: Annals, verdict: Verdict, entry: Entry | None) -> Entry | None:
+    """The decision of a model that a person's goes back to, if any; without one, the last upon these bytes."""
+    if entry is None:
+        return next(reversed(list(annals.entries("digest = ? and model is not null", (verdict.digest,)))), None)
     seen: set[int] = set()
     while entry.model is None and entry.restores is not None and entry.restores not in seen:
         seen.add(entry.restores)
