@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -214,6 +215,29 @@ class TestSite:
         assert len(data.images) == len(data.paths) == 20
         (root / "Hand" / "torn.png").write_bytes(b"no image")
         with pytest.raises(Fatal, match=r"1 images can not be decoded: Hand/torn\.png"):
+            site.load(root, CLASSES)
+
+    def test_nothing_is_passed_over_in_silence(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A link to an image that is gone, a directory or class that can not be read: all refused."""
+        (root / "Hand" / "link.png").symlink_to("/nowhere/a.png")
+        with pytest.raises(Fatal, match=r"1 images can not be decoded: Hand/link\.png .*No such file"):
+            site.load(root, CLASSES)
+        (root / "Hand" / "link.png").unlink()
+        (root / "Hand" / "more").mkdir()
+        with monkeypatch.context() as patch:
+            scandir = os.scandir
+
+            def refused(path: Any) -> Any:
+                if str(path).endswith("more"):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+                return scandir(path)
+
+            patch.setattr(os, "scandir", refused)
+            with pytest.raises(Fatal, match=r"Hand/more can not be read: Permission denied") as caught:
+                site.load(root, CLASSES)
+            assert caught.value.code is Exit.DIRECTORY
+        (root / "CXR").symlink_to("/nowhere/CXR")
+        with pytest.raises(Fatal, match=r"CXR is a link that leads nowhere"):
             site.load(root, CLASSES)
 
     def test_split_keeps_copies_together_and_is_the_same_each_time(self, root: Path) -> None:
@@ -438,12 +462,45 @@ class TestPromote:
         (tmp_path / "config.yaml").write_text("model: {weights: x.safetensors}\n")
         assert self.call(tmp_path, "promote", tmp_path / "bad") == Exit.CONFIG
 
-    def test_few_verdicts_teach_nothing(self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path) -> None:
+    def test_few_verdicts_teach_nothing(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """From a handful of images nothing is learnt, and no file is written."""
         for path in sorted((verdicts / "Hand").iterdir())[9:]:
             path.unlink()
         assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", tmp_path / "new") == Exit.DIRECTORY
+        assert "kept back for promote. Collect at least 15 verdicts" in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
+
+    def test_the_new_weights_come_where_none_are_in_use(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, verdicts: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Not over those in force, linked or not, for nobody judged them; told before the work, as is an odd place."""
+        place = assets.weights()
+        (tmp_path / "link").symlink_to(place)
+        held = place.read_bytes()
+        own = promoted.place_of(tmp_path / "state", "d")
+        for out, code in ((place, Exit.USAGE), (tmp_path / "link", Exit.USAGE), (own, Exit.USAGE)):
+            assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", out) == code
+            assert "nobody had judged them" in capsys.readouterr().err
+        assert place.read_bytes() == held
+        for out in (tmp_path, Path("/dev/null"), tmp_path / "config.yaml" / "new"):
+            assert self.call(tmp_path, "adapt", "--data", tmp_path / "nowhere", "--out", out) == Exit.DIRECTORY
+            assert f"--out {out} can not be written: " in capsys.readouterr().err
+
+    def test_other_weights_in_the_place_of_promoted_ones(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A file put there by another way than `promote` is not taken: nobody judged it."""
+        for name in "ab":
+            checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
+        assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
+        place = layout.weights_path(None, config.load(tmp_path / "config.yaml", {}))
+        place.write_bytes((tmp_path / "b").read_bytes())
+        with pytest.raises(Fatal, match="other weights than its name says") as caught:
+            checkpoint.load(place)
+        assert caught.value.code is Exit.MODEL
+        assert self.call(tmp_path, "rollback") == Exit.OK
 
     def test_other_trunk_needs_images_to_judge_by(
         self,

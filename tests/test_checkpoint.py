@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
@@ -215,6 +216,23 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:
     """The weights before stay, and the error says which file could not be written."""
     place = tmp_path / "a.safetensors"
     place.write_bytes(b"before")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(Fatal, match=str(place)):
         checkpoint.save(Checkpoint("x", {}, ("a",), {"w": np.zeros(9000, np.float32)}), place)
-    assert caught.value.filename == str(place) and [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_what_can_not_be_written(small: Checkpoint, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, told by safetensors in its own way, and a directory in its place: exit code 5, with the path."""
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(Fatal, match="No space left") as caught:
+            checkpoint.save(small, path)
+        assert caught.value.code is Exit.DIRECTORY
+    path.mkdir()
+    with pytest.raises(Fatal, match=str(path)):
+        checkpoint.save(small, path)
+    assert list(path.parent.iterdir()) == [path]

@@ -7,10 +7,10 @@ is need not pay for it.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,16 +55,20 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """Write the file whole or not at all, and return it with its digest filled in.
 
     Raises:
-        OSError: it can not be written; what was there stays.
+        Fatal: exit code 5; it can not be written.
     """
     header = _header(checkpoint)
     digest = _digest(header, checkpoint.tensors)
     tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
-    with whole.written(path) as partial:
-        try:
+    try:
+        with whole.written(path) as partial:
             save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error), str(path)) from error
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by its own
+        raise Fatal(
+            f"the weights can not be written to {path}: {error}",
+            "Name a file in a directory that you may write to, with room for it.",
+            Exit.DIRECTORY,
+        ) from error
     return replace(checkpoint, digest=digest)
 
 
@@ -73,7 +77,8 @@ def load(path: Path) -> Checkpoint:
 
     Raises:
         Fatal: exit code 4; the file is missing, damaged, of another product,
-            made for another preprocessing, or says what can not be of its classes.
+            made for another preprocessing, or says what can not be of its classes. One that is named by a digest, as
+            those promoted are, holds others.
     """
     try:
         with path.open("rb"):
@@ -103,6 +108,8 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         raise _fatal(f"{path} was written in another format than {FORMAT}")
     if found.digest != _digest(_header(found), tensors):
         raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
+    if re.fullmatch("[0-9a-f]{64}", path.stem) and path.stem != found.digest:
+        raise _fatal(f"{path} holds other weights than its name says: nobody judged them")
     if not all(is_directory_name(name) for name in found.classes):
         raise _fatal(f"{path} has a class whose name can not be a directory's")
     if not found.classes or len(set(found.classes)) < len(found.classes):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import math
+import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 
-from watcher import assets, checkpoint, classify, layout, log
+from watcher import assets, checkpoint, classify, layout, log, promoted
 from watcher.commands import said
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, rehearsal, site
@@ -17,12 +22,17 @@ from watcher.training.dataset import Examples
 LEAST = 10
 """Images to learn from, at least: from fewer, chance is learnt."""
 
+ENOUGH = math.ceil(LEAST / (1 - site.HELD_BACK))
+"""Verdicts of which so many are left, whatever their classes."""
+
 REHEARSAL = "rehearsal.safetensors"
 
 
 def run(args: argparse.Namespace) -> int:
     """Tune the last layers, set the thresholds anew, and write the new weights."""
-    path = layout.weights_path(args.weights, layout.optional_config(args.config))
+    settings = layout.optional_config(args.config)
+    path = layout.weights_path(args.weights, settings)
+    _refuse_in_use(args.out, (path, assets.weights()), settings.state.path / promoted.DIRECTORY)
     present = checkpoint.load(path)
     classify.use_threads(args.threads)
     net = classify.build(present)
@@ -40,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if len(learn.labels) < LEAST:
         raise Fatal(
             f"{args.data} has {len(learn.labels)} images to learn from: so few teach nothing but chance",
-            f"Collect at least {LEAST} verdicts, better 50 of each class that is told wrong.",
+            f"Of each class {site.HELD_BACK:.0%} are kept back for promote. Collect at least {ENOUGH} verdicts in all, "
+            "better 50 of each class that is told wrong.",
             Exit.DIRECTORY,
         )
     found = adapt.adapt(
@@ -57,6 +68,30 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.out}: digest {saved.digest}")
     print(f"next: mednet-watcher promote {args.out} --data {args.data}")
     return Exit.OK
+
+
+def _refuse_in_use(out: Path, weights: Iterable[Path], promotions: Path) -> None:
+    """What is in force changes by ``promote`` alone. Told before the work is done, as is what can not be written to."""
+    place = Path(os.path.realpath(out))
+    if place in map(Path, map(os.path.realpath, weights)) or place.is_relative_to(os.path.realpath(promotions)):
+        raise Fatal(
+            f"--out {out} would put the new weights in the place of those in use, and nobody had judged them",
+            "Name another file, and promote it.",
+            Exit.USAGE,
+        )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(place.parent, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        why = error.strerror
+    if os.path.lexists(place) and not place.is_file():
+        why = "it is no regular file"
+    if why is not None:
+        raise Fatal(
+            f"--out {out} can not be written: {why}",
+            "Name a file in a directory that you may write to.",
+            Exit.DIRECTORY,
+        )
 
 
 def _counts(data: Examples) -> str:

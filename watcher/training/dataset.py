@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,27 +108,56 @@ def _refuse_contradictions(split: Path, classes: Sequence[str], paths: Sequence[
 
 
 def _from_directories(root: Path) -> Listing:
-    classes = tuple(sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")))
+    try:
+        inside = [each for each in root.iterdir() if not each.name.startswith(".")]
+    except OSError as error:
+        raise _unreadable(error) from error
+    for each in filter(_leads_nowhere, inside):
+        told = "Mount what it leads to, or remove it: no image is left out in silence."
+        raise Fatal(f"{each} is a link that leads nowhere", told, Exit.DIRECTORY)
+    classes = tuple(sorted(each.name for each in inside if each.is_dir()))
     found = [
         (str(file.relative_to(root)), label)
         for label, name in enumerate(classes)
-        for file in sorted((root / name).rglob("*"))
-        if file.is_file() and not file.name.startswith(".")
+        for file in sorted(_below(root / name))
+        if (file.is_file() or _leads_nowhere(file)) and not file.name.startswith(".")
     ]
     if not found:
-        own = any(file.is_file() and not file.name.startswith(".") for file in root.iterdir())
+        own = any(each.is_file() for each in inside)
         meant = f" Did you mean {root.absolute().parent}?" if own else ""
         raise Fatal(f"{root} has no directories with files", f"{EXPECTED}{meant}", Exit.DIRECTORY)
     return Listing(root, classes, tuple(p for p, _ in found), tuple(label for _, label in found))
 
 
+def _below(directory: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(directory, onerror=_refuse):
+        yield from (Path(folder, name) for name in names)
+
+
+def _refuse(error: OSError) -> None:
+    raise _unreadable(error) from error
+
+
+def _unreadable(error: OSError) -> Fatal:
+    return Fatal(
+        f"the directory {error.filename} can not be read: {error.strerror}",
+        "Give yourself the right to read it: no image is left out in silence.",
+        Exit.DIRECTORY,
+    )
+
+
+def _leads_nowhere(file: Path) -> bool:
+    """A link to an image that is gone, or on a share that is away: not to be passed over in silence."""
+    return file.is_symlink() and not file.exists()
+
+
 def load(files: Listing) -> Examples:
-    """Decode every file. What can not be decoded is told apart in ``broken``, never dropped in silence."""
+    """Decode every file. What can not be read or decoded is told apart in ``broken``, never dropped in silence."""
     paths, labels, images, broken = [], [], [], []
     for path, label in zip(files.paths, files.labels, strict=True):
         try:
             images.append(decode.grey64((files.root / path).read_bytes()))
-        except Reject as error:
+        except (Reject, OSError) as error:
             broken.append((path, label, str(error)))
             continue
         paths.append(path)
