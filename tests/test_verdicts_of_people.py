@@ -640,6 +640,8 @@ class TestExport:
         site.give(site.hand / "a.png", "CXR")
         [done] = site.carry_out()
         assert site.export(tmp_path / "export") == [("copied", "CXR/a.png")]
+        [told] = export.manifest(tmp_path / "export").values()
+        assert (told["class"], told["model_class"]) == ("CXR", "CXR")
         site.undo(number=done.id)
         assert [state for state, _ in site.export(tmp_path / "export")] == ["withdrawn"]
 

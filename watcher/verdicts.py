@@ -252,14 +252,18 @@ def in_force(annals: Annals) -> list[tuple[Verdict, Entry | None]]:
 
 
 def models_word(annals: Annals, verdict: Verdict, entry: Entry | None) -> Entry | None:
-    """The decision of a model that a person's goes back to, if any; without one, the last upon these bytes."""
-    if entry is None:
-        return next(reversed(list(annals.entries("digest = ? and model is not null", (verdict.digest,)))), None)
+    """The decision of a model that a person's goes back to, if any.
+
+    Without one, the last upon these bytes: in shadow mode people put the file where it lies.
+    """
     seen: set[int] = set()
-    while entry.model is None and entry.restores is not None and entry.restores not in seen:
+    while entry is not None and entry.model is None and entry.restores is not None and entry.restores not in seen:
         seen.add(entry.restores)
         entry = next(annals.entries("d.id = ?", (entry.restores,)))
-    return entry if entry.model is not None else None
+    if entry is not None and entry.model is not None:
+        return entry
+    same = list(annals.entries("digest = ? and model is not null", (verdict.digest,)))
+    return same[-1] if same else None
 
 
 def known(classes: Sequence[str], label: str) -> str:
