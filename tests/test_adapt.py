@@ -18,8 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from watcher import assets, checkpoint, cli, config, layout, mednet, ood, promoted
-from watcher.commands import promote
+from watcher import assets, checkpoint, cli, config, drift, layout, mednet, ood, promoted
+from watcher.commands import promote, said
 from watcher.errors import Exit, Fatal
 from watcher.training import adapt, gate, rehearsal, site
 from watcher.training.gate import Said
@@ -353,6 +353,11 @@ class TestPromote:
         assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", out) == Exit.OK
         new = checkpoint.load(out)
         assert new.training["adapted"] == [{"from": shipped.digest, "learnt": 42, "kept_back": 18}]
+        usual = drift.validation(new.training["validation"])
+        base = rehearsal.load(assets.weights("rehearsal.safetensors"))
+        said_of, inside = said.of_rehearsed(new, base), base.valid_labels < len(CLASSES)
+        assert usual.review_rate == pytest.approx(1 - said_of.filed[inside].mean(), abs=0.01)
+        assert usual.confidence is not None
         assert self.in_force(tmp_path) == shipped.digest
         assert self.call(tmp_path, "promote", out, "--data", verdicts) == Exit.OK, capsys.readouterr().out
         assert self.in_force(tmp_path) == new.digest
@@ -601,13 +606,19 @@ class TestPromote:
         assert promoted.history(tmp_path / "state") == []
 
 
-def test_damaged_history_is_told(tmp_path: Path) -> None:
+def test_damaged_history_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of promotions that can not be read stops the start with advice; it is not taken for an empty one."""
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "in-force.json").write_text("[{")
     with pytest.raises(Fatal) as caught:
         promoted.in_force(tmp_path)
     assert caught.value.code is Exit.DIRECTORY
+    assert "remove it" in caught.value.advice
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EACCES, "denied")))
+        with pytest.raises(Fatal) as caught:  # nothing is wrong with it
+            promoted.in_force(tmp_path)
+    assert caught.value.advice == "Run this as the daemon's user, or as root."
     (tmp_path / "weights" / "in-force.json").write_text(json.dumps([{"digest": "d", "when": "w", "who": "x"}]))
     assert promoted.in_force(tmp_path) == tmp_path / "weights" / "d.safetensors"
 

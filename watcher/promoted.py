@@ -45,10 +45,11 @@ def history(state: Path) -> list[Entry]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:
+        advice = "Mend the file, or remove it to go back to the weights that were shipped."
+        if isinstance(error, PermissionError):
+            advice = "Run this as the daemon's user, or as root."
         raise Fatal(
-            f"which weights are in force can not be read from {place}: {error}",
-            "Mend the file, or remove it to go back to the weights that were shipped.",
-            Exit.DIRECTORY,
+            f"which weights are in force can not be read from {place}: {error}", advice, Exit.DIRECTORY
         ) from error
 
 

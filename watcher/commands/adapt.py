@@ -103,6 +103,7 @@ def _checkpoint(
     present: checkpoint.Checkpoint, found: adapt.Adapted, learn: Examples, held: Examples
 ) -> checkpoint.Checkpoint:
     tensors = {name: value.half().numpy() for name, value in found.net.state_dict().items()}
+    usual = {"review_rate": found.review_rate, "confidence_mean": float(found.confidence.mean())}
     about = {"from": present.digest, "learnt": len(learn.labels), "kept_back": len(held.labels)}
     return replace(
         present,
@@ -110,6 +111,11 @@ def _checkpoint(
         thresholds={**asdict(found.limits), "temperature": found.temperature},
         # What was measured to be wrong at them was measured on the weights of before.
         operating=tuple({**point, **asdict(found.limits_at(point["accept_rate"]))} for point in present.operating),
-        training={**present.training, "adapted": [*present.training.get("adapted", []), about]},
+        training={
+            **present.training,
+            # What drift is measured against. The mix of classes is the base data's, and stays.
+            "validation": {**present.training.get("validation", {}), **usual},
+            "adapted": [*present.training.get("adapted", []), about],
+        },
         digest="",
     )

@@ -50,6 +50,8 @@ class Adapted:
     confidence: npt.NDArray[np.float64]
     distance: npt.NDArray[np.float32]
     """Of the validation images, (n,) each: what other thresholds follow from."""
+    review_rate: float
+    """Of the validation images, at these thresholds."""
 
     def limits_at(self, accept_rate: float) -> calibrate.Thresholds:
         """The thresholds that accept so many of the validation images."""
@@ -210,6 +212,8 @@ def settle(
     valid = memory.valid_labels < classes
     logits, far = answers(net, memory.valid[valid])
     heat = calibrate.temperature(logits, memory.valid_labels[valid])
-    sure = calibrate.probabilities(logits, heat)[:, :classes].max(axis=1)
-    distance = known.distance(far)
-    return Adapted(net, known, heat, calibrate.thresholds(sure, distance, accept_rate), sure, distance)
+    shares = calibrate.probabilities(logits, heat)
+    sure, distance = shares[:, :classes].max(axis=1), known.distance(far)
+    limits = calibrate.thresholds(sure, distance, accept_rate)
+    review_rate = 1 - float(limits.accept(shares, distance, classes).mean())
+    return Adapted(net, known, heat, limits, sure, distance, review_rate)
