@@ -156,6 +156,13 @@ class TestMistakes:
             ("batch: {size: true}", "batch.size: must be a whole number from 1 to 4096, not true"),
             ("batch: {size: 64.5}", "batch.size: must be a whole number from 1 to 4096, not 64.5"),
             ("batch: {size: '64'}", "batch.size: must be a whole number from 1 to 4096, not '64'"),
+            *(
+                (
+                    f"drift: {{{key}: {2**63 - 1}}}",
+                    f"drift.{key}: must be a whole number from 1 to 1000000, not {2**63 - 1}",
+                )
+                for key in ("window_files", "reference_files")
+            ),
             ("batch: {size:}", "batch.size: must be a whole number from 1 to 4096, not nothing"),
             ("batch: {max_wait_ms: 1e999}", "batch.max_wait_ms: must be a number greater than or equal to 0, not inf"),
             ("batch: {max_wait_ms: [1]}", "batch.max_wait_ms: must be a number greater than or equal to 0, not a list"),

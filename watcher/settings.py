@@ -66,6 +66,8 @@ _NotNegative = Annotated[float, Field(ge=0)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
+_Recent = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Files that are held in memory, about 100 bytes each."""
 
 
 class _Section(BaseModel):
@@ -155,10 +157,10 @@ class Review(_Section):
 class Drift(_Section):
     """How many recent files (of so many hours) are held against how many earlier ones; how far each figure may go."""
 
-    window_files: _Count = 2000
+    window_files: _Recent = 2000
     window_h: _Positive = 168.0
     min_files: _Count = 500
-    reference_files: _Count = 10000
+    reference_files: _Recent = 10000
     review_rate: _Share | None = 0.05
     confidence: _Share | None = 0.03
     class_mix: _Share | None = 0.4
