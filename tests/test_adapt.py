@@ -462,6 +462,20 @@ class TestPromote:
         assert self.in_force(tmp_path) == shipped.digest
         assert promoted.history(tmp_path / "state") == []
 
+    def test_judged_at_the_operating_point_of_the_config(
+        self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """What the daemon here would do with both counts: weights that are as good by default may be worse there."""
+        point = {"accept_rate": 0.9, "wrong_rate": 0.0, "min_confidence": 0.0, "max_distance": 2.0}
+        checkpoint.save(replace(shipped, operating=(point,)), assets.weights())
+        worse = replace(shipped, operating=({**point, "max_distance": -1.0},), training={"run": "worse"})
+        checkpoint.save(worse, tmp_path / "worse")
+        (tmp_path / "config.yaml").write_text("review: {accept_rate: 0.9}\n")
+        assert self.call(tmp_path, "promote", tmp_path / "worse") == Exit.FAILED
+        assert "fewer are right" in capsys.readouterr().out
+        (tmp_path / "config.yaml").write_text("")
+        assert self.call(tmp_path, "promote", tmp_path / "worse") == Exit.OK
+
     def test_weights_named_in_the_config(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
         """Where the config names weights, promoting would change nothing: it is refused with advice."""
         (tmp_path / "config.yaml").write_text("model: {weights: x.safetensors}\n")

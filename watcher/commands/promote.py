@@ -13,6 +13,7 @@ from watcher import assets, checkpoint, classify, layout, operating, promoted, v
 from watcher.commands import said
 from watcher.commands.adapt import REHEARSAL
 from watcher.errors import Exit, Fatal
+from watcher.settings import Review
 from watcher.training import gate, rehearsal, site
 
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             "or --rehearsal the file that came with both weights.",
             Exit.USAGE,
         )
-    references = list(_references(args, present, new, memory if rehearsed else None))
+    references = list(_references(args, settings.review, present, new, memory if rehearsed else None))
     if not references:
         raise Fatal(
             "there is nothing that both could be judged on",
@@ -73,20 +74,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _references(
     args: argparse.Namespace,
+    review: Review,
     present: checkpoint.Checkpoint,
     new: checkpoint.Checkpoint,
     memory: rehearsal.Rehearsal | None,
 ) -> Iterator[gate.Reference]:
+    """What both say as the daemon here would, at the operating point that the config asks for."""
     if memory is not None:
-        both = [said.of_rehearsed(weights, memory) for weights in (present, new)]
+        both = [said.of_rehearsed(weights, memory, review) for weights in (present, new)]
         yield gate.Reference("base validation", memory.valid_labels, *both)
     if args.data is not None:
         _, held = site.split(site.load(args.data, present.classes))
         if len(held.labels):
-            yield gate.Reference("verdicts kept back", held.labels, *(said.of_images(w, held) for w in (present, new)))
+            yield gate.Reference(
+                "verdicts kept back", held.labels, *(said.of_images(w, held, review) for w in (present, new))
+            )
     for root in args.reference:
         data = site.load(root, present.classes)
-        yield gate.Reference(str(root), data.labels, *(said.of_images(weights, data) for weights in (present, new)))
+        yield gate.Reference(str(root), data.labels, *(said.of_images(w, data, review) for w in (present, new)))
 
 
 def _put(state: Path, name: str, text: str) -> Path:
