@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -225,6 +226,17 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     short = config.Config(drift={"window_files": 1, "min_files": 1, "reference_files": 1})  # type: ignore[arg-type]
     assert composition.watched(short, weights, book).look(now).files == 1
     book.close()
+
+
+def test_held_against_the_operating_point(tmp_path: Path) -> None:
+    """Where the config chooses thresholds that leave more to a person, that many are no drift."""
+    with contextlib.closing(Ledger(tmp_path / "ledger")) as book:
+        weights = checkpoint.load(assets.weights())
+        strict = config.Config(review={"accept_rate": 0.95})  # type: ignore[arg-type]
+        rates = [
+            composition.watched(c, weights, book).look(0.0).reference.review_rate for c in (config.Config(), strict)
+        ]
+    assert rates == [weights.training["validation"]["review_rate"], pytest.approx(0.05)]
 
 
 def test_the_daemon_warns_once(tmp_path: Path) -> None:

@@ -83,3 +83,18 @@ def test_confidence_of_the_operator_wins() -> None:
     """review.min_confidence replaces the confidence of any point, and nothing else of it."""
     found = operating.policy(Review(min_confidence=0.99, accept_rate=0.95), weights())
     assert (found.min_confidence, found.max_distance) == (0.99, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("review", "rate"),
+    [
+        (Review(), 0.004),
+        (Review(accept_rate=0.96), 0.005),
+        (Review(max_wrong_rate=0.0), 0.05),
+        (Review(min_confidence=0.99), None),
+        (Review(accept_rate=0.95, min_confidence=0.99), None),
+    ],
+)
+def test_review_rate_of_the_operating_point(review: Review, rate: float | None) -> None:
+    """The share is that of the point in force: more by a stricter one, unknown by a threshold of one's own."""
+    assert operating.review_rate(review, weights(), 0.004) == (rate if rate is None else pytest.approx(rate))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from watcher import (
     bell,
@@ -155,7 +156,9 @@ def watched(settings: config.Config, weights: checkpoint.Checkpoint, ledger: Led
     ):
         found = drift.sample(Decision(Outcome(outcome), label, confidence, reason), at_s)
         earlier += [found] if found is not None else []
-    return drift.Drift(rules, drift.validation(weights.training.get("validation")), earlier)
+    validated = drift.validation(weights.training.get("validation"))
+    usual = operating.review_rate(settings.review, weights, validated.review_rate)
+    return drift.Drift(rules, replace(validated, review_rate=usual), earlier)
 
 
 def limits(settings: config.Config) -> pulse.Limits:

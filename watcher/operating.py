@@ -22,20 +22,7 @@ def policy(review: Review, weights: Checkpoint) -> Policy:
     Raises:
         Fatal: exit code 3; the weights know no such point.
     """
-    point: Point = weights.thresholds
-    if review.accept_rate is not None or review.max_wrong_rate is not None:
-        points = weights.operating
-        if review.accept_rate is None:  # a limit on what is wrong must not let more through than without it
-            points = tuple(p for p in points if p["max_distance"] <= point.get("max_distance", math.inf))
-        chosen = choose(points, review.accept_rate, review.max_wrong_rate)
-        if chosen is None:
-            raise Fatal(
-                f"the weights {weights.name} have no operating point for review.accept_rate "
-                f"{_told(review.accept_rate)} and review.max_wrong_rate {_told(review.max_wrong_rate)}",
-                _offer(weights.operating),
-                Exit.CONFIG,
-            )
-        point = chosen
+    point = _point(review, weights)
     fitted = point.get("min_confidence", 0.5)
     return Policy(
         weights.classes,
@@ -44,6 +31,40 @@ def policy(review: Review, weights: Checkpoint) -> Policy:
         point.get("max_distance", math.inf),
         review_blank=review.blank_images,
     )
+
+
+def review_rate(review: Review, weights: Checkpoint, fitted: float | None) -> float | None:
+    """The share of images like those of validation that goes to a person; ``fitted`` is it at the fitted thresholds.
+
+    None: not known, for the operator set a threshold of their own.
+
+    Raises:
+        Fatal: as :func:`policy`.
+    """
+    if review.min_confidence is not None:
+        return None
+    point = _point(review, weights)
+    if all(point.get(name) == weights.thresholds.get(name) for name in ("min_confidence", "max_distance")):
+        return fitted
+    return 1 - point["accept_rate"]
+
+
+def _point(review: Review, weights: Checkpoint) -> Point:
+    if review.accept_rate is None and review.max_wrong_rate is None:
+        return weights.thresholds
+    points = weights.operating
+    if review.accept_rate is None:  # a limit on what is wrong must not let more through than without it
+        most = weights.thresholds.get("max_distance", math.inf)
+        points = tuple(point for point in points if point["max_distance"] <= most)
+    chosen = choose(points, review.accept_rate, review.max_wrong_rate)
+    if chosen is None:
+        raise Fatal(
+            f"the weights {weights.name} have no operating point for review.accept_rate "
+            f"{_told(review.accept_rate)} and review.max_wrong_rate {_told(review.max_wrong_rate)}",
+            _offer(weights.operating),
+            Exit.CONFIG,
+        )
+    return chosen
 
 
 def choose(points: Sequence[Point], accept_rate: float | None, max_wrong_rate: float | None) -> Point | None:
