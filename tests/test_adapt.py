@@ -489,6 +489,11 @@ class TestPromote:
             path.unlink()
         assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", tmp_path / "new") == Exit.DIRECTORY
         assert "kept back for promote. Collect at least 15 verdicts" in capsys.readouterr().err
+        [first, *_] = (verdicts / "Hand").iterdir()
+        for number in range(20):
+            shutil.copy(first, verdicts / "Hand" / f"copy{number}.png")
+        assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", tmp_path / "new") == Exit.DIRECTORY
+        assert "has 7 different images" in capsys.readouterr().err
         assert not (tmp_path / "new").exists()
 
     def test_the_new_weights_come_where_none_are_in_use(

@@ -20,7 +20,7 @@ from watcher.training import adapt, rehearsal, site
 from watcher.training.dataset import Examples
 
 LEAST = 10
-"""Images to learn from, at least: from fewer, chance is learnt."""
+"""Different images to learn from, at least: from fewer, chance is learnt."""
 
 ENOUGH = math.ceil(LEAST / (1 - site.HELD_BACK))
 """Verdicts of which so many are left, whatever their classes."""
@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
     for name, _, why in data.broken:
         print(f"left out: {log.printable(name)}: {why}", file=sys.stderr)
     learn, held = site.split(data)
-    if len(learn.labels) < LEAST:
+    different = len({image.tobytes() for image in learn.images})
+    if different < LEAST:
         raise Fatal(
-            f"{args.data} has {len(learn.labels)} images to learn from: so few teach nothing but chance",
+            f"{args.data} has {different} different images to learn from: so few teach nothing but chance",
             f"Of each class {site.HELD_BACK:.0%} are kept back for promote. Collect at least {ENOUGH} verdicts in all, "
             "better 50 of each class that is told wrong.",
             Exit.DIRECTORY,
