@@ -588,6 +588,20 @@ class TestExport:
             *("rejected/b.png", "review/c.png", "review/unjudged.png", "sorted/Hand/a.png", "sorted/Hand/d.png"),
         ]
 
+    def test_a_copy_that_was_changed_is_told(self, site: Reading, tmp_path: Path) -> None:
+        """What would teach from other bytes than were judged is named, and not written over."""
+        site.file("a.png", UNSURE, b"a")
+        site.give("a.png", "Hand")
+        while site.carry_out():
+            pass
+        to = tmp_path / "export"
+        assert site.export(to) == [("copied", "Hand/a.png")]
+        (to / "Hand" / "a.png").write_bytes(b"cut")
+        assert [state for state, _ in site.export(to)] == ["left"]
+        assert (to / "Hand" / "a.png").read_bytes() == b"cut"
+        (to / "Hand" / "a.png").unlink()
+        assert site.export(to) == [("copied", "Hand/a.png")]
+
     @pytest.mark.parametrize("place", ["inbox", "sorted/Hand", "review", "rejected", "state/new"])
     def test_not_where_the_daemon_works(self, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
         """Copies in the inbox would be sorted again, and among sorted files nobody could tell them apart."""

@@ -56,7 +56,11 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
             known = before.get(digest)
             here = to / known["path"] if known else None
             if known is not None and here is not None and known["id"] == verdict.id and os.path.lexists(here):
-                yield Result(source, "there", here)
+                if _has(here, digest):
+                    yield Result(source, "there", here)
+                else:
+                    told = f"its copy {here} was changed since, or can not be read: remove that and export again"
+                    yield Result(source, "left", why=told)
                 continue
             try:
                 made = _put(Path(source), here, digest, to / (verdict.label or OUTLIER))
@@ -96,10 +100,17 @@ def manifest(directory: Path) -> dict[str, dict[str, Any]]:
 
 def _put(source: Path, exported: Path | None, digest: str, directory: Path) -> Path:
     filing.prepare(directory)
-    with contextlib.suppress(OSError):
-        if exported is not None and exported.parent != directory and unique.digest(exported) == digest:
+    if exported is not None and exported.parent != directory and _has(exported, digest):
+        with contextlib.suppress(OSError):
             return _move(exported, directory, digest)
     return filing.copy(source, None, digest, directory)
+
+
+def _has(path: Path, digest: str) -> bool:
+    """Whether a file can be read and has these bytes."""
+    with contextlib.suppress(OSError):
+        return unique.digest(path) == digest
+    return False
 
 
 def _move(exported: Path, directory: Path, digest: str) -> Path:
