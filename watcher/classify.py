@@ -17,7 +17,7 @@ from watcher.errors import Exit, Fatal
 from watcher.records import Scored
 
 Device = Literal["auto", "cuda", "cpu"]
-Precision = Literal["auto", "float32"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def choose_device(wanted: Device) -> torch.device:
 class Classifier:
     """Holds the network. ``warn`` is told, in words, when it has to go on with less.
 
-    ``precision`` is that of convolutions on a CPU, ``auto`` bfloat16 where that is faster: a GPU computes in float32.
+    ``precision`` is that of convolutions on a CPU, bfloat16 only where that is faster: a GPU computes in float32.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Classifier:
         net: mednet.MedNet,
         device: torch.device,
         warn: Callable[[str, str], None] = lambda event, detail: None,
-        precision: Precision = "auto",
+        precision: Precision = "float32",
     ) -> None:
         self._warn = warn
-        half = precision == "auto" and onednn.fast_in_bfloat16()
+        half = precision == "bfloat16" and onednn.fast_in_bfloat16()
         self._precision = torch.bfloat16 if half else torch.float32
         self._spare = net  # stays on the CPU: a lost device can not be read back
         self._use(device)

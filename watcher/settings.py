@@ -123,7 +123,7 @@ class Model(_Section):
 
     weights: _Path | None = None
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    precision: Literal["auto", "float32"] = "auto"
+    precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=0)] = 0
 
 
