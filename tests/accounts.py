@@ -17,7 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from watcher import claims
-from watcher.filing import REASON
+from watcher.reasons import ENDING
 
 
 def picture(rng: np.random.Generator, darkest: int = 0) -> bytes:
@@ -124,10 +124,10 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
 def _explained(quarantine: Path) -> None:
     """Beside each quarantined file, and only there, lies its reason, whole."""
     there = {path.name for path in quarantine.iterdir()} if quarantine.is_dir() else set()
-    files = {name for name in there if not name.endswith(REASON)}
-    assert there == files | {f"{name}{REASON}" for name in files}
+    files = {name for name in there if not name.endswith(ENDING)}
+    assert there == files | {f"{name}{ENDING}" for name in files}
     for name in files:
-        assert json.loads((quarantine / f"{name}{REASON}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
+        assert json.loads((quarantine / f"{name}{ENDING}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
 
 
 def _came_from(source: bytes, recorded: str, rows: dict[bytes, str]) -> bytes:

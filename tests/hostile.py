@@ -31,7 +31,7 @@ from harness import Daemon
 from mutate import damaged
 from PIL import Image
 
-from watcher.filing import reason_beside
+from watcher.reasons import beside as told_why
 
 Maker = Callable[[Path], None]
 
@@ -248,7 +248,7 @@ class Siege:
         assert len(kept) == self.files - 150, "a file was lost or doubled"
         quarantined = [path for path in on_disk if daemon.places[3] in path.parents]
         for path in quarantined:
-            assert json.loads(reason_beside(path).read_text())["what_to_do"]
+            assert json.loads(told_why(path).read_text())["what_to_do"]
         sorted_names = {line["name"] for line in lines if line["event"] != "image.quarantined"}
         assert set(self.good) <= sorted_names
         took_s = {line["name"]: line["total_ms"] / 1000 for line in lines}

@@ -11,11 +11,10 @@ import pytest
 from harness import mednet
 from test_restore import BROKEN, HAND, ODD, Site
 
-from watcher import restore
+from watcher import reasons, restore
 from watcher.annals import Annals
 from watcher.audit import Audit, Finding, Report
 from watcher.clerk import Places
-from watcher.filing import reason_beside
 from watcher.inbox import Inbox
 from watcher.ledger import Ledger
 from watcher.lock import Lock
@@ -120,7 +119,7 @@ def test_stray_reason(site: Site) -> None:
     assert told(site) == []
     lost = site.quarantine / ("n" * 250 + "2.png")
     lost.rename(site.root / "aside")
-    assert told(site) == [("stray_reason", reason_beside(lost).name, None), ("missing", lost.name, 5)]
+    assert told(site) == [("stray_reason", reasons.beside(lost).name, None), ("missing", lost.name, 5)]
     (site.root / "aside").rename(lost)
     (site.quarantine / "c.png").rename(site.root / "elsewhere")
     assert told(site) == [("stray_reason", "c.png.reason.json", None), ("missing", "c.png", 3)]

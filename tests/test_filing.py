@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher import filing, unique
+from watcher import filing, reasons, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.filing import Filing
 from watcher.records import Identity
@@ -403,7 +403,7 @@ class TestExplain:
     @pytest.mark.parametrize("raw", AWKWARD)
     def test_writes_json_beside_the_file(self, inbox: Path, target: Path, raw: bytes) -> None:
         """The reason lies beside the file as JSON, under the file's name as far as that fits."""
-        filing.explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"}, lambda _: False)
+        reasons.explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"}, lambda _: False)
         [(name, text)] = content(target).items()
         assert os.fsencode(name).startswith(raw[: 255 - len("-01234567.reason.json")])
         assert len(os.fsencode(name)) == min(len(raw) + len(".reason.json"), 255)
@@ -413,28 +413,28 @@ class TestExplain:
         """Also where the ending does not fit, no file goes without a reason for another's, or takes it away."""
         files = [target / ("n" * 250 + end) for end in ("a.png", "b.png")]
         for path in files:
-            filing.explain(path, {"name": path.name[-5:], "reason": "empty", "what_to_do": "ask"}, lambda _: False)
-        assert [json.loads(filing.reason_beside(path).read_text())["name"] for path in files] == ["a.png", "b.png"]
-        filing.unexplain(files[0], lambda _: False)
-        assert list(target.iterdir()) == [filing.reason_beside(files[1])]
+            reasons.explain(path, {"name": path.name[-5:], "reason": "empty", "what_to_do": "ask"}, lambda _: False)
+        assert [json.loads(reasons.beside(path).read_text())["name"] for path in files] == ["a.png", "b.png"]
+        reasons.unexplain(files[0], lambda _: False)
+        assert list(target.iterdir()) == [reasons.beside(files[1])]
 
     def test_overwrites_nothing_and_never_fails(self, inbox: Path, target: Path) -> None:
         """A file that has the reason's name already stays, and a missing directory is no error."""
         (target / "a.reason.json").write_bytes(b"mine")
-        filing.explain(target / "a", {"reason": "empty"}, lambda _: False)
-        filing.explain(target / "missing" / "a", {"reason": "empty"}, lambda _: False)
+        reasons.explain(target / "a", {"reason": "empty"}, lambda _: False)
+        reasons.explain(target / "missing" / "a", {"reason": "empty"}, lambda _: False)
         assert content(target) == {"a.reason.json": b"mine"}
 
     def test_whole_or_not_at_all(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a disk that fills up while it is written there is no reason, and nothing in the way of a later one."""
         with monkeypatch.context() as patch:
             patch.setattr(unique, "rename_noreplace", _full)
-            filing.explain(target / "a", {"reason": "empty"}, lambda _: False)
+            reasons.explain(target / "a", {"reason": "empty"}, lambda _: False)
         with open("/dev/full", "wb") as full, monkeypatch.context() as patch:
             patch.setattr(Path, "write_bytes", lambda path, data: path.touch() or os.write(full.fileno(), data))
-            filing.explain(target / "a", {"reason": "empty"}, lambda _: False)
+            reasons.explain(target / "a", {"reason": "empty"}, lambda _: False)
         assert content(target) == {}
-        filing.explain(target / "a", {"reason": "empty"}, lambda _: False)
+        reasons.explain(target / "a", {"reason": "empty"}, lambda _: False)
         assert list(content(target)) == ["a.reason.json"]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from watcher import claims, filing, restore, wishes
+from watcher import claims, reasons, restore, wishes
 from watcher.annals import Annals
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal
@@ -163,7 +163,7 @@ class TestRetry:
     def test_the_reason_of_a_file_that_came_since_stays(self, site: Site) -> None:
         """A reason file is removed with its own file only."""
         site.file("a.png", BROKEN)
-        filing.unexplain(site.quarantine / "a.png", lambda _: False)
+        reasons.unexplain(site.quarantine / "a.png", lambda _: False)
         assert (site.quarantine / "a.png.reason.json").exists()
 
     @pytest.mark.parametrize("data", [b"the only copy", b'{"name": "", "reason": "", "what_to_do": ""}'])
@@ -193,7 +193,7 @@ class TestRetry:
         for content in (b"[" * 100_000, b"a note", b"[]"):
             (site.quarantine / "a.png.reason.json").write_bytes(content)
             (site.quarantine / "a.png").rename(site.root / "aside")
-            filing.unexplain(site.quarantine / "a.png", site.book.was_bound_for)
+            reasons.unexplain(site.quarantine / "a.png", site.book.was_bound_for)
             (site.root / "aside").rename(site.quarantine / "a.png")
             assert (site.quarantine / "a.png.reason.json").read_bytes() == content
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from watcher import claims, filing, lock, unique
+from watcher import claims, lock, reasons, unique
 from watcher.annals import Annals, Entry
 from watcher.clerk import Places
 from watcher.errors import Exit, Fatal, Retry
@@ -262,7 +262,7 @@ class Audit:
             at_work = stamp in moving or (
                 os.path.dirname(found.path) in directories and stamp[1:] in {m[1:] for m in moving}
             )
-            reason = found.path.endswith(filing.REASON)
+            reason = found.path.endswith(reasons.ENDING)
             if gone or reason:
                 self._disk.execute("delete from file where path = ?", (raw,))
             if reason and not gone and not self._has_file(raw):
@@ -272,8 +272,8 @@ class Audit:
         return unknown
 
     def _has_file(self, reason: bytes) -> bool:
-        """Whether a reason lies beside its file. A long name was cut, see filing.reason_beside."""
-        stem = reason[: -len(filing.REASON)]
+        """Whether a reason lies beside its file. A long name was cut, see reasons.beside."""
+        stem = reason[: -len(reasons.ENDING)]
         if os.path.lexists(stem):
             return True
         if len(os.path.basename(reason)) < unique.NAME_MAX:
@@ -281,7 +281,7 @@ class Audit:
         begin = stem[: -len("-01234567")]
         query = "select path from file where path > ? and substr(path, 1, ?) = ? and path != ?"
         others = self._disk.execute(query, (begin, len(begin), begin, reason))
-        return any(os.fsencode(filing.reason_beside(Path(os.fsdecode(path)))) == reason for (path,) in others)
+        return any(os.fsencode(reasons.beside(Path(os.fsdecode(path)))) == reason for (path,) in others)
 
     def _match(self, missing: list[Entry], unknown: dict[str, Found]) -> None:
         """Tell of the missing, and where the same bytes lie. A file found so is no longer unknown."""

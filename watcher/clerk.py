@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from watcher import claims, collisions, failpoints, filing, log, unique
+from watcher import claims, collisions, failpoints, log, reasons, unique
 from watcher.collisions import Rules
 from watcher.errors import Fatal, Retry, Vanished
 from watcher.filing import Filing
@@ -181,9 +181,9 @@ class Clerk:
         if order.decision.outcome is Outcome.QUARANTINE:
             d = order.decision
             told = reason(order.name, d.reason, d.detail, order.digest, self.ledger.now())
-            filing.explain(path, told, self._is_a_file)
+            reasons.explain(path, told, self._is_a_file)
         elif order.source is not None:  # a person's
-            filing.unexplain(Path(order.source), self._is_a_file)
+            reasons.unexplain(Path(order.source), self._is_a_file)
         return Filed(order, str(path), (time.perf_counter() - started) * 1000)
 
     def _is_a_file(self, path: Path) -> bool:

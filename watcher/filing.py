@@ -12,23 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import json
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from watcher import beneath, failpoints, mounts, unique
+from watcher import beneath, failpoints, mounts, reasons, unique
 from watcher.errors import Exit, Fatal, Retry, Vanished
 from watcher.records import Identity
-
-REASON = ".reason.json"
-"""How the file beside a quarantined one ends."""
-
-_REASON_MAX = 1 << 16
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
 _SWAPPED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
@@ -195,56 +186,7 @@ def count(directory: Path) -> int | None:
 
 def waits(entry: os.DirEntry[str]) -> bool:
     """Whether this is a file that was put there, and not what we keep beside one."""
-    return not (entry.name.endswith((REASON, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
-
-
-def explain(destination: Path, reason: Mapping[str, Any], is_a_file: Callable[[Path], bool]) -> None:
-    """Put a JSON file with the reason beside a quarantined file, whole at once or not at all.
-
-    One of an earlier file of the name, which somebody removed without it, gives way; no other file does, see
-    :func:`unexplain`. Best effort: the ledger has it too.
-    """
-    beside, told = reason_beside(destination), json.dumps(reason, indent=2).encode() + b"\n"
-    with contextlib.suppress(OSError):
-        try:
-            unique.write(beside, told)
-        except FileExistsError:
-            if _is_reason(beside) and not is_a_file(beside):
-                beside.unlink()
-                unique.write(beside, told)
-
-
-def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:
-    """Remove the reason beside a file that has left quarantine. Best effort. It stays if another file came since.
-
-    Producers may send a file that is called like a reason: what ``is_a_file`` says was filed there, or what does
-    not read like one, is not touched.
-    """
-    reason = reason_beside(path)
-    with contextlib.suppress(OSError):
-        # Looked at first: nothing is moved over a name that is taken, so it is this one that goes.
-        if not os.path.lexists(path) and _is_reason(reason) and not is_a_file(reason):
-            reason.unlink()
-
-
-def _is_reason(path: Path) -> bool:
-    if not stat.S_ISREG(os.lstat(path).st_mode):
-        return False
-    try:
-        with path.open("rb") as file:
-            told = json.loads(file.read(_REASON_MAX))
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(told, dict) and told.keys() >= {"name", "reason", "what_to_do"}
-
-
-def reason_beside(path: Path) -> Path:
-    """Where the reason of a quarantined file is written. A name too long for that is cut, and has a mark."""
-    raw = os.fsencode(path.name)
-    if len(raw) + len(REASON) > unique.NAME_MAX:
-        mark = f"-{hashlib.sha256(raw).hexdigest()[:8]}".encode()
-        raw = raw[: unique.NAME_MAX - len(REASON) - len(mark)] + mark
-    return path.with_name(os.fsdecode(raw) + REASON)
+    return not (entry.name.endswith((reasons.ENDING, unique.PARTIAL)) or entry.is_dir(follow_symlinks=False))
 
 
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from watcher import claims, clerk, failpoints, filing, mounts, unique
+from watcher import claims, clerk, failpoints, filing, mounts, reasons, unique
 from watcher.errors import Exit, Fatal, Retry
 from watcher.ledger import Ledger
 from watcher.ledger_rows import Unended
@@ -180,9 +180,9 @@ def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
     """The reason beside a file in quarantine: there when it has come, gone when it has left."""
     if decision.outcome is Outcome.QUARANTINE:
         told = clerk.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
-        filing.explain(target, told, ledger.was_bound_for)
+        reasons.explain(target, told, ledger.was_bound_for)
     elif _is_persons(decision):
-        filing.unexplain(Path(decision.source), ledger.was_bound_for)
+        reasons.unexplain(Path(decision.source), ledger.was_bound_for)
 
 
 def _is_persons(decision: Unended) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from watcher import annals, failpoints, filing, unique
+from watcher import annals, failpoints, reasons, unique
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.clerk import Clerk, Places
 from watcher.errors import Exit, Fatal, Retry, Vanished
@@ -84,7 +84,7 @@ def subject(annals: Annals, word: str, places: Places) -> Subject:
     entry = entries[-1] if entries else _renamed(annals, path, digest)
     if entry is None and stamp in moving:
         raise Fatal(f"{path} is being moved just now", "Try again.")
-    if entry is None and path.endswith((filing.REASON, unique.PARTIAL)):
+    if entry is None and path.endswith((reasons.ENDING, unique.PARTIAL)):
         raise Fatal(f"{path} is no image", "Name the file that it belongs to.", Exit.USAGE)
     if entry is not None and entry.digest not in (None, digest):
         raise Fatal(f"{path} was changed since it was filed", "See `mednet-watcher explain` for what was decided.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from watcher import claims, filing, unique
+from watcher import claims, reasons, unique
 from watcher.annals import LIES, Annals, Entry, Verdict
 from watcher.errors import Exit, Fatal
 from watcher.records import signed
@@ -78,7 +78,7 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name 
         path = str(quarantine / name)
         if os.path.realpath(folder) != os.path.realpath(quarantine):
             raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
-        if path not in known and (name.endswith((filing.REASON, unique.PARTIAL)) or _is_directory(path)):
+        if path not in known and (name.endswith((reasons.ENDING, unique.PARTIAL)) or _is_directory(path)):
             raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
         wishes[path] = known.get(path) or Wish(path, name, moving.get(_size_and_time(path)))
     return list(wishes.values())
