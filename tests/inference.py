@@ -4,7 +4,7 @@
 them it measures PyTorch alone). Rounds go through all ways by turns, so that a
 busy machine is busy for each; ratios are of one round. Where labelled images
 are given (``--data DIR --split CSV``), it also counts on how many of the
-validation images the shipped network and its ONNX twin decide alike.
+validation images the shipped network decides alike in all its forms.
 """
 
 from __future__ import annotations

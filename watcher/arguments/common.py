@@ -12,6 +12,9 @@ Add = Callable[[str, str], argparse.ArgumentParser]
 Command = Callable[[Add], None]
 """Says all that one command is told."""
 
+ACCEPT_RATE = 0.995
+"""Share of the base data's validation images that is filed, where nothing else is asked for."""
+
 
 def config(
     command: argparse.ArgumentParser, default: str = "./config.yaml, else /etc/mednet-watcher/config.yaml"

@@ -84,7 +84,7 @@ def _generalise(add: common.Add) -> None:
     command.add_argument("--pool-data", type=Path, metavar="DIR", help="where its paths start (default: beside it)")
     command.add_argument("--runs", type=Path, metavar="DIR", help="holds the trainings; several processes share them")
     command.add_argument(
-        "--accept-rate", type=common.share, default=0.995, metavar="SHARE", help="of the base data, filed"
+        "--accept-rate", type=common.share, default=common.ACCEPT_RATE, metavar="SHARE", help="of the base data, filed"
     )
     command.add_argument("--threads", type=common.count, default=1, help="CPU threads; better, start it once a core")
     command.add_argument("--out", type=Path, metavar="FILE", help="for the weights that ship makes")

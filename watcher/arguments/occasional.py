@@ -14,7 +14,7 @@ def _adapt(add: common.Add) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="for the new weights")
     command.add_argument("--rehearsal", type=Path, metavar="FILE", help="default: the one shipped with the weights")
     command.add_argument(
-        "--accept-rate", type=common.share, default=0.995, metavar="SHARE", help="of the base data, filed"
+        "--accept-rate", type=common.share, default=common.ACCEPT_RATE, metavar="SHARE", help="of the base data, filed"
     )
     command.add_argument("--threads", type=common.count, default=0, help="CPU threads (default: all cores)")
     common.weights(command, common.IN_FORCE)

@@ -59,16 +59,8 @@ def relabelled(data: dataset.Examples, classes: Sequence[str]) -> dataset.Exampl
     Raises:
         Fatal: exit code 5; the data has classes that are none of these.
     """
-    unknown = [name for name in data.classes if name not in classes]
-    if unknown:
-        raise Fatal(
-            f"the weights do not know the classes {', '.join(unknown)}",
-            f"They know {', '.join(classes)}: name the class directories so.",
-            Exit.DIRECTORY,
-        )
-    order = np.array([list(classes).index(name) for name in data.classes], np.int64)
-    broken = tuple((path, int(order[label]), why) for path, label, why in data.broken)
-    return dataset.Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
+    advice = f"They know {', '.join(classes)}: name the class directories so."
+    return dataset.relabelled(data, classes, "the weights do not know the classes", advice)
 
 
 def _thresholds(weights: checkpoint.Checkpoint) -> str:

@@ -166,6 +166,20 @@ def load(files: Listing) -> Examples:
     return Examples(files.classes, tuple(paths), stack, np.array(labels, np.int64), tuple(broken))
 
 
+def relabelled(data: Examples, classes: Sequence[str], problem: str, advice: str) -> Examples:
+    """The same images with labels in the order of ``classes``.
+
+    Raises:
+        Fatal: exit code 5, told by ``problem`` and ``advice``; the data has classes that are none of these.
+    """
+    unknown = [name for name in data.classes if name not in classes]
+    if unknown:
+        raise Fatal(f"{problem} {', '.join(unknown)}", advice, Exit.DIRECTORY)
+    order = np.array([list(classes).index(name) for name in data.classes], np.int64)
+    broken = tuple((path, int(order[label]), why) for path, label, why in data.broken)
+    return Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
+
+
 def digest(*parts: Examples) -> str:
     """Of the images, their labels and classes, in their order; 64 hexadecimal digits."""
     sha = hashlib.sha256()

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from watcher.errors import Exit, Fatal
 from watcher.training import dataset
 from watcher.training.dataset import Examples
 
@@ -29,19 +28,12 @@ def load(root: Path, classes: tuple[str, ...]) -> Examples:
         Fatal: exit code 5; nothing is there, or a directory is no class's. Exit code 1; an image of a class can not
             be decoded.
     """
-    data = dataset.load(dataset.listing(root))
     known = (*classes, STRANGERS)
-    unknown = [name for name in data.classes if name not in known]
-    if unknown:
-        raise Fatal(
-            f"{root} has directories that are no class: {', '.join(unknown)}",
-            f"Name them {', '.join(known)}, as `review export` does.",
-            Exit.DIRECTORY,
-        )
-    strangers = data.classes.index(STRANGERS) if STRANGERS in data.classes else None
-    dataset.refuse_broken(replace(data, broken=tuple(each for each in data.broken if each[1] != strangers)))
-    order = np.array([known.index(name) for name in data.classes], np.int64)
-    return Examples(classes, data.paths, data.images, order[data.labels], data.broken)
+    advice = f"Name them {', '.join(known)}, as `review export` does."
+    listing = dataset.listing(root)
+    data = dataset.relabelled(dataset.load(listing), known, f"{root} has directories that are no class:", advice)
+    dataset.refuse_broken(replace(data, broken=tuple(each for each in data.broken if each[1] < len(classes))))
+    return replace(data, classes=classes)
 
 
 def split(data: Examples) -> tuple[Examples, Examples]:
