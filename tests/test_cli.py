@@ -168,10 +168,13 @@ class TestClassify:
 
 class TestEvaluate:
     def test_json_contract(self, folder: Path) -> None:
-        """``evaluate --json`` prints total, correct, errors, classes and confusion, and they agree."""
+        """``evaluate --json`` prints total, correct, errors, classes, confusion and calibration, and they agree."""
         ended = mednet("evaluate", "--json", "--data", str(folder))
         told = json.loads(ended.stdout)
-        assert set(told) == {"total", "correct", "errors", "classes", "confusion"}
+        assert set(told) == {
+            *("total", "correct", "errors", "classes", "confusion"),
+            *("calibration_error", "sure_errors"),
+        }
         assert told["total"] == 18 == told["correct"] + len(told["errors"])
         assert set(told["classes"]) == CLASSES
         assert sum(told["confusion"][i][i] for i in range(6)) == told["correct"]

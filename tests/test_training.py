@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watcher import checkpoint, classify, cli, decode, mednet
+from watcher.commands import evaluate as evaluating
 from watcher.errors import Exit, Fatal
-from watcher.training import compress, dataset, evaluate, recipes, resume, train
+from watcher.training import calibrate, compress, dataset, evaluate, recipes, resume, train
 from watcher.training.dataset import Examples
 
 SMALL = mednet.MedNetConfig(side=16, classes=3, filters=(2, 3), kernels=(5, 3), hidden=(12, 8))
@@ -90,7 +92,18 @@ class TestRecipes:
         assert {name: recipe.name for name, recipe in recipes.RECIPES.items()} == {
             "baseline": "baseline",
             "improved": "improved",
+            "plus": "plus",
         }
+
+    def test_plus(self) -> None:
+        """What the study found to help: three pooled convolutions, a cosine, labels smoothed, augmented by class."""
+        plus = recipes.RECIPES["plus"]
+        assert plus.network == mednet.MedNetConfig(filters=(16, 32, 96), kernels=(5, 5, 3), pool=2, batch_norm=True)
+        assert (plus.learning_rate, plus.batch_size, plus.max_epochs, plus.schedule) == (0.05, 64, 12, "cosine")
+        assert plus.label_smoothing == 0.02
+        trunk = {kind for kind, by_class in plus.augment.items() if {"ChestCT", "AbdomenCT", "CXR"} & set(by_class)}
+        assert trunk == set(), "a trunk has its organs on their sides, and gamma tells chest from abdomen"
+        assert set(plus.augment) == {"shift", "flip", "rotation"}
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=6))
@@ -398,6 +411,24 @@ def test_two_processes_do_not_train_in_one_directory(
     assert [path.name for path in out.iterdir()] == ["lock"]
 
 
+def test_a_recipe_that_names_classes_wants_them(
+    tmp_path: Path, png: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``plus`` augments by class: on data with other names it would be another recipe, and is refused (code 5)."""
+    pytest.importorskip("rich")
+    lines = ["path,class,split"]
+    for number, (name, part) in enumerate(itertools.product(("Hand", "Knee"), ("train", "valid"))):
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / f"{number}.png").write_bytes(png(number))
+        lines.append(f"{name}/{number}.png,{name},{part}")
+    split = tmp_path / "split.csv"
+    split.write_text("\n".join(lines) + "\n")
+    call = ["train", "--recipe", "plus", "--data", str(tmp_path), "--split", str(split), "--out", str(tmp_path / "out")]
+    assert cli.main(call) == Exit.DIRECTORY
+    told = " ".join(capsys.readouterr().err.split())
+    assert "settings for BreastMRI, HeadCT, which are no classes" in told
+
+
 class TestCompressCommand:
     @pytest.fixture
     def home(self, tmp_path: Path, png: Callable[..., bytes]) -> Path:
@@ -430,6 +461,23 @@ class TestCompressCommand:
         assert self.call(home, "--rank", "8", "--epochs", "0") == 0
         [step] = checkpoint.load(home / "slim.safetensors").training["compressed"]["steps"]
         assert step["valid_errors"] == checkpoint.load(home / "slim.safetensors").training["valid_errors_shipped"]
+
+    def test_confidence_is_calibrated(self, home: Path) -> None:
+        """The temperature stored is the one under which the validation labels are likeliest, and judging uses it."""
+        split = home / "split.csv"  # with an X-ray among them, which these weights take for a hand
+        split.write_text(split.read_text().replace("7.png,CXR,train", "7.png,CXR,valid"))
+        assert self.call(home, "--rank", "8", "--epochs", "0") == 0
+        slim = checkpoint.load(home / "slim.safetensors")
+        valid = evaluating.relabelled(dataset.load(dataset.listing(home, home / "split.csv", "valid")), ("CXR", "Hand"))
+        logits, _ = calibrate.answers(classify.build(slim), valid.images)
+
+        def loss(heat: float) -> float:
+            shares = calibrate.probabilities(logits, heat)
+            return float(-np.log(shares[np.arange(len(valid.labels)), valid.labels]).mean())
+
+        heat = slim.thresholds["temperature"]
+        assert loss(heat) <= min(loss(heat * 0.9), loss(heat * 1.1), loss(1.0))
+        assert evaluating.judge(slim, valid).loss == pytest.approx(loss(heat), rel=1e-4)
 
     @pytest.mark.parametrize(
         ("change", "rank", "code", "says"),
@@ -585,6 +633,8 @@ class TestEvaluate:
             ],
             "classes": ["CXR", "Hand"],
             "confusion": [[1, 1], [0, 2]],
+            "calibration_error": pytest.approx((0.1 + 0.7 + 0.2 + 0.05) / 4),
+            "sure_errors": 0,
         }
 
     def test_table_reads_as_the_matrix(self, judged: evaluate.Report) -> None:

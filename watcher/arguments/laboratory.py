@@ -18,7 +18,7 @@ def _evaluate(add: common.Add) -> None:
 
 def _train(add: common.Add) -> None:
     command = add("train", "train a network by a recipe")
-    command.add_argument("--recipe", choices=("improved", "baseline"), default="improved")
+    command.add_argument("--recipe", choices=("improved", "baseline", "plus"), default="improved")
     common.data(command, split_required=True)
     command.add_argument("--train-part", default="train", metavar="NAME", help="default: train")
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")

@@ -12,14 +12,14 @@ import torch
 from watcher import checkpoint, classify, mednet
 from watcher.commands import evaluate as judging
 from watcher.errors import Exit, Fatal
-from watcher.training import compress, dataset, evaluate
+from watcher.training import calibrate, compress, dataset, evaluate
 
 GIVE_UP = 0.0002
 """Share of rightly recognised validation images that the threshold may send to review: 1 in 5,000."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fold, factor, tune, halve, fit the threshold, save, and compare."""
+    """Fold, factor, tune, halve, fit temperature and threshold, save, and compare."""
     classify.use_threads(0)
     full = checkpoint.load(args.weights)
     net = classify.build(full)
@@ -38,11 +38,13 @@ def run(args: argparse.Namespace) -> int:
         tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
         thresholds={},
     )
+    heat = calibrate.temperature(calibrate.answers(slim, valid.images)[0], valid.labels)
+    shipped = replace(shipped, thresholds={"temperature": heat})
     before, after = judging.judge(full, valid), judging.judge(shipped, valid)
     shipped = checkpoint.save(
         replace(
             shipped,
-            thresholds={"min_confidence": evaluate.fit_min_confidence(after, GIVE_UP)},
+            thresholds={"temperature": heat, "min_confidence": evaluate.fit_min_confidence(after, GIVE_UP)},
             training={
                 **full.training,
                 "compressed": {**asdict(tuning), "from": full.digest, "steps": [asdict(step) for step in steps]},
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
     changed = int((before.right != after.right).sum())
     print(f"decisions that changed between right and wrong: {changed}")
-    print(f"threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
+    print(f"temperature {heat:.4f}, threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
     return Exit.OK
 
 

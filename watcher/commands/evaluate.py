@@ -76,6 +76,8 @@ def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluate.Report) -
         f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
         f"thresholds {_thresholds(weights)}: {int((filed & judged.right).sum())} filed right, "
         f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
+        f"confidence expected calibration error {evaluate.calibration(judged).error:.2%} ({evaluate.BINS} bins); "
+        f"{judged.sure_errors} wrong of those given {evaluate.SURE:.0%} or more",
         "",
         evaluate.table(judged),
     ]

@@ -31,7 +31,14 @@ def run(args: argparse.Namespace) -> int:
 def _train(
     args: argparse.Namespace, data: dataset.Examples, valid: dataset.Examples, out: Path, console: Console
 ) -> int:
-    job = train.Run(recipes.RECIPES[args.recipe], data, valid, out, args.seed)
+    recipe = recipes.RECIPES[args.recipe]
+    if missing := recipes.unknown_classes(recipe, data.classes):
+        raise Fatal(
+            f"the recipe {args.recipe} has settings for {', '.join(missing)}, which are no classes of {args.data}",
+            "Name the class directories so, or take another --recipe.",
+            Exit.DIRECTORY,
+        )
+    job = train.Run(recipe, data, valid, out, args.seed)
     job.resume()
     console.print(
         f"{args.recipe}, seed {args.seed}: {len(data.labels)} training and "

@@ -117,7 +117,7 @@ def _row(task: study.Task, run: train.Run, judged: evaluate.Report) -> rows.Row:
         "accuracy": _short(judged.correct / judged.total),
         "loss": _short(judged.loss),
         "ece": _short(calibration.error),
-        "sure_errors": sum(e.confidence >= 0.99 for e in judged.errors),
+        "sure_errors": judged.sure_errors,
         "confusion": judged.confusion.tolist(),
         "bins": [[_short(v) for v in column] for column in zip(*calibration.bins, strict=True)],
         "wrong": _listed(judged.errors),

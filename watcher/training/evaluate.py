@@ -13,6 +13,11 @@ import numpy.typing as npt
 
 from watcher.training.dataset import Examples
 
+BINS = 15
+"""Of the expected calibration error, as in Guo et al. 2017."""
+SURE = 0.99
+"""From this confidence on an error is one that nobody would have looked for."""
+
 
 @dataclass(frozen=True)
 class Error:
@@ -49,6 +54,11 @@ class Report:
         """Images whose most probable class is the true one."""
         return self.total - len(self.errors)
 
+    @property
+    def sure_errors(self) -> int:
+        """Errors that were given a confidence of at least ``SURE``."""
+        return sum(error.confidence >= SURE for error in self.errors)
+
     def to_dict(self) -> dict[str, Any]:
         """The object that ``evaluate --json`` prints: a contract, its keys stay."""
         return {
@@ -57,6 +67,8 @@ class Report:
             "errors": [vars(error) for error in self.errors],
             "classes": list(self.classes),
             "confusion": self.confusion.tolist(),
+            "calibration_error": calibration(self).error,
+            "sure_errors": self.sure_errors,
         }
 
 
@@ -96,7 +108,7 @@ class Calibration:
         return sum(abs(right - confidence) for _, confidence, right in self.bins) / max(total, 1)
 
 
-def calibration(judged: Report, bins: int = 15) -> Calibration:
+def calibration(judged: Report, bins: int = BINS) -> Calibration:
     """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
     sure = np.nan_to_num(judged.confidences)  # a training that diverged has none
     which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
