@@ -71,7 +71,7 @@ rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the fil
 idle: $(INSTALLED)  ## measure what the daemon costs when there is nothing to do, and how soon it is ready
 	@$(BIN)/python tests/idle.py
 
-inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX Runtime (pip install onnx onnxscript onnxruntime)
+inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX Runtime
 	@$(BIN)/python tests/inference.py $(if $(DATA),--data $(DATA) --split $(SPLIT))
 
 study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it ended (make study DATA=DIR SPLIT=CSV RUNS=DIR, see docs/study)
@@ -93,7 +93,7 @@ lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }
 	@echo "== locking"
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-		--extra dicom --extra web --extra train --extra dev --excludes .requirements/unlocked.txt \
+		--extra dicom --extra onnx --extra web --extra train --extra dev --excludes .requirements/unlocked.txt \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(LOCK_FLAGS) \
 		--output-file .requirements/locked.txt pyproject.toml .requirements/locked.in
 

@@ -1,7 +1,6 @@
 """How fast the shipped network classifies, against PyTorch and ONNX Runtime on the full and on the shipped one.
 
-``make inference`` (needs ``pip install onnx onnxscript onnxruntime``; without
-them it measures PyTorch alone). Rounds go through all ways by turns, so that a
+``make inference``. Without the extra ``onnx`` it measures PyTorch alone. Rounds go through all ways by turns, so that a
 busy machine is busy for each; ratios are of one round. Where labelled images
 are given (``--data DIR --split CSV``), it also counts on how many of the
 validation images the shipped network decides alike in all its forms.
@@ -10,7 +9,6 @@ validation images the shipped network decides alike in all its forms.
 from __future__ import annotations
 
 import argparse
-import io
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from watcher import assets, checkpoint, classify, decode, mednet, onednn
+from watcher import assets, checkpoint, classify, decode, engines, mednet, onednn, onnx_runtime
 from watcher.training import dataset
 
 BATCH, PASSES = 64, 12
@@ -39,43 +37,24 @@ def plain(net: mednet.MedNet) -> Way:
     return way
 
 
-def shipped(net: mednet.MedNet, precision: torch.dtype) -> Way:
+def shipped(net: mednet.MedNet, runtime: engines.Runtime, precision: engines.Precision = "float32") -> Way:
     """As the classifier station has it."""
-    convolutions = onednn.convolutions(net, precision)
-    last = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.inference_mode()
-    def way(images: np.ndarray) -> np.ndarray:
-        batch = torch.from_numpy(images)
-        if convolutions is None:
-            return last(batch.to(memory_format=torch.channels_last)).logits.numpy()  # type: ignore[no-any-return]
-        return last.head(convolutions(batch)).logits.numpy()  # type: ignore[no-any-return]
-
-    return way
-
-
-class _Logits(torch.nn.Module):
-    def __init__(self, net: mednet.MedNet) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.net(images).logits  # type: ignore[no-any-return]
+    compute = engines.engine(net, torch.device("cpu"), runtime, precision).compute
+    return lambda images: compute(images)[0]
 
 
 def onnx(net: mednet.MedNet, threads: int) -> Way | None:
-    """ONNX Runtime on the same network, all its optimisations on; None where it is not installed."""
+    """ONNX Runtime on the network as it is stored, with its own settings; None where it is not installed."""
     try:
         import onnxruntime
+
+        model = onnx_runtime.model(net, decode.SIDE)
     except ImportError:
         return None
-    buffer = io.BytesIO()
-    example = torch.zeros(BATCH, 1, decode.SIDE, decode.SIDE)
-    torch.onnx.export(_Logits(net).eval(), (example,), buffer, input_names=["x"], dynamo=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"x": images})[0]  # type: ignore[no-any-return]
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {"images": images})[0]  # type: ignore[no-any-return]
 
 
 def rate(way: Way, images: np.ndarray) -> float:
@@ -105,8 +84,9 @@ def main() -> None:
         "improved, full, PyTorch": plain(full),
         "improved, full, ONNX Runtime": onnx(full, threads),
         "as shipped, ONNX Runtime": onnx(small, threads),
-        OURS: shipped(small, torch.float32),
-        "as shipped, bfloat16": shipped(small, torch.bfloat16) if onednn.fast_in_bfloat16() else None,
+        OURS: shipped(small, "auto"),
+        "as shipped, by torch": shipped(small, "torch"),
+        "as shipped, bfloat16": shipped(small, "auto", "bfloat16") if onednn.fast_in_bfloat16() else None,
     }
     known = {name: way for name, way in ways.items() if way is not None}
     images = np.random.default_rng(0).normal(size=(BATCH, 1, decode.SIDE, decode.SIDE)).astype(np.float32)

@@ -64,7 +64,7 @@ def warnings() -> list[str]:
 
 
 def station(net: mednet.MedNet, warnings: list[str], device: str = "cpu") -> classify.Classifier:
-    return classify.Classifier(net, torch.device(device), lambda event, detail: warnings.append(event))
+    return classify.Classifier(net, torch.device(device), lambda event, detail: warnings.append(event), "torch")
 
 
 def test_scores_have_their_shapes(net: Limited, images: np.ndarray, warnings: list[str]) -> None:

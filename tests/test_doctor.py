@@ -106,6 +106,17 @@ def test_torch_is_not_asked_without_need(house: House) -> None:
     )
 
 
+def test_what_computes_the_network(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told with its version; asked for and not installed, it is a fault that says what to install."""
+    for there in (True, False):
+        monkeypatch.setattr(command, "_version", lambda name, there=there: "9.9" if there or name == "torch" else None)
+        for runtime in ("auto", "onnxruntime"):
+            found = command.device("cpu", runtime)
+            assert found.state == ("ok" if there or runtime == "auto" else "fail")
+            assert ("onnxruntime 9.9" if there else "onnxruntime is not") in found.told
+            assert found.advice is None or "mednet-watcher[onnx]" in found.advice
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [

@@ -44,9 +44,9 @@ def test_what_onednn_has_not_is_left_to_the_network(config: MedNetConfig) -> Non
 
 def test_a_torch_without_onednn_runs_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds without oneDNN, for other processors, classify all the same."""
-    with_it = classify.Classifier(net_of(POOLED), torch.device("cpu"))
+    with_it = classify.Classifier(net_of(POOLED), torch.device("cpu"), runtime="torch")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    without = classify.Classifier(net_of(POOLED), torch.device("cpu"))
+    without = classify.Classifier(net_of(POOLED), torch.device("cpu"), runtime="torch")
     grey = (images(5)[:, 0].clamp(-2, 2) * 60 + 125).byte().numpy()
     assert onednn.convolutions(net_of(POOLED)) is None
     assert abs(with_it(grey).logits - without(grey).logits).max() < 1e-4
@@ -80,17 +80,6 @@ def test_a_torch_that_tells_nothing_of_its_processor_has_float32(monkeypatch: py
     """Earlier versions do not say what the processor can."""
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not onednn.fast_in_bfloat16()
-
-
-def test_precision_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bfloat16 where it is asked for and faster; float32, in which the thresholds were fitted, else."""
-    taken = []
-    monkeypatch.setattr(onednn, "convolutions", lambda net, precision: taken.append(precision))
-    for fast in (True, False):
-        monkeypatch.setattr(onednn, "fast_in_bfloat16", lambda fast=fast: fast)
-        for wanted in ({}, {"precision": "float32"}, {"precision": "bfloat16"}):
-            classify.Classifier(net_of(POOLED), torch.device("cpu"), **wanted)  # type: ignore[arg-type]
-    assert taken == [torch.float32, torch.float32, torch.bfloat16, *[torch.float32] * 3]
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import cores, decode, mednet, onednn, ood
+from watcher import cores, decode, engines, mednet, ood
 from watcher.checkpoint import Checkpoint
 from watcher.errors import Exit, Fatal
 from watcher.records import Scored
 
 Device = Literal["auto", "cuda", "cpu"]
-Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def choose_device(wanted: Device) -> torch.device:
 class Classifier:
     """Holds the network. ``warn`` is told, in words, when it has to go on with less.
 
-    ``precision`` is that of convolutions on a CPU, bfloat16 only where that is faster: a GPU computes in float32.
+    ``runtime`` and ``precision`` say how it is computed on a CPU, see :func:`watcher.engines.engine`.
     """
 
     def __init__(
@@ -92,20 +90,22 @@ class Classifier:
         net: mednet.MedNet,
         device: torch.device,
         warn: Callable[[str, str], None] = lambda event, detail: None,
-        precision: Precision = "float32",
+        runtime: engines.Runtime = "auto",
+        precision: engines.Precision = "float32",
     ) -> None:
         self._warn = warn
-        half = precision == "bfloat16" and onednn.fast_in_bfloat16()
-        self._precision = torch.bfloat16 if half else torch.float32
+        self._runtime, self._precision = runtime, precision
         self._spare = net  # stays on the CPU: a lost device can not be read back
         self._use(device)
 
     def _use(self, device: torch.device) -> None:
         self.device = device
-        self._on_cpu = onednn.convolutions(self._spare, self._precision) if device.type == "cpu" else None
-        net = self._spare if device.type == "cpu" else copy.deepcopy(self._spare).to(device)
-        # channels-last: these convolutions run about a fifth faster on CPUs that way
-        self._net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._engine = engines.engine(self._spare, device, self._runtime, self._precision)
+
+    @property
+    def runtime(self) -> str:
+        """What computes the network: ``torch`` or ``onnxruntime``."""
+        return self._engine.runtime
 
     @property
     def classes(self) -> int:
@@ -147,17 +147,12 @@ class Classifier:
         for shape in sorted({_rounded(count) for count in range(1, size + 1)}):
             self._forward(np.zeros((shape, decode.SIDE, decode.SIDE), np.uint8))
 
-    @torch.inference_mode()
     def _forward(self, images: npt.NDArray[np.uint8]) -> Scores:
         count = len(images)
         # Few distinct shapes: the CPU kernels keep memory for each they have ever seen.
         padding = ((0, _rounded(count) - count), (0, 0), (0, 0))
-        batch = torch.from_numpy(decode.standardise(np.pad(images, padding))).to(self.device)
-        if self._on_cpu is not None:
-            scores = self._net.head(self._on_cpu(batch))
-        else:
-            scores = self._net(batch.to(memory_format=torch.channels_last))
-        return Scores(scores.logits[:count].float().cpu().numpy(), scores.features[:count].float().cpu().numpy())
+        logits, features = self._engine.compute(decode.standardise(np.pad(images, padding)))
+        return Scores(logits[:count], features[:count])
 
 
 def _rounded(count: int) -> int:

@@ -308,7 +308,9 @@ def load_network(
         classify.build(weights),
         device,
         lambda event, detail: logger.warning(event, detail=detail),
+        settings.model.runtime,
         settings.model.precision,
     )
     station.warm_up(settings.batch.size)
+    logger.info("model.ready", weights=weights.digest, device=str(station.device), runtime=station.runtime)
     return classify.scoring(station, weights), (lambda: str(station.device))

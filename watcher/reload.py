@@ -32,7 +32,7 @@ from watcher.watch import Watch
 FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
 
-NETWORK = {"batch.size", "model.device", "model.precision", "model.threads"}
+NETWORK = {"batch.size", "model.device", "model.precision", "model.runtime", "model.threads"}
 """Keys that the network is made and warmed up by."""
 
 

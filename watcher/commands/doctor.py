@@ -57,7 +57,7 @@ def checks(settings: config.Config) -> Iterator[Check]:
     yield from doctor.directories(settings)
     yield ledger(layout.ledger_path(settings))
     yield weights(layout.weights_path(None, settings), settings.review)
-    yield device(settings.model.device)
+    yield device(settings.model.device, settings.model.runtime)
     yield threads(settings.model.threads)
     yield from decoders(settings)
 
@@ -91,11 +91,14 @@ def weights(path: Path, wishes: Review) -> Check:
     return Check("ok", "weights", f"{found.name}, {len(found.classes)} classes, digest {found.digest}")
 
 
-def device(wanted: str) -> Check:
-    """Where the network will run. Torch is asked only where there could be a choice."""
-    version = f"torch {_version('torch') or 'is not installed'}"
+def device(wanted: str, runtime: str) -> Check:
+    """Where the network will run, and by what. Torch is asked only where there could be a choice."""
+    version = f"torch {_version('torch') or 'is not installed'}, onnxruntime {_version('onnxruntime') or 'is not'}"
     if _version("torch") is None:
         return Check("fail", "device", version, "Install mednet-watcher again, with what it requires.")
+    if runtime == "onnxruntime" and not (_version("onnxruntime") and _version("onnx")):
+        advice = "Install mednet-watcher[onnx], or set model.runtime to auto or torch."
+        return Check("fail", "device", version, advice)
     if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPUS))):
         return Check("ok", "device", f"cpu, {version}")
     from watcher import classify

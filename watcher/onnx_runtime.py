@@ -1,0 +1,108 @@
+"""The network on a CPU by ONNX Runtime. Needs the extra ``mednet-watcher[onnx]``.
+
+The same float32 numbers in another order of additions: logits differ in their
+last digits. ``make inference`` measures what it gains over torch, and counts
+the decisions that are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from watcher import mednet
+
+Array = npt.NDArray[np.float32]
+
+OPSET, IR_VERSION = 17, 8
+"""Of 2022, which has all that is used here: every release of ONNX Runtime since then reads it."""
+
+
+def load(net: mednet.MedNet, side: int, threads: int) -> Callable[[Array], tuple[Array, Array]]:
+    """What gives logits (n, classes) and features (n, hidden[1]) of images (n, 1, side, side).
+
+    ``side`` is that of the images it will be given, ``threads`` are those of one batch.
+
+    Raises:
+        ImportError: ONNX Runtime, or onnx, is not installed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors: they are raised as well, and standard error is not where they belong
+    # Threads that wait for the next layer by turning round would take the cores from those that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model(net, side), options, providers=["CPUExecutionProvider"])
+
+    def through(images: Array) -> tuple[Array, Array]:
+        logits, features = session.run(["logits", "features"], {"images": images})
+        return logits, features
+
+    return through
+
+
+def model(net: mednet.MedNet, side: int) -> bytes:
+    """The network as an ONNX model for images (n, 1, side, side), any number of them at a time."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes: list[onnx.NodeProto] = []
+    numbers: list[onnx.TensorProto] = []
+
+    def add(layer: nn.Module, source: str, result: str) -> None:
+        kind, attributes, tensors = _operator(layer)
+        names = [f"{result}.{index}" for index in range(len(tensors))]
+        numbers.extend(numpy_helper.from_array(each, name) for each, name in zip(tensors, names, strict=True))
+        nodes.append(helper.make_node(kind, [source, *names], [result], **attributes))
+
+    value = "images"
+    layers = [*net.convs, nn.Flatten(), *_flat(net.fc1), net.act, net.fc2, net.act]
+    for index, layer in enumerate(layers):
+        result = "features" if index == len(layers) - 1 else f"layer{index}"
+        add(layer, value, result)
+        value = result
+    add(net.fc3, value, "logits")
+
+    narrow, classes = net.config.hidden[1], net.config.classes
+    graph = helper.make_graph(
+        nodes,
+        "mednet",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, side, side])],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", narrow]),
+        ],
+        numbers,
+    )
+    opset = helper.make_opsetid("", OPSET)
+    return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString())
+
+
+def _flat(layer: nn.Module) -> list[nn.Module]:
+    return list(layer) if isinstance(layer, nn.Sequential) else [layer]
+
+
+def _operator(layer: nn.Module) -> tuple[str, dict[str, Any], list[Array]]:
+    """The ONNX operator of a layer, with its attributes and tensors."""
+    if isinstance(layer, nn.Conv2d):
+        return "Conv", {}, _tensors(layer.weight, layer.bias)
+    if isinstance(layer, nn.BatchNorm2d):
+        tensors = _tensors(layer.weight, layer.bias, layer.running_mean, layer.running_var)
+        return "BatchNormalization", {"epsilon": layer.eps}, tensors
+    if isinstance(layer, nn.MaxPool2d):
+        return "MaxPool", {"kernel_shape": [layer.kernel_size] * 2, "strides": [layer.stride] * 2}, []
+    if isinstance(layer, nn.Linear):
+        return "Gemm", {"transB": 1}, _tensors(layer.weight, layer.bias)
+    if isinstance(layer, nn.Flatten):
+        return "Flatten", {"axis": 1}, []
+    return ("Elu" if isinstance(layer, nn.ELU) else "Relu"), {}, []
+
+
+def _tensors(*found: torch.Tensor | None) -> list[Array]:
+    return [each.detach().cpu().numpy() for each in found if each is not None]
