@@ -220,6 +220,15 @@ class TestCalibration:
         assert calibrate.temperature(logits, labels) == pytest.approx(1, abs=0.05)
         assert calibrate.temperature(3 * logits, labels) == pytest.approx(3, abs=0.15)
 
+    def test_being_right_each_time_is_not_certainty(self) -> None:
+        """With no label missed, confidence stays below that of one miss among as many images, and never becomes 1."""
+        rng = np.random.default_rng(0)
+        labels = rng.integers(0, 3, 400)
+        logits = (np.eye(3)[labels] * rng.uniform(2, 9, (400, 1))).astype(np.float32)
+        assert calibrate.temperature(logits, labels) == pytest.approx(0.1, abs=0.001)  # the least that is looked at
+        sure = calibrate.probabilities(logits, calibrate.temperature(logits, labels, calibrate.platt(labels)))
+        assert 0.98 < sure.max(axis=1).mean() < 1 - 1 / 402 and sure.max(axis=1).min() < 0.95
+
     @pytest.mark.parametrize("rate", [0.5, 0.9, 0.995, 1.0])
     def test_thresholds_accept_what_was_asked(self, rate: float) -> None:
         """At least the wanted share passes both; of what may be sent away, hardly any is wasted."""

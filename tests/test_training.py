@@ -463,7 +463,7 @@ class TestCompressCommand:
         assert step["valid_errors"] == checkpoint.load(home / "slim.safetensors").training["valid_errors_shipped"]
 
     def test_confidence_is_calibrated(self, home: Path) -> None:
-        """The temperature stored is the one under which the validation labels are likeliest, and judging uses it."""
+        """The temperature stored is the one for the validation labels, in doubt as Platt has it; judging uses it."""
         split = home / "split.csv"  # with an X-ray among them, which these weights take for a hand
         split.write_text(split.read_text().replace("7.png,CXR,train", "7.png,CXR,valid"))
         assert self.call(home, "--rank", "8", "--epochs", "0") == 0
@@ -471,13 +471,10 @@ class TestCompressCommand:
         valid = evaluating.relabelled(dataset.load(dataset.listing(home, home / "split.csv", "valid")), ("CXR", "Hand"))
         logits, _ = calibrate.answers(classify.build(slim), valid.images)
 
-        def loss(heat: float) -> float:
-            shares = calibrate.probabilities(logits, heat)
-            return float(-np.log(shares[np.arange(len(valid.labels)), valid.labels]).mean())
-
         heat = slim.thresholds["temperature"]
-        assert loss(heat) <= min(loss(heat * 0.9), loss(heat * 1.1), loss(1.0))
-        assert evaluating.judge(slim, valid).loss == pytest.approx(loss(heat), rel=1e-4)
+        assert heat == calibrate.temperature(logits, valid.labels, doubt=1 / 6)
+        shares = calibrate.probabilities(logits, heat)[np.arange(4), valid.labels]
+        assert evaluating.judge(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
 
     @pytest.mark.parametrize(
         ("change", "rank", "code", "says"),

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
         thresholds={},
     )
-    heat = calibrate.temperature(calibrate.answers(slim, valid.images)[0], valid.labels)
+    heat = calibrate.temperature(calibrate.answers(slim, valid.images)[0], valid.labels, calibrate.platt(valid.labels))
     shipped = replace(shipped, thresholds={"temperature": heat})
     before, after = judging.judge(full, valid), judging.judge(shipped, valid)
     shipped = checkpoint.save(

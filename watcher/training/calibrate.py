@@ -44,16 +44,22 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> Shares:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
+def temperature(logits: Logits, labels: npt.NDArray[np.int64], doubt: float = 0.0) -> float:
     """What to divide logits by so that the likelihood of the labels is greatest.
+
+    Where no label is missed, it is greatest with no temperature left, and every
+    confidence would be 1. ``doubt`` is the share of each label that is given to
+    the other classes; :func:`platt` has one for so many labels.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section
     4.2. Searched by golden sections of the logarithm, between 0.1 and 10.
     """
+    others = logits.shape[1] - 1
 
     def loss(log_t: float) -> float:
-        rows = probabilities(logits, float(np.exp(log_t)))
-        return float(-np.log(np.maximum(rows[np.arange(len(labels)), labels], 1e-300)).mean())
+        rows = np.log(np.maximum(probabilities(logits, float(np.exp(log_t))), 1e-300))
+        own = rows[np.arange(len(labels)), labels]
+        return float(-((1 - doubt) * own + doubt * (rows.sum(axis=1) - own) / others).mean())
 
     low, high = np.log(0.1), np.log(10.0)
     golden = (np.sqrt(5) - 1) / 2
@@ -64,6 +70,15 @@ def temperature(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
         else:
             low = left
     return float(np.exp((low + high) / 2))
+
+
+def platt(labels: npt.NDArray[np.int64]) -> float:
+    """The share of labels to be in doubt of, however many were told right: 1 / (n + 2).
+
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines",
+    section 2.2, where the target of n examples is (n + 1) / (n + 2).
+    """
+    return 1 / (len(labels) + 2)
 
 
 @dataclass(frozen=True)
