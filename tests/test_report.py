@@ -142,6 +142,19 @@ class TestLines:
         page = report.page(study.Study.model_validate(PLAN), [line], [])
         assert "| no control yet |" in page
 
+    def test_a_recipe_can_be_held_against_another(self) -> None:
+        """It stands in the table of what it is compared with, and has a verdict by the noise of both."""
+        variants = [*PLAN["variants"][:1], {"name": "baseline", "recipe": "baseline", "against": "improved"}]
+        plan = study.Study.model_validate(
+            {**PLAN, "budget": {"epochs": {"improved": 2, "baseline": 2}}, "variants": variants}
+        )
+        runs = [*RUNS[:3], *(row("baseline", seed, 500 + seed) | {"recipe": "baseline"} for seed in range(3))]
+        table = report.lines(plan, runs)
+        assert table[1].verdict is not None
+        assert (table[1].verdict.word, table[1].verdict.difference) == ("hurt", 450)
+        page = report.page(plan, table, [])
+        assert page.count("## Changes to the recipe") == 1 and "| `baseline` | - | 500, 501, 502 |" in page
+
     def test_work_counts_only_where_it_was_counted_throughout(self) -> None:
         """A run that was begun before CPU time was counted has no part in the mean."""
         half = row("elu", 1, 90, ELU, cpu_seconds=45.0)

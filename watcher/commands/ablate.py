@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             if ours and ablate.pending([task], known, fresh):
                 _perform(task, plan.budget, data, args.out)
     others = len(ablate.pending(tasks, known, fresh))
-    _say(f"{others} runs are in other hands" if others else "all runs done")
+    _say(f"not done: {others} in other hands" if others else "all runs done")
     return Exit.OK
 
 

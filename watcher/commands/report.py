@@ -45,8 +45,10 @@ def _counted(table: Sequence[report.Line], runs: Sequence[rows.Row]) -> str:
 
 
 def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
-    """The figures of the recipes themselves; titles and file names."""
-    controls: Mapping[str, Sequence[rows.Row]] = {line.variant.name: line.runs for line in table if line.is_control}
+    """The figures of the recipes themselves, unchanged; titles and file names."""
+    controls: Mapping[str, Sequence[rows.Row]] = {
+        line.variant.name: line.runs for line in table if not line.variant.change
+    }
     if not controls:
         return []
     figures.confusions(controls, out / "confusion.svg")

@@ -62,7 +62,7 @@ def _confusion(panel: Axes, runs: Sequence[Row]) -> None:
     panel.set(xlabel="predicted", ylabel="true")
     for row, column in np.ndindex(*mean.shape):
         count = mean[row, column]
-        colour = "white" if row != column and count > 0.6 * wrong.max() else "black"
+        colour = "white" if row != column and count > 0.6 * max(1.0, wrong.max()) else "black"
         panel.text(column, row, f"{count:.0f}" if row == column else f"{count:.1f}" if count else "·",
                    ha="center", va="center", color=colour, fontsize=9)  # fmt: skip
 
