@@ -81,8 +81,9 @@ study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it
 		for core in $$(seq $$(nproc)); do $$does --threads 1 & running="$$running $$!"; done; \
 		for each in $$running; do wait $$each || exit 1; done; running=; \
 		$$does --collect || exit 1; \
+		$(BIN)/mednet-watcher report --study $$plan/study.yaml || exit 1; \
 	done
-	@$(BIN)/mednet-watcher audit-data --data $(DATA) --split $(SPLIT) --weights weights/mednet-improved.safetensors weights/mednet-general.safetensors > /dev/null
+	@$(BIN)/mednet-watcher audit-data --data $(DATA) --split $(SPLIT) --weights weights/mednet-improved.safetensors weights/mednet-plus.safetensors weights/mednet-general.safetensors > /dev/null
 	@$(BIN)/mednet-watcher report
 
 fits: $(INSTALLED)  ## measure ways to make real images fit 64 x 64 (make fits POOL=DIR, see docs/fits.md)

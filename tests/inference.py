@@ -72,6 +72,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--rounds", type=int, default=7)
     words.add_argument("--threads", type=int, default=0)
+    words.add_argument("--weights", type=Path, default=assets.weights())
     words.add_argument("--data", type=Path)
     words.add_argument("--split", type=Path)
     args = words.parse_args()
@@ -79,7 +80,7 @@ def main() -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(0)
     full = mednet.MedNet(mednet.IMPROVED).eval()  # speed does not depend on what was learnt
-    small = classify.build(checkpoint.load(assets.weights()))
+    small = classify.build(checkpoint.load(args.weights))
     ways: dict[str, Way | None] = {
         "improved, full, PyTorch": plain(full),
         "improved, full, ONNX Runtime": onnx(full, threads),
@@ -93,7 +94,10 @@ def main() -> None:
     for way in known.values():
         way(images)
     rounds = [{name: rate(way, images) for name, way in known.items()} for _ in range(args.rounds)]
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {threads} threads, torch {torch.__version__}, batches of {BATCH}")
+    print(
+        f"{datetime.now(UTC):%Y-%m-%d}, {args.weights.stem}, {threads} threads, torch {torch.__version__}, "
+        f"batches of {BATCH}"
+    )
     for name in known:
         rates = [each[name] for each in rounds]
         against = [each[OURS] / each[name] for each in rounds]
@@ -106,15 +110,15 @@ def main() -> None:
 
 
 def _agreement(ways: dict[str, Way], data: dataset.Examples) -> None:
-    whole = len(data.images) // BATCH * BATCH
-    batches = [decode.standardise(data.images[start : start + BATCH]) for start in range(0, whole, BATCH)]
+    count = len(data.images)
+    batches = [decode.standardise(data.images[start : start + BATCH]) for start in range(0, count, BATCH)]
     said = {name: np.concatenate([way(batch) for batch in batches]) for name, way in ways.items() if OURS in name}
     ours = said.pop(OURS)
     for name, theirs in said.items():
         named = [each[:, : len(data.classes)].argmax(axis=1) for each in (ours, theirs)]
-        right = [int((each == data.labels[:whole]).sum()) for each in named]
+        right = [int((each == data.labels).sum()) for each in named]
         print(
-            f"{name}: decisions alike on {int((named[0] == named[1]).sum())} of {whole} validation images "
+            f"{name}: decisions alike on {int((named[0] == named[1]).sum())} of {count} validation images "
             f"({right[0]} right, {name} {right[1]}), logits within {np.abs(ours - theirs).max():.2g}"
         )
 
