@@ -96,6 +96,16 @@ class TestStudy:
         kinds = {kind for change in changes for kind in change.get("augment", ())}
         assert kinds == {"shift", "flip", "rotation", "contrast", "inversion"}
 
+    def test_a_variant_can_have_seeds_of_its_own(self, data: Path) -> None:
+        """It is trained with those instead of the study's; all variants still come with a seed before the next one."""
+        variants = (
+            study.Variant(name="improved", recipe="improved", seeds=(0, 1, 5)),
+            study.Variant(name="elu", recipe="improved", change={"activation": "elu"}),
+        )
+        plan = study.Study(seeds=(0, 1), budget=study.Budget(), variants=variants)
+        tasks = [(task.seed, task.variant.name) for task in study.tasks(plan, drawn(data))]
+        assert tasks == [(0, "improved"), (0, "elu"), (1, "improved"), (1, "elu"), (5, "improved")]
+
     def test_the_full_study_trains_by_the_recipes(self, data: Path) -> None:
         """Without a budget of epochs each run is the recipe's own, on all images, its best epoch judged."""
         full = study.read(Path(__file__).parents[1] / "docs" / "study" / "full" / "study.yaml")
@@ -130,6 +140,11 @@ class TestStudy:
             ),
             ({"seeds": [-1]}, "seeds.0"),
             ({"seeds": [1, 1]}, "1 is there twice"),
+            (
+                {"variants": [{"name": "improved", "recipe": "improved", "seeds": [2, 2]}]},
+                "improved: seeds: 2 is there",
+            ),
+            ({"variants": [{"name": "improved", "recipe": "improved", "seeds": []}]}, "variants.0.seeds"),
             ({"budget": {"epochs": {"improved": 0}}}, "budget.epochs.improved"),
         ],
     )

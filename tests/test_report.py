@@ -127,6 +127,14 @@ class TestLines:
         table = {line.variant.name: line.errors for line in report.lines(plan, RUNS)}
         assert table["elu-units"] == table["elu"] == [90, 91, 92]
 
+    def test_only_the_planned_seeds_count(self) -> None:
+        """Rows of other seeds than the study's, or the variant's own, are left out; the page says how many are planned."""
+        variants = [{**PLAN["variants"][0], "seeds": [0, 1, 2]}, PLAN["variants"][1]]
+        plan = study.Study.model_validate({**PLAN, "seeds": [0, 7], "variants": variants})
+        table = {line.variant.name: line.errors for line in report.lines(plan, RUNS)}
+        assert table == {"improved": [50, 51, 52], "elu": [90]}
+        assert "4 of 5 runs are finished" in report.page(plan, report.lines(plan, RUNS), [])
+
     def test_rows_of_another_precision_do_not_count(self) -> None:
         """Trainings in bfloat16 and in float32, which rows without the word are, never make one mean."""
         half = {"budget": {**PLAN["budget"], "precision": "bfloat16"}}

@@ -41,22 +41,34 @@ class Budget(plans.Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
+
+
 class Variant(plans.Strict):
-    """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own."""
+    """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own.
+
+    ``seeds``, where given, are its own. What all others are compared with deserves more than they: with k of them
+    the fewest runs in all tell most when it has about the root of k times as many (Dunnett 1955).
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     recipe: str
     change: dict[str, Any] = Field(default_factory=dict)
     against: str | None = None
     says: str = ""
+    seeds: Seeds | None = Field(default=None, min_length=1)
 
 
 class Study(plans.Strict):
-    """The whole file."""
+    """The whole file. ``seeds`` are those of variants without seeds of their own."""
 
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
     budget: Budget
     variants: tuple[Variant, ...] = Field(min_length=1)
+
+    def seeds_of(self, variant: Variant) -> Seeds:
+        """Those that the variant is trained with."""
+        return self.seeds if variant.seeds is None else variant.seeds
 
 
 @dataclass(frozen=True)
@@ -109,8 +121,9 @@ def tasks(study: Study, sample: Sample) -> list[Task]:
             )
     return [
         Task(variant, recipe, seed, _run_digest(recipe, seed, study.budget, sample))
-        for seed in study.seeds
+        for seed in sorted({seed for variant in study.variants for seed in study.seeds_of(variant)})
         for variant, recipe in planned
+        if seed in study.seeds_of(variant)
     ]
 
 
@@ -163,7 +176,8 @@ def stratified(labels: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
 def _contradictions(study: Study) -> list[str]:
     names = [variant.name for variant in study.variants]
     wrong = [f"{name}: two variants have this name" for name in sorted(set(names)) if names.count(name) > 1]
-    wrong += [f"seeds: {seed} is there twice" for seed in sorted(set(study.seeds)) if study.seeds.count(seed) > 1]
+    for where, seeds in (("", study.seeds), *((f"{v.name}: ", v.seeds or ()) for v in study.variants)):
+        wrong += [f"{where}seeds: {seed} is there twice" for seed in sorted(set(seeds)) if seeds.count(seed) > 1]
     for variant in study.variants:
         if variant.recipe not in recipes.RECIPES:
             wrong.append(f"{variant.name}: there is no recipe {variant.recipe}; there are {', '.join(recipes.RECIPES)}")
