@@ -128,7 +128,7 @@ class TestLines:
         assert table["elu-units"] == table["elu"] == [90, 91, 92]
 
     def test_only_the_planned_seeds_count(self) -> None:
-        """Rows of other seeds than the study's, or the variant's own, are left out; the page says how many are planned."""
+        """Rows of other seeds than the study's, or the variant's own, are left out; the page counts what is planned."""
         variants = [{**PLAN["variants"][0], "seeds": [0, 1, 2]}, PLAN["variants"][1]]
         plan = study.Study.model_validate({**PLAN, "seeds": [0, 7], "variants": variants})
         table = {line.variant.name: line.errors for line in report.lines(plan, RUNS)}
