@@ -349,6 +349,14 @@ class TestDirectories:
         (problem,) = problems(file, "inbox: {path: 5}\noutput: {sorted: inbox}")
         assert problem.startswith("config.yaml:1:9: inbox.path: must be a path")
 
+    def test_a_precision_that_the_runtime_has_not(self, file: Path) -> None:
+        """ONNX Runtime by name computes in float32: bfloat16 beside it is told at its line; with auto it is taken."""
+        (problem,) = problems(file, "model:\n  runtime: onnxruntime\n  precision: bfloat16")
+        assert problem == "config.yaml:3:3: model.precision: must be float32 where model.runtime is onnxruntime"
+        for runtime in ("auto", "torch"):
+            file.write_text(f"model: {{runtime: {runtime}, precision: bfloat16}}")
+            assert config.load(file, {}).model.precision == "bfloat16"
+
     def test_a_shared_inbox_has_no_directories(self, file: Path) -> None:
         """Of the two only one can be had, and check-config says so at the line."""
         (problem,) = problems(file, "inbox:\n  shared: true\n  recursive: true")

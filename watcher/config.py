@@ -92,6 +92,7 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
     _check_names(config, draft)
     _check_mode(config, draft)
     _check_drift(config, draft)
+    _check_runtime(config, draft)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -286,6 +287,14 @@ def _check_drift(config: Config, draft: _Draft) -> None:
     if config.drift.min_files > config.drift.window_files and not {few, window} & draft.doubtful:
         most = config.drift.window_files
         _clash(draft, few, window, f"must not be greater than drift.window_files ({most}), or drift is never told")
+
+
+def _check_runtime(config: Config, draft: _Draft) -> None:
+    """Refuse a precision that what was asked for by name does not have."""
+    if config.model.precision == "bfloat16" and config.model.runtime == "onnxruntime":
+        _clash(
+            draft, ("model", "precision"), ("model", "runtime"), "must be float32 where model.runtime is onnxruntime"
+        )
 
 
 def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from watcher import naming
 
@@ -126,12 +126,6 @@ class Model(_Section):
     runtime: Literal["auto", "torch", "onnxruntime"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=0)] = 0
-
-    @model_validator(mode="after")
-    def _agree(self) -> Self:
-        if self.runtime == "onnxruntime" and self.precision == "bfloat16":
-            raise ValueError("onnxruntime computes in float32: set runtime to auto, or precision to float32")
-        return self
 
 
 class Batch(_Section):
