@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from watcher import assets, checkpoint, classify, decode, engines, mednet, onednn
+from watcher import assets, checkpoint, classify, composition, decode, engines, mednet, onednn, onnx_runtime, settings
 from watcher.errors import Exit, Fatal
 from watcher.mednet import MedNetConfig
 
@@ -24,6 +26,13 @@ KINDS = {
     "pooled": POOLED,
     "general": replace(POOLED, classes=7, none=True, dropout=0.2),
 }
+
+
+def wanted(runtime: engines.Runtime) -> engines.Runtime:
+    """It, where it is installed."""
+    if runtime == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    return runtime
 
 
 @pytest.fixture
@@ -53,12 +62,12 @@ def plain(net: mednet.MedNet, batch: np.ndarray) -> mednet.Scores:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
-@pytest.mark.parametrize("count", [1, 5, 70])
+@pytest.mark.parametrize("count", [1, 5, 130])
 def test_answers_are_those_of_the_network(kind: str, runtime: engines.Runtime, count: int) -> None:
     """Logits and features of every image, whatever the network and however many images come, in their places."""
     net, batch = net_of(KINDS[kind]), images(count)
     expected = plain(net, batch)
-    made = engines.engine(net, CPU, runtime)
+    made = engines.engine(net, CPU, wanted(runtime))
     assert made.runtime == runtime
     logits, features = made.compute(batch)
     np.testing.assert_allclose(logits, expected.logits, atol=1e-5, rtol=1e-4)
@@ -71,7 +80,7 @@ def test_the_shipped_network_answers_the_same(runtime: engines.Runtime) -> None:
     """Logits and features of the shipped weights are within 1e-4 of the network's own, on whatever image."""
     net, batch = classify.build(checkpoint.load(assets.weights())), images(40)
     expected = plain(net, batch)
-    logits, features = engines.engine(net, CPU, runtime).compute(batch)
+    logits, features = engines.engine(net, CPU, wanted(runtime)).compute(batch)
     assert abs(logits - expected.logits.numpy()).max() < 1e-4
     assert abs(features - expected.features.numpy()).max() < 1e-4
 
@@ -97,6 +106,7 @@ def test_reach_of_the_networks_there_are() -> None:
 class TestChoice:
     def test_onnx_runtime_where_it_is(self) -> None:
         """Installed, it is taken without being asked for."""
+        pytest.importorskip("onnxruntime")
         assert engines.engine(net_of(POOLED), CPU).runtime == "onnxruntime"
 
     @pytest.mark.usefixtures("without_onnx_runtime")
@@ -113,6 +123,57 @@ class TestChoice:
             engines.engine(net_of(POOLED), CPU, "onnxruntime")
         assert caught.value.code == Exit.MODEL and "mednet-watcher[onnx]" in caught.value.advice
 
+    @pytest.mark.parametrize("fault", ["raise TypeError('Descriptors cannot be created')", "", "raise OSError('lib')"])
+    def test_broken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+        """Installed and broken, whatever its import raises: torch goes on and says why; by name it is fatal."""
+        (tmp_path / "onnxruntime.py").write_text(fault)
+        monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        made = engines.engine(net_of(POOLED), CPU)
+        assert made.runtime == "torch" and made.note is not None and "onnxruntime can not be used" in made.note
+        with pytest.raises(Fatal, match="can not be used") as caught:
+            engines.engine(net_of(POOLED), CPU, "onnxruntime")
+        assert caught.value.code == Exit.MODEL
+
+    def test_a_layer_it_has_no_operator_for(self) -> None:
+        """What it could only guess at, torch computes."""
+        net = net_of(POOLED)
+        net.act = torch.nn.GELU()
+        assert engines.engine(net, CPU).runtime == "torch"
+
+    def test_its_own_errors(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They have no ancestor but Exception: at the start torch goes on, later they are RuntimeError, as torch's."""
+        pytest.importorskip("onnxruntime")
+        made = engines.engine(net_of(POOLED), CPU)
+        with pytest.raises(RuntimeError, match="ONNX Runtime"):
+            made.compute(images(2)[:, :, :40, :40])
+        monkeypatch.setattr(onnx_runtime, "IR_VERSION", 999)
+        made = engines.engine(net_of(POOLED), CPU)
+        assert made.runtime == "torch" and made.note is not None and "999" in made.note
+
+    def test_weights_for_other_images(self) -> None:
+        """A network for another side is refused: it would see a corner of each image."""
+        with pytest.raises(Fatal, match="32 x 32") as caught:
+            engines.engine(net_of(replace(POOLED, side=32)), CPU)
+        assert caught.value.code == Exit.MODEL
+
+    def test_a_lost_device_is_no_time_to_insist(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a GPU onnxruntime by name waits for the CPU; not there when the GPU is lost, torch goes on."""
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        warned: list[str] = []
+        station = classify.Classifier(
+            net_of(POOLED), torch.device("meta"), lambda event, detail: warned.append(event), "onnxruntime"
+        )
+        grey = np.zeros((3, decode.SIDE, decode.SIDE), np.uint8)
+        assert station(grey).logits.shape == (3, 6)
+        assert (warned, station.device.type, station.runtime) == (["device.lost"], "cpu", "torch")
+
+    def test_bfloat16_that_onednn_has_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A network that has no bfloat16 form is computed as if it had not been asked for."""
+        pytest.importorskip("onnxruntime")
+        monkeypatch.setattr(onednn, "fast_in_bfloat16", lambda: True)
+        assert engines.engine(net_of(mednet.BASELINE), CPU, precision="bfloat16").runtime == "onnxruntime"
+
     def test_torch_asked_for(self) -> None:
         """By name torch is taken although the other is there."""
         assert engines.engine(net_of(POOLED), CPU, "torch").runtime == "torch"
@@ -123,6 +184,27 @@ class TestChoice:
         assert engines.engine(net, torch.device("meta"), "onnxruntime").runtime == "torch"
         assert {each.device.type for each in net.parameters()} == {"cpu"}
 
+    @pytest.mark.usefixtures("one_thread")
+    def test_settings_reach_the_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """model.runtime, precision and threads are those that the network is computed with, and the log says which."""
+        pytest.importorskip("onnxruntime")
+        logged: list[dict[str, object]] = []
+        logger = SimpleNamespace(info=lambda event, **more: logged.append(more), warning=lambda *_, **__: None)
+        threads: list[int] = []
+        load = onnx_runtime.load
+        monkeypatch.setattr(onnx_runtime, "load", lambda net, side, n: threads.append(n) or load(net, side, n))
+        asked: list[object] = []
+        make = engines.engine
+        monkeypatch.setattr(engines, "engine", lambda net, on, *how: asked.append(how) or make(net, on, *how))
+        weights = checkpoint.load(assets.weights())
+        for runtime, precision in (("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")):
+            model = {"runtime": runtime, "precision": precision, "threads": 1, "device": "cpu"}
+            wishes = settings.Config.model_validate({"model": model, "batch": {"size": 1}})
+            composition.load_network(wishes, weights, logger)  # type: ignore[arg-type]
+        assert asked == [("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")]
+        assert [each["runtime"] for each in logged[:2]] == ["torch", "onnxruntime"]
+        assert set(threads) == {1}
+
     def test_bfloat16(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Bfloat16, which is torch's, where it is asked for and faster; else float32, in which the thresholds are."""
         taken: list[object] = []
@@ -131,5 +213,5 @@ class TestChoice:
             monkeypatch.setattr(onednn, "fast_in_bfloat16", lambda fast=fast: fast)
             assert engines.engine(net_of(POOLED), CPU, "torch").runtime == "torch"
             made = engines.engine(net_of(POOLED), CPU, precision="bfloat16")
-            assert made.runtime == ("torch" if fast else "onnxruntime")
+            assert made.runtime == "onnxruntime"  # the stand-in has no convolutions to give
         assert taken == [torch.float32, torch.bfloat16, torch.float32]

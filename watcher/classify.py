@@ -94,18 +94,25 @@ class Classifier:
         precision: engines.Precision = "float32",
     ) -> None:
         self._warn = warn
-        self._runtime, self._precision = runtime, precision
+        self._precision: engines.Precision = precision
+        # A lost device is no time to insist.
+        self._after_loss: engines.Runtime = "torch" if runtime == "torch" else "auto"
         self._spare = net  # stays on the CPU: a lost device can not be read back
-        self._use(device)
+        self._use(device, runtime)
 
-    def _use(self, device: torch.device) -> None:
+    def _use(self, device: torch.device, runtime: engines.Runtime) -> None:
         self.device = device
-        self._engine = engines.engine(self._spare, device, self._runtime, self._precision)
+        self._engine = engines.engine(self._spare, device, runtime, self._precision)
 
     @property
     def runtime(self) -> str:
         """What computes the network: ``torch`` or ``onnxruntime``."""
         return self._engine.runtime
+
+    @property
+    def note(self) -> str | None:
+        """Why it is not what it could be, or None."""
+        return self._engine.note
 
     @property
     def classes(self) -> int:
@@ -136,7 +143,7 @@ class Classifier:
             half = len(images) // 2
             return _joined(self(images[:half]), self(images[half:]))
         self._warn("device.lost", f"going on with the CPU: {problem}")
-        self._use(torch.device("cpu"))
+        self._use(torch.device("cpu"), self._after_loss)
         return self._forward(images)
 
     def warm_up(self, size: int) -> None:

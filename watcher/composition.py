@@ -312,5 +312,6 @@ def load_network(
         settings.model.precision,
     )
     station.warm_up(settings.batch.size)
-    logger.info("model.ready", weights=weights.digest, device=str(station.device), runtime=station.runtime)
+    what = {"device": str(station.device), "runtime": station.runtime, "note": station.note}
+    logger.info("model.ready", weights=weights.digest, **what)
     return classify.scoring(station, weights), (lambda: str(station.device))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher import mednet, onednn, onnx_runtime
+from watcher import decode, mednet, onednn, onnx_runtime
 from watcher.errors import Exit, Fatal
 
 Runtime = Literal["auto", "torch", "onnxruntime"]
@@ -33,6 +33,8 @@ class Engine:
 
     runtime: Literal["torch", "onnxruntime"]
     compute: Callable[[Array], tuple[Array, Array]]
+    note: str | None = None
+    """Why it is not ONNX Runtime although that is installed."""
 
 
 def engine(
@@ -44,22 +46,33 @@ def engine(
     A GPU is torch's as well, whatever ``runtime`` says; the network that was given stays where it is.
 
     Raises:
-        Fatal: exit code 4; ONNX Runtime was asked for and is not there.
+        Fatal: exit code 4; ONNX Runtime was asked for and can not be used, or the network is for other images.
     """
+    if net.config.side != decode.SIDE:
+        raise Fatal(
+            f"the weights are for images of {net.config.side} x {net.config.side} pixels",
+            f"Set model.weights to a file for {decode.SIDE} x {decode.SIDE} pixels.",
+            Exit.MODEL,
+        )
     if device.type != "cpu":
         return Engine("torch", _by_torch(net, device))
-    half = precision == "bfloat16" and onednn.fast_in_bfloat16()
-    if runtime != "torch" and not half:
+    if precision == "bfloat16" and onednn.fast_in_bfloat16():
+        half = _by_onednn(net, torch.bfloat16)
+        if half is not None:
+            return Engine("torch", half)
+    note = None
+    if runtime != "torch":
         try:
             return Engine("onnxruntime", _by_onnx_runtime(net))
-        except ImportError as error:
+        except onnx_runtime.Unusable as error:
             if runtime == "onnxruntime":
                 raise Fatal(
                     f"model.runtime is onnxruntime, which can not be used: {error}",
                     "Install mednet-watcher[onnx], or set model.runtime to auto or torch.",
                     Exit.MODEL,
                 ) from error
-    return Engine("torch", _by_onednn(net, torch.bfloat16 if half else torch.float32) or _by_torch(net, device))
+            note = None if error.missing else f"onnxruntime can not be used: {error}"
+    return Engine("torch", _by_onednn(net, torch.float32) or _by_torch(net, device), note)
 
 
 def _by_onnx_runtime(net: mednet.MedNet) -> Callable[[Array], tuple[Array, Array]]:

@@ -22,29 +22,65 @@ Array = npt.NDArray[np.float32]
 OPSET, IR_VERSION = 17, 8
 """Of 2022, which has all that is used here: every release of ONNX Runtime since then reads it."""
 
+PART = 64
+"""Images at a time: it keeps the memory of the largest batch it ever had, and larger ones are no faster."""
+
+_BROKEN = (ImportError, AttributeError, TypeError, OSError, ValueError, RuntimeError)
+"""What importing a package raises that is not there, is half there, or does not go with another one."""
+
+
+class Unusable(Exception):
+    """ONNX Runtime can not compute this network here; the text says why. ``missing``: it is simply not installed."""
+
+    def __init__(self, why: str, *, missing: bool = False) -> None:
+        super().__init__(why)
+        self.missing = missing
+
 
 def load(net: mednet.MedNet, side: int, threads: int) -> Callable[[Array], tuple[Array, Array]]:
     """What gives logits (n, classes) and features (n, hidden[1]) of images (n, 1, side, side).
 
-    ``side`` is that of the images it will be given, ``threads`` are those of one batch.
+    ``side`` is that of the images it will be given, ``threads`` are those of one batch. What it raises
+    is RuntimeError, as of torch.
 
     Raises:
-        ImportError: ONNX Runtime, or onnx, is not installed.
+        Unusable: it, or onnx, is not installed or does not work, or it has no operator for a layer.
     """
-    import onnxruntime
+    try:
+        import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors: they are raised as well, and standard error is not where they belong
-    # Threads that wait for the next layer by turning round would take the cores from those that decode.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(model(net, side), options, providers=["CPUExecutionProvider"])
+        own = _own_errors(onnxruntime)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # it raises its errors: standard error is not where they belong as well
+        # Threads that wait for the next layer by turning round would take the cores from those that decode.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        made = model(net, side)
+    except _BROKEN as error:
+        raise Unusable(f"{type(error).__name__}: {error}", missing=isinstance(error, ModuleNotFoundError)) from error
+    try:
+        session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    except own as error:
+        raise Unusable(str(error)) from error
 
-    def through(images: Array) -> tuple[Array, Array]:
-        logits, features = session.run(["logits", "features"], {"images": images})
+    def part(images: Array) -> tuple[Array, Array]:
+        try:
+            logits, features = session.run(["logits", "features"], {"images": images})
+        except own as error:
+            raise RuntimeError(f"ONNX Runtime: {error}") from error
         return logits, features
 
+    def through(images: Array) -> tuple[Array, Array]:
+        parts = [part(images[start : start + PART]) for start in range(0, len(images), PART)]
+        return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))  # type: ignore[return-value]
+
     return through
+
+
+def _own_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """Its exceptions, which have no ancestor of their own."""
+    found = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    return tuple(each for each in found if isinstance(each, type) and issubclass(each, Exception))
 
 
 def model(net: mednet.MedNet, side: int) -> bytes:
@@ -90,7 +126,7 @@ def _flat(layer: nn.Module) -> list[nn.Module]:
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, Any], list[Array]]:
     """The ONNX operator of a layer, with its attributes and tensors."""
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv2d) and (layer.stride, layer.padding, layer.groups) == ((1, 1), (0, 0), 1):
         return "Conv", {}, _tensors(layer.weight, layer.bias)
     if isinstance(layer, nn.BatchNorm2d):
         tensors = _tensors(layer.weight, layer.bias, layer.running_mean, layer.running_var)
@@ -101,7 +137,11 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any], list[Array]]:
         return "Gemm", {"transB": 1}, _tensors(layer.weight, layer.bias)
     if isinstance(layer, nn.Flatten):
         return "Flatten", {"axis": 1}, []
-    return ("Elu" if isinstance(layer, nn.ELU) else "Relu"), {}, []
+    if isinstance(layer, nn.ELU):
+        return "Elu", {"alpha": layer.alpha}, []
+    if isinstance(layer, nn.ReLU):
+        return "Relu", {}, []
+    raise Unusable(f"there is no operator for {layer}")
 
 
 def _tensors(*found: torch.Tensor | None) -> list[Array]:

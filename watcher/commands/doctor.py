@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -93,20 +95,30 @@ def weights(path: Path, wishes: Review) -> Check:
 
 def device(wanted: str, runtime: str) -> Check:
     """Where the network will run, and by what. Torch is asked only where there could be a choice."""
-    version = f"torch {_version('torch') or 'is not installed'}, onnxruntime {_version('onnxruntime') or 'is not'}"
+    version = f"torch {_version('torch') or 'is not installed'}"
     if _version("torch") is None:
         return Check("fail", "device", version, "Install mednet-watcher again, with what it requires.")
-    if runtime == "onnxruntime" and not (_version("onnxruntime") and _version("onnx")):
-        advice = "Install mednet-watcher[onnx], or set model.runtime to auto or torch."
-        return Check("fail", "device", version, advice)
     if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPUS))):
-        return Check("ok", "device", f"cpu, {version}")
+        if runtime == "torch":
+            return Check("ok", "device", f"cpu, {version}")
+        if _imports("onnx", "onnxruntime"):
+            return Check("ok", "device", f"cpu, by onnxruntime, {version}")
+        told = f"cpu, {version}, onnxruntime can not be imported"
+        if runtime == "auto":
+            return Check("ok", "device", told)
+        return Check("fail", "device", told, "Install mednet-watcher[onnx], or set model.runtime to auto or torch.")
     from watcher import classify
 
     try:
         return Check("ok", "device", f"{classify.choose_device(wanted)}, {version}")  # type: ignore[arg-type]
     except Fatal as error:
         return Check("fail", "device", error.problem, error.advice)
+
+
+def _imports(*names: str) -> bool:
+    """Whether they can be imported: not here, since a broken one can do anything."""
+    line = [sys.executable, "-c", f"import {', '.join(names)}"]
+    return subprocess.run(line, capture_output=True, check=False, timeout=120).returncode == 0
 
 
 def threads(wanted: int) -> Check:
