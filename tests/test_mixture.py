@@ -220,6 +220,13 @@ class TestCalibration:
         assert calibrate.temperature(logits, labels) == pytest.approx(1, abs=0.05)
         assert calibrate.temperature(3 * logits, labels) == pytest.approx(3, abs=0.15)
 
+    def test_doubt_is_shared_by_the_other_classes(self) -> None:
+        """With a share in doubt the temperature found is that at which the answers give the label the rest of it."""
+        labels = np.zeros(50, np.int64)
+        logits = np.tile(np.array([[4.0, 0.0, 0.0, 0.0, 0.0]], np.float32), (50, 1))
+        sure = calibrate.probabilities(logits, calibrate.temperature(logits, labels, doubt=0.1))
+        np.testing.assert_allclose(sure[0], [0.9, 0.025, 0.025, 0.025, 0.025], atol=1e-3)
+
     def test_being_right_each_time_is_not_certainty(self) -> None:
         """With no label missed, confidence stays below that of one miss among as many images, and never becomes 1."""
         rng = np.random.default_rng(0)

@@ -619,6 +619,13 @@ class TestEvaluate:
         assert judged.loss == pytest.approx(-np.log([0.9, 0.3, 0.8, 0.95]).mean())
         assert judged.errors == (evaluate.Error("1", "CXR", "Hand", 0.7), evaluate.Error("4", "Hand", None, 0.0))
 
+    def test_errors_that_were_given_as_sure(self) -> None:
+        """An error counts as sure from 99 % on; calibration is over 15 bins, as in the papers."""
+        data = Examples(("a", "b"), ("0", "1", "2"), np.zeros((3, 64, 64), np.uint8), np.array([0, 0, 0]), ())
+        judged = evaluate.report(data, np.array([[0.01, 0.99], [0.011, 0.989], [0.999, 0.001]]))
+        assert (len(judged.errors), judged.sure_errors) == (2, 1)
+        assert (evaluate.BINS, evaluate.SURE) == (15, 0.99)
+
     def test_json_is_a_contract(self, judged: evaluate.Report) -> None:
         """The object of ``evaluate --json`` is plain JSON with exactly these keys."""
         assert json.loads(json.dumps(judged.to_dict())) == {

@@ -78,7 +78,7 @@ IMPROVED = MedNetConfig(filters=(10, 20), kernels=(5, 5), batch_norm=True, activ
 
 
 PLUS = MedNetConfig(filters=(16, 32, 96), kernels=(5, 5, 3), pool=2)
-"""Three convolutions, each pooled: a twentieth of the improved network's numbers, and fewer errors (docs/study)."""
+"""Three convolutions, each pooled: a twentieth of the improved network's numbers (docs/study)."""
 
 
 class Scores(NamedTuple):

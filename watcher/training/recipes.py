@@ -70,7 +70,7 @@ RECIPES = {
         augment={"shift": {"all": 2}, "flip": {"Hand": 0.5, "BreastMRI": 0.5, "HeadCT": 0.5}, "rotation": {"Hand": 30}},
     ),
 }  # fmt: skip
-"""``plus`` is what the study (docs/study) found to help, together: chosen on training images alone."""
+"""``plus`` is put together of what made fewer errors in the study's screen, and judged there as a whole (docs/study)."""
 
 
 def for_classes(recipe: Recipe, classes: int) -> Recipe:
