@@ -70,7 +70,7 @@ RECIPES = {
         augment={"shift": {"all": 2}, "flip": {"Hand": 0.5, "BreastMRI": 0.5, "HeadCT": 0.5}, "rotation": {"Hand": 30}},
     ),
 }  # fmt: skip
-"""``plus`` is put together of what made fewer errors in the study's screen, and judged there as a whole (docs/study)."""
+"""``plus`` is put together of what made fewer errors in the screen of docs/study, and judged there as a whole."""
 
 
 def for_classes(recipe: Recipe, classes: int) -> Recipe:
