@@ -45,6 +45,7 @@ def shipped(net: mednet.MedNet, runtime: engines.Runtime, precision: engines.Pre
 
 def onnx(net: mednet.MedNet, threads: int) -> Way | None:
     """ONNX Runtime on the network as it is stored, with its own settings; None where it is not installed."""
+    onnx_runtime.silence()
     try:
         import onnxruntime
 

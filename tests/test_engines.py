@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +136,26 @@ class TestChoice:
         with pytest.raises(Fatal, match="can not be used") as caught:
             engines.engine(net_of(POOLED), CPU, "onnxruntime")
         assert caught.value.code == Exit.MODEL
+
+    def test_it_tells_nobody_of_its_work(self, tmp_path: Path) -> None:
+        """Its official builds send telemetry unless they are told not to: no identifier is made, no socket is opened.
+
+        The environment is that of a service: without what marks a CI, where it is silent by itself.
+        """
+        pytest.importorskip("onnxruntime")
+        program = (
+            "import os; from tests.test_engines import *;"
+            "made = engines.engine(net_of(POOLED), CPU, 'onnxruntime');"
+            "made.compute(images(2)); sockets = [to for each in os.listdir('/proc/self/fd')"
+            " if os.path.islink(at := f'/proc/self/fd/{each}') and (to := os.readlink(at)).startswith('socket:')];"
+            "print(made.runtime, sockets)"
+        )
+        environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[1])}
+        ended = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environ, check=False
+        )
+        assert (ended.stdout, ended.stderr, ended.returncode) == ("onnxruntime []\n", "", 0)
+        assert list(tmp_path.rglob("*")) == []
 
     def test_a_layer_it_has_no_operator_for(self) -> None:
         """What it could only guess at, torch computes."""

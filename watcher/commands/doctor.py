@@ -118,7 +118,8 @@ def device(wanted: str, runtime: str) -> Check:
 def _imports(*names: str) -> bool:
     """Whether they can be imported: not here, since a broken one can do anything."""
     line = [sys.executable, "-c", f"import {', '.join(names)}"]
-    return subprocess.run(line, capture_output=True, check=False, timeout=120).returncode == 0
+    environ = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}  # as watcher.onnx_runtime, which would import torch
+    return subprocess.run(line, capture_output=True, check=False, timeout=120, env=environ).returncode == 0
 
 
 def threads(wanted: int) -> Check:
