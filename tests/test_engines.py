@@ -129,7 +129,8 @@ class TestChoice:
     def test_broken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
         """Installed and broken, whatever its import raises: torch goes on and says why; by name it is fatal."""
         (tmp_path / "onnxruntime.py").write_text(fault)
-        monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)  # so that what there is now comes back, or nothing
+        del sys.modules["onnxruntime"]
         monkeypatch.syspath_prepend(tmp_path)
         made = engines.engine(net_of(POOLED), CPU)
         assert made.runtime == "torch" and made.note is not None and "onnxruntime can not be used" in made.note
