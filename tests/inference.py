@@ -1,8 +1,8 @@
 """How fast the shipped network classifies, against PyTorch and ONNX Runtime on the full and on the shipped one.
 
-``make inference``. Without the extra ``onnx`` it measures PyTorch alone. Rounds go through all ways by turns, so that a
-busy machine is busy for each; ratios are of one round. Where labelled images
-are given (``--data DIR --split CSV``), it also counts on how many of the
+``make inference``. Without the extra ``onnx`` it measures PyTorch alone. Rounds
+go through all ways by turns, so that a busy machine is busy for each; ratios
+are of one round. Where labelled images are given (``--data DIR --split CSV``), it also counts on how many of the
 validation images the shipped network decides alike in all its forms.
 """
 
