@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from watcher import assets, checkpoint, classify, composition, decode, engines, mednet, onednn, onnx_runtime, settings
+from watcher import assets, checkpoint, classify, decode, engines, mednet, network, onednn, onnx_runtime, settings
 from watcher.errors import Exit, Fatal
 from watcher.mednet import MedNetConfig
 
@@ -223,7 +223,7 @@ class TestChoice:
         for runtime, precision in (("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")):
             model = {"runtime": runtime, "precision": precision, "threads": 1, "device": "cpu"}
             wishes = settings.Config.model_validate({"model": model, "batch": {"size": 1}})
-            composition.load_network(wishes, weights, logger)  # type: ignore[arg-type]
+            network.load(wishes, weights, logger)  # type: ignore[arg-type]
         assert asked == [("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")]
         assert [each["runtime"] for each in logged[:2]] == ["torch", "onnxruntime"]
         assert set(threads) == {1}

@@ -294,24 +294,3 @@ def serve_metrics(settings: config.Config, route: Route, logger: log.Logger) -> 
 def doubts(settings: config.Config) -> second_look.Rules:
     """What sends a picture to a person although the network is sure of it."""
     return second_look.Rules(settings.decode.multi_frame, settings.review.metadata_disagrees)
-
-
-def load_network(
-    settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger
-) -> tuple[Network, Callable[[], str]]:
-    """The classifier station, and what tells the device it is on. Imports torch."""
-    from watcher import classify
-
-    classify.use_threads(settings.model.threads)
-    device = classify.choose_device(settings.model.device)
-    station = classify.Classifier(
-        classify.build(weights),
-        device,
-        lambda event, detail: logger.warning(event, detail=detail),
-        settings.model.runtime,
-        settings.model.precision,
-    )
-    station.warm_up(settings.batch.size)
-    what = {"device": str(station.device), "runtime": station.runtime, "note": station.note}
-    logger.info("model.ready", weights=weights.digest, **what)
-    return classify.scoring(station, weights), (lambda: str(station.device))

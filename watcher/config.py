@@ -7,7 +7,6 @@ in one go.
 from __future__ import annotations
 
 import difflib
-import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +16,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from watcher import naming, plain_yaml
+from watcher import clashes, plain_yaml
 from watcher.errors import Exit, Fatal
 from watcher.plain_yaml import Place, Unusable
-from watcher.settings import Config
+from watcher.settings import Config, Key
 
 __all__ = ["Config", "ConfigError", "load"]
 
@@ -46,23 +45,14 @@ class ConfigError(Fatal):
         self.problems = problems
 
 
-_Key = tuple[str, str]
-_MODE: _Key = ("", "mode")  # it has no section
-_SCHEMA: dict[_Key, dict[str, Any]] = {
+_MODE: Key = ("", "mode")  # it has no section
+_SCHEMA: dict[Key, dict[str, Any]] = {
     (section, key): schema
     for section, model in Config().sections()
     for key, schema in model.model_json_schema()["properties"].items()
 }
 _SCHEMA[_MODE] = Config.model_json_schema()["properties"]["mode"]
 _NAMES = {f"{PREFIX}{'__'.join(filter(None, key))}".upper(): key for key in _SCHEMA}
-_OUTPUTS: tuple[_Key, ...] = tuple(("output", key) for key in ("sorted", "review", "quarantine", "rejected"))
-_INBOX: _Key = ("inbox", "path")
-_STATE: _Key = ("state", "path")
-_LOG: _Key = ("log", "file")
-_SHARED: _Key = ("inbox", "shared")
-_RECURSIVE: _Key = ("inbox", "recursive")
-_NAME: _Key = ("output", "dicom_name")
-_PERSONAL: _Key = ("output", "patient_data_in_names")
 _AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
 
 
@@ -85,14 +75,8 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
         _read_file(path, draft)
     _read_environment(environ, draft)
     config = _validated(draft).below(Path(os.path.abspath(path)).parent)
-    _check_directories(config, draft)
-    _check_log(config, draft)
-    if config.inbox.shared and config.inbox.recursive:
-        _clash(draft, _RECURSIVE, _SHARED, "must be false where inbox.shared is true: claims know no directories")
-    _check_names(config, draft)
-    _check_mode(config, draft)
-    _check_drift(config, draft)
-    _check_runtime(config, draft)
+    for clash in clashes.found(config):
+        draft.clash(clash)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -103,23 +87,29 @@ class _Draft:
     """What was read so far. The value of a ``doubtful`` key is not known: its default is no evidence."""
 
     file: str
-    values: dict[_Key, object] = field(default_factory=dict)
-    places: dict[_Key, tuple[Place, str]] = field(default_factory=dict)  # and the name the operator gave it
+    values: dict[Key, object] = field(default_factory=dict)
+    places: dict[Key, tuple[Place, str]] = field(default_factory=dict)  # and the name the operator gave it
     problems: list[tuple[Place, str]] = field(default_factory=list)
-    doubtful: set[_Key] = field(default_factory=set)
+    doubtful: set[Key] = field(default_factory=set)
 
     def say(self, place: Place, problem: str) -> None:
         """Note a problem."""
         in_file = f"{self.file}:{place.line}:{place.column}" if place.line else self.file
         self.problems.append((place, f"{'environment' if place == _AFTER_FILE else in_file}: {problem}"))
 
-    def put(self, key: _Key, value: object, place: Place, name: str) -> None:
+    def put(self, key: Key, value: object, place: Place, name: str) -> None:
         """Note a value. A later one, from the environment, replaces an earlier."""
         self.values[key] = value
         self.places[key] = (place, name)
         self.doubtful.discard(key)
 
-    def refuse(self, key: _Key, problem: str) -> None:
+    def clash(self, clash: clashes.Clash) -> None:
+        """Note what can not be had together, at the first key's place, or the other's where it has its default."""
+        if not {clash.key, clash.other} & self.doubtful:
+            place, _ = self.places.get(clash.key) or self.places.get(clash.other) or (Place(0, 0), "")
+            self.say(place, f"{'.'.join(clash.key)}: {clash.problem}")
+
+    def refuse(self, key: Key, problem: str) -> None:
         """Note a problem with a value that was put, and forget the value."""
         place, name = self.places[key]
         self.say(place, f"{name}: {problem}")
@@ -213,7 +203,7 @@ def _validated(draft: _Draft) -> Config:
     return Config.model_validate(_nested(draft.values))
 
 
-def _nested(values: Mapping[_Key, object]) -> dict[str, object]:
+def _nested(values: Mapping[Key, object]) -> dict[str, object]:
     nested: dict[str, dict[str, object]] = {section: {} for section, _ in values}
     for (section, key), value in values.items():
         nested[section][key] = value
@@ -236,68 +226,3 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     else:
         bounds = f" greater than {above}" if above is not None else ""
     return names[schema["type"]] + bounds
-
-
-def _check_directories(config: Config, draft: _Draft) -> None:
-    """Refuse directories that would feed the daemon its own output, or hide one behind another."""
-    spots = {
-        (section, key): Path(os.path.realpath(getattr(getattr(config, section), key)))
-        for section, key in (_INBOX, *_OUTPUTS, _STATE)
-        if (section, key) not in draft.doubtful
-    }
-    for (one, here), (other, there) in itertools.combinations(spots.items(), 2):
-        spot = f"{'.'.join(one)} ({here})"
-        if here == there:
-            _clash(draft, other, one, f"must not be the same directory as {spot}")
-        elif one == _INBOX and there.is_relative_to(here):
-            _clash(draft, other, one, f"must not lie inside {spot}")
-        elif one == _INBOX and other != _STATE and here.is_relative_to(there):
-            _clash(draft, one, other, f"must not lie inside {'.'.join(other)} ({there})")
-
-
-def _check_log(config: Config, draft: _Draft) -> None:
-    """Refuse a log file that the daemon would sort, or that would lie among the images."""
-    if config.log.file is None or _LOG in draft.doubtful:
-        return
-    file = Path(os.path.realpath(config.log.file))
-    for section, key in (_INBOX, *_OUTPUTS):
-        directory = Path(os.path.realpath(getattr(getattr(config, section), key)))
-        if (section, key) not in draft.doubtful and file.is_relative_to(directory):
-            _clash(draft, _LOG, (section, key), f"must not lie inside {section}.{key} ({directory})")
-
-
-def _check_names(config: Config, draft: _Draft) -> None:
-    """Refuse names made of what says who the patient is, where that was not asked for."""
-    template = config.output.dicom_name
-    personal = [tag for tag in naming.tags(template) if tag in naming.PERSONAL] if template else []
-    if personal and not config.output.patient_data_in_names and _PERSONAL not in draft.doubtful:
-        told = f"{personal[0]} says who the patient is: set output.patient_data_in_names if names and logs may say it"
-        _clash(draft, _NAME, _PERSONAL, told)
-
-
-def _check_mode(config: Config, draft: _Draft) -> None:
-    """Refuse what can not be had without moving a file: a share of the inbox is claimed by renaming."""
-    if config.mode == "shadow" and config.inbox.shared:
-        _clash(draft, ("inbox", "shared"), _MODE, "must be false in shadow mode, which moves nothing")
-
-
-def _check_drift(config: Config, draft: _Draft) -> None:
-    """Refuse a window that could never hold enough files."""
-    few, window = ("drift", "min_files"), ("drift", "window_files")
-    if config.drift.min_files > config.drift.window_files and not {few, window} & draft.doubtful:
-        most = config.drift.window_files
-        _clash(draft, few, window, f"must not be greater than drift.window_files ({most}), or drift is never told")
-
-
-def _check_runtime(config: Config, draft: _Draft) -> None:
-    """Refuse a precision that what was asked for by name does not have."""
-    if config.model.precision == "bfloat16" and config.model.runtime == "onnxruntime":
-        _clash(
-            draft, ("model", "precision"), ("model", "runtime"), "must be float32 where model.runtime is onnxruntime"
-        )
-
-
-def _clash(draft: _Draft, key: _Key, other: _Key, problem: str) -> None:
-    """Note a problem at the place of ``key``, or of ``other`` where ``key`` has its default."""
-    place, _ = draft.places.get(key) or draft.places.get(other) or (Place(0, 0), "")
-    draft.say(place, f"{'.'.join(key)}: {problem}")

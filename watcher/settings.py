@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from watcher import naming
 
 Action = Literal["keep", "review", "quarantine"]
+Key = tuple[str, str]
+"""A setting: its section and its name. ``mode`` has no section."""
 
 IGNORE = (
     *(".*", "*~", "~$*", "~syncthing~*", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "*.download"),

@@ -18,6 +18,7 @@ from watcher import checkpoint, composition, decide, filing, layout, log, operat
 from watcher.clerk import Places
 from watcher.decoder_pool import DecoderPool
 from watcher.errors import Exit, Retry, Vanished
+from watcher.network import load as load_network
 from watcher.records import Decision, Decoded, Outcome, Rejected
 from watcher.route import Network
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         weights = checkpoint.load(layout.weights_path(args.weights, settings))
         policy = operating.policy(settings.review, weights)
-        network, _ = composition.load_network(settings, weights, logger)
+        network, _ = load_network(settings, weights, logger)
         show = _json_line(weights.digest) if args.json else _text_line
         sort = _Sorter(args.sort_into, weights.classes) if args.sort_into else None
         if not args.json:

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher import composition, config, daemon, layout, log, notify, outputs
+from watcher import composition, config, daemon, layout, log, network, notify, outputs
 from watcher.errors import Exit, Fatal
 from watcher.reload import Fresh, Maker, Reload
 from watcher.route import Route
@@ -19,7 +19,7 @@ from watcher.service import Service
 
 def run(args: argparse.Namespace) -> int:
     """Watch, sort, log, until SIGTERM or SIGINT."""
-    return serve(args.config or config.DEFAULT, composition.load_network, replaced=args.directories_replaced)
+    return serve(args.config or config.DEFAULT, network.load, replaced=args.directories_replaced)
 
 
 def serve(path: Path, load: composition.Loader, *, replaced: bool = False) -> int:

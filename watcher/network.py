@@ -1,0 +1,29 @@
+"""The classifier station of the settings: what the composition is given, and what whoever tests it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from watcher.checkpoint import Checkpoint
+from watcher.config import Config
+from watcher.log import Logger
+from watcher.route import Network
+
+
+def load(settings: Config, weights: Checkpoint, logger: Logger) -> tuple[Network, Callable[[], str]]:
+    """The classifier station, and what tells the device it is on. Imports torch."""
+    from watcher import classify
+
+    classify.use_threads(settings.model.threads)
+    device = classify.choose_device(settings.model.device)
+    station = classify.Classifier(
+        classify.build(weights),
+        device,
+        lambda event, detail: logger.warning(event, detail=detail),
+        settings.model.runtime,
+        settings.model.precision,
+    )
+    station.warm_up(settings.batch.size)
+    what = {"device": str(station.device), "runtime": station.runtime, "note": station.note}
+    logger.info("model.ready", weights=weights.digest, **what)
+    return classify.scoring(station, weights), (lambda: str(station.device))
