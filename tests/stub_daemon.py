@@ -33,6 +33,8 @@ def network(images: np.ndarray) -> Scored:
 def load(settings: config.Config, weights: checkpoint.Checkpoint, logger: log.Logger):  # type: ignore[no-untyped-def]
     while os.path.exists(os.environ.get("STUB_HANG_LOAD", "")):
         time.sleep(0.01)
+    if os.path.exists(os.environ.get("STUB_FAIL_LOAD", "")):
+        raise KeyError("nobody foresaw this")
     if weights.digest == checkpoint.load(assets.weights()).digest:
         return network, lambda: "stub"
     return (

@@ -188,6 +188,20 @@ def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
     assert daemon.events("reload.done", "daemon.failed", "daemon.crashed") == []
 
 
+def test_an_error_that_nobody_foresaw_refuses_the_reload(tmp_path: Path, other: Path) -> None:
+    """Whatever goes wrong while something new is made, the old config stays in force, and sorting goes on."""
+    site = Site(tmp_path)
+    site.daemon.environ["STUB_FAIL_LOAD"] = str(tmp_path / "fail")
+    with site.daemon:
+        (tmp_path / "fail").touch()
+        told = site.reload(site.base + f"model: {{weights: {other}}}\n")
+        assert (told["event"], told["problem"]) == ("reload.refused", "KeyError: 'nobody foresaw this'")
+        assert site.sort()["event"] == "image.sorted"
+        (tmp_path / "fail").unlink()
+        assert site.reload(site.base + f"model: {{weights: {other}}}\n")["event"] == "reload.done"
+        assert site.daemon.stop() == 0
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_many_reloads_while_files_stream_in(tmp_path: Path, other: Path, shared: bool) -> None:
     """Good and bad configs, other weights, limits and batches, by dozens of SIGHUPs under load: no file is lost.

@@ -181,14 +181,13 @@ class Reload:
             self._making.add_done_callback(lambda _: self._wake())
 
     def _made(self, route: Route, making: Future[Fresh]) -> None:
-        try:
-            fresh = making.result()
-        except Fatal as error:
+        error = making.exception()  # of a thread of its own: whatever it is, it is no reason to stop sorting
+        if isinstance(error, Fatal):
             self._refuse(route, error.problem, error.advice)
-        except (OSError, RuntimeError, MemoryError) as error:  # a device or its memory: torch raises RuntimeError
+        elif error is not None:
             self._refuse(route, f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
         else:
-            self._waiting = fresh
+            fresh = self._waiting = making.result()
             route.renew(lambda: self._put_in(fresh, route))
 
     def _refuse(self, route: Route, problem: str, advice: str) -> None:
