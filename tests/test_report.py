@@ -163,6 +163,18 @@ class TestLines:
         page = report.page(plan, table, [])
         assert page.count("## Changes to the recipe") == 1 and "| `baseline` | - | 500, 501, 502 |" in page
 
+    def test_the_noise_is_that_of_the_table(self) -> None:
+        """Two recipes held together have the noise of both: seeds that happen to agree prove nothing."""
+        variants = [*PLAN["variants"][:1], {"name": "baseline", "recipe": "baseline", "against": "improved"}]
+        budget = {"epochs": {"improved": 2, "baseline": 2}}
+        plan = study.Study.model_validate({**PLAN, "budget": budget, "variants": variants})
+        runs = [
+            *(row("improved", seed, errors) for seed, errors in enumerate((20, 60, 100))),
+            *(row("baseline", seed, 90) | {"recipe": "baseline"} for seed in range(3)),
+        ]
+        verdict = report.lines(plan, runs)[1].verdict
+        assert verdict is not None and verdict.word == "no difference"
+
     def test_work_counts_only_where_it_was_counted_throughout(self) -> None:
         """A run that was begun before CPU time was counted has no part in the mean."""
         half = row("elu", 1, 90, ELU, cpu_seconds=45.0)
@@ -186,6 +198,21 @@ class TestReport:
         assert table[1] == ["`elu`", "90.0", "1.0"]
         for name in ("confusion.svg", "reliability.svg", "curves.svg"):
             assert f"]({name})" in page and "<svg" in (home / name).read_text()
+
+    def test_figures_are_of_every_recipe(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also of one that is held against another: side by side is what they are for."""
+        pytest.importorskip("matplotlib")
+        from watcher.training import figures
+
+        variants = [*PLAN["variants"][:2], {"name": "baseline", "recipe": "baseline", "against": "improved"}]
+        budget = {"epochs": {"improved": 2, "baseline": 2}}
+        (home / "study.yaml").write_text(yaml.safe_dump({**PLAN, "budget": budget, "variants": variants}))
+        rows.write(home / "runs.jsonl", [*RUNS, row("baseline", 0, 500) | {"recipe": "baseline"}])
+        drawn: list[list[str]] = []
+        for name in ("confusions", "reliability", "curves"):
+            monkeypatch.setattr(figures, name, lambda of, path: drawn.append(list(of)))
+        told("report", "--study", str(home / "study.yaml"))
+        assert drawn == [["improved", "baseline"]] * 3
 
     def test_same_rows_give_the_same_bytes(self, home: Path) -> None:
         """Made again, nothing changes: what is committed changes only with its rows."""

@@ -476,6 +476,19 @@ class TestCompressCommand:
         shares = calibrate.probabilities(logits, heat)[np.arange(4), valid.labels]
         assert evaluating.judge(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
 
+    def test_the_threshold_is_that_of_what_is_stored(self, home: Path) -> None:
+        """Fitted on the confidences of the compressed network at its temperature: no right answer lies below it."""
+        split = home / "split.csv"
+        split.write_text(split.read_text().replace("7.png,CXR,train", "7.png,CXR,valid"))
+        assert self.call(home, "--rank", "1", "--epochs", "0") == 0
+        slim = checkpoint.load(home / "slim.safetensors")
+        valid = dataset.load(dataset.listing(home, split, "valid"))
+        judged = evaluating.judge(slim, valid)
+        least = judged.confidences[judged.right].min()
+        assert slim.thresholds["min_confidence"] == pytest.approx(np.floor(least * 1e4) / 1e4)
+        full = evaluating.judge(checkpoint.load(home / "full.safetensors"), valid)
+        assert abs(full.confidences[full.right].min() - least) > 1e-3, "else it says nothing"
+
     @pytest.mark.parametrize(
         ("change", "rank", "code", "says"),
         [
