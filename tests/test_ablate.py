@@ -379,6 +379,23 @@ class TestAblate:
         np.testing.assert_array_equal(first.judge.images, again.judge.images)
         assert first.train.paths == again.train.paths
 
+    @pytest.mark.parametrize("damage", ["cut short", "empty", "no such file format", "a bit"])
+    def test_damaged_decoded_images_are_told(self, data: Path, tmp_path: Path, damage: str) -> None:
+        """Nothing is learnt from them, and the operator is told to remove the file; then they are decoded anew."""
+        whole = ablate.images(drawn(data), tmp_path)
+        [kept] = tmp_path.glob("images-*.npz")
+        good = kept.read_bytes()
+        middle = len(good) // 2
+        flipped = good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]
+        kept.write_bytes(
+            {"cut short": good[:middle], "empty": b"", "no such file format": b"images", "a bit": flipped}[damage]
+        )
+        with pytest.raises(Fatal, match="is damaged") as caught:
+            ablate.images(drawn(data), tmp_path)
+        assert caught.value.code is Exit.DIRECTORY
+        kept.unlink()
+        np.testing.assert_array_equal(ablate.images(drawn(data), tmp_path).train.images, whole.train.images)
+
     def test_a_run_has_one_owner(self, plan: Path, data: Path, tmp_path: Path) -> None:
         """Two processes never do the same run at once; a run that was given up can be taken."""
         _, tasks = planned(plan, data)

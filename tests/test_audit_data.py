@@ -196,3 +196,8 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
         assert cli.main(["audit-data", *words]) == 0
     page = (tmp_path / "out" / "audit.md").read_text()
     assert "1 are exact copies" in page and "can not be of these images, and takes no part: " in page
+    plan.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with contextlib.redirect_stdout(io.StringIO()) as only:
+        assert cli.main(["audit-data", *words[:6]]) == 0
+    assert "1 are exact copies" in only.getvalue() and sorted(tmp_path.rglob("*")) == before, "no study: printed alone"

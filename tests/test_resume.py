@@ -88,6 +88,18 @@ class TestLast:
         assert caught.value.code is Exit.USAGE
         assert torch.equal(before, run.net.state_dict()["weight"])
 
+    @pytest.mark.parametrize("damage", ["cut short", "empty", "no such file format"])
+    def test_damage_is_told(self, tmp_path: Path, damage: str) -> None:
+        """The run is not begun anew in silence: hours may be in it. It is said what to remove to begin it anew."""
+        last(tmp_path).save()
+        good = (tmp_path / "last.pt").read_bytes()
+        spoilt = {"cut short": good[: len(good) // 2], "empty": b"", "no such file format": b"checkpoint"}[damage]
+        (tmp_path / "last.pt").write_bytes(spoilt)
+        with pytest.raises(Fatal, match="is damaged") as caught:
+            last(tmp_path).restore()
+        assert caught.value.code is Exit.DIRECTORY
+        assert str(tmp_path) in caught.value.advice
+
     def test_a_write_cut_short_leaves_the_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who dies while saving goes on from the checkpoint before."""
         run = last(tmp_path)

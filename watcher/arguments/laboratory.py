@@ -71,7 +71,9 @@ def _audit_data(add: common.Add) -> None:
     command.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="default: those shipped")
     command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
     command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
-    command.add_argument("--out", type=Path, metavar="DIR", help="for audit.md (default: where the study is)")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="for audit.md (default: where the study is, if there is one)"
+    )
 
 
 def _generalise(add: common.Add) -> None:

@@ -15,16 +15,17 @@ from watcher.training import audit_data, dataset, report, rows, study
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the audit, and write it where ``report`` finds it."""
+    """Print the audit, and write it where ``report`` finds it; nowhere if there is no study."""
     train, valid = (dataset.load(dataset.listing(args.data, args.split, part)) for part in (args.train_part, args.part))
     dataset.refuse_broken(train, valid)
     near = audit_data.find_twins(valid, train)
     judged = [_judged(path, valid) for path in args.weights or [assets.weights()]]
     told, doubted = _of_study(args, {args.train_part: train, args.part: valid}, near.reach)
     page = audit_data.page((train, valid), audit_data.count_copies(train, valid), near, judged, told, doubted)
-    out: Path = args.out or args.study.parent
-    with whole.written(out / "audit.md") as partial:
-        partial.write_text(page, "utf-8")
+    out: Path | None = args.out or (args.study.parent if args.study.exists() else None)
+    if out is not None:
+        with whole.written(out / "audit.md") as partial:
+            partial.write_text(page, "utf-8")
     print(page)
     return Exit.OK
 

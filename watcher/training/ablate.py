@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 
 from watcher import __version__, checkpoint, mednet, whole
+from watcher.errors import Exit, Fatal
 from watcher.training import dataset, evaluate, resume, rows, study, train
 from watcher.training.dataset import Examples
 
@@ -37,7 +39,11 @@ class Images:
 
 
 def images(sample: study.Sample, out: Path) -> Images:
-    """Decode the sample's images, or take them from ``out`` where an earlier start put them."""
+    """Decode the sample's images, or take them from ``out`` where an earlier start put them.
+
+    Raises:
+        Fatal: exit code 5; an image, or what an earlier start put there, can not be read.
+    """
     kept = out / f"images-{sample.digest}.npz"
     parts = (sample.train, sample.watch, sample.judge)
     if not kept.exists():
@@ -45,12 +51,23 @@ def images(sample: study.Sample, out: Path) -> Images:
         dataset.refuse_broken(*decoded)
         with whole.written(kept, several=True) as partial:
             np.savez(partial, *(part.images for part in decoded))
-    with np.load(kept) as stacks:
-        train_images, watched, judged = (
-            Examples(part.classes, part.paths, stacks[f"arr_{number}"], np.array(part.labels, np.int64))
-            for number, part in enumerate(parts)
-        )
+    train_images, watched, judged = (
+        Examples(part.classes, part.paths, stack, np.array(part.labels, np.int64))
+        for part, stack in zip(parts, _stacks(kept), strict=True)
+    )
     return Images(train_images, watched, judged)
+
+
+def _stacks(kept: Path) -> list[npt.NDArray[np.uint8]]:
+    try:
+        with kept.open("rb") as file, np.load(file) as stacks:
+            return [stacks[f"arr_{number}"] for number in range(3)]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # so numpy says it, by where the damage is
+        raise Fatal(
+            f"{kept} is damaged, so no run can learn from it",
+            "Remove it, and the images are decoded anew.",
+            Exit.DIRECTORY,
+        ) from error
 
 
 def pending(tasks: list[study.Task], *known: Path) -> list[study.Task]:

@@ -93,11 +93,14 @@ If none does, only what is remembered and the thresholds are new."""
 
 
 def _blend(old: mednet.MedNet, tuned: mednet.MedNet, share: float) -> mednet.MedNet:
-    """Of the last layers only: between two of them -0.0 becomes 0.0, and the rehearsal knows its trunk by bits."""
+    """Of the last layers only: between two of them -0.0 becomes 0.0, and the rehearsal knows its trunk by bits.
+
+    Rounded to half precision, as the file holds them: the thresholds are to be those of what is put in force.
+    """
     mixed = copy.deepcopy(old)
     with torch.no_grad():
         for own, new in zip(_last_layers(mixed), _last_layers(tuned), strict=True):
-            own.lerp_(new, share)
+            own.copy_(own.lerp(new, share).half())
     return mixed
 
 
@@ -211,7 +214,8 @@ def settle(
     known = ood.fit(features)
     valid = memory.valid_labels < classes
     logits, far = answers(net, memory.valid[valid])
-    heat = calibrate.temperature(logits, memory.valid_labels[valid])
+    answered = memory.valid_labels[valid]
+    heat = calibrate.temperature(logits, answered, calibrate.platt(answered))
     shares = calibrate.probabilities(logits, heat)
     sure, distance = shares[:, :classes].max(axis=1), known.distance(far)
     limits = calibrate.thresholds(sure, distance, accept_rate)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,12 +74,20 @@ class Last:
         """Put all of it back as it was saved. Gives the run's own progress with it; None: the run has not begun.
 
         Raises:
-            Fatal: exit code 2; it is of another recipe or seed.
+            Fatal: exit code 2; it is of another recipe or seed. Exit code 5; it is damaged.
         """
         path = self.directory / "last.pt"
         if not path.exists():
             return None
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        content = io.BytesIO(path.read_bytes())  # what can not be read is not therefore damaged
+        try:
+            state: dict[str, Any] = torch.load(content, weights_only=True)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # by where the damage is
+            raise Fatal(
+                f"{path} is damaged, so the run can not be gone on with",
+                f"Remove {self.directory}, and the run is done anew.",
+                Exit.DIRECTORY,
+            ) from error
         if state["recipe"] != self.recipe or state["seed"] != self.seed:
             raise Fatal(
                 f"{self.directory} holds a run of another recipe, seed or number of classes",
