@@ -76,7 +76,8 @@ inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX 
 
 study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it ended (make study DATA=DIR SPLIT=CSV RUNS=DIR, see docs/study)
 	@test -n "$(DATA)" -a -n "$(SPLIT)" -a -n "$(RUNS)" || { echo "make study needs MedNIST, its split and room: DATA=DIR SPLIT=CSV RUNS=DIR"; exit 1; }
-	@for plan in docs/study docs/study/full; do \
+	@trap 'kill $$running 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	for plan in docs/study docs/study/full; do \
 		does="$(BIN)/mednet-watcher ablate --study $$plan/study.yaml --data $(DATA) --split $(SPLIT) --out $(RUNS)/$$(basename $$plan)"; \
 		for core in $$(seq $$(nproc)); do $$does --threads 1 & running="$$running $$!"; done; \
 		for each in $$running; do wait $$each || exit 1; done; running=; \

@@ -365,8 +365,11 @@ class TestAblate:
         """With ``keep: best`` the weights of the best epoch are judged, and stay."""
         found, tasks = planned(plan, data)
         budget = found.budget.model_copy(update={"keep": "best"})
-        task = replace(tasks[0], recipe=replace(tasks[0].recipe, max_epochs=3))
-        ablate.perform(task, budget, ablate.images(drawn(data), tmp_path), tmp_path, lambda e: None)
+        spoilt = replace(tasks[0].recipe, max_epochs=6, learning_rate=0.3, schedule="constant")
+        data_ = replace(ablate.images(drawn(data), tmp_path), watch=ablate.images(drawn(data), tmp_path).judge)
+        row = ablate.perform(replace(tasks[0], recipe=spoilt), budget, data_, tmp_path, lambda e: None)
+        watched = [epoch["valid_errors"] for epoch in row["history"]]
+        assert row["errors"] == min(watched) < watched[-1]
         assert [path.name for path in (tmp_path / "weights").iterdir()] == ["small-seed0.safetensors"]
 
     def test_images_are_decoded_once(self, data: Path, tmp_path: Path) -> None:

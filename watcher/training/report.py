@@ -15,7 +15,9 @@ RULE = f"""\
 A verdict compares a variant's errors with those of its control, on the same images. Errors are taken as square roots,
 where the noise of a seed is alike for many and few errors; that noise is the median over all variants of a table.
 A difference of the means counts when it exceeds {verdicts.THRESHOLD:g} standard errors: of a hundred changes that do
-nothing, less than one is then called a help or a harm. **No difference** does not mean that there is none, but that so
+nothing, less than one is then called a help or a harm, as long as noise is alike for all. It is not where the last
+epoch of a run happens to be a bad one: **look at the errors by seed**; a harm that one run of several makes is a doubt,
+no finding. **No difference** does not mean that there is none, but that so
 few seeds can not show it: in brackets are the errors between which a variant could not have been told from its
 control. The images judged are the same for all, so what holds on other images is not in these figures, and trainings
 of another length may answer otherwise: what learns fast is favoured by a short one."""
