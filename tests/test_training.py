@@ -301,6 +301,19 @@ class TestSettings:
             mean = 0.99 * mean + 0.01 * weights
         torch.testing.assert_close(going.result.fc3.weight.detach(), mean)
 
+    @pytest.mark.parametrize("averaging", ["ema", "swa"])
+    def test_averaged_weights_have_statistics_of_their_own(self, tmp_path: Path, averaging: str) -> None:
+        """The averaged network normalises by what it computes itself, not by a mean of what others did."""
+        going = run(tmp_path, replace(RECIPE, averaging=averaging, max_epochs=2))
+        going.epoch()
+        going.epoch()
+        net = going.result
+        assert net is not going.net
+        with torch.no_grad():
+            computed = net.convs[0](torch.from_numpy(decode.standardise(going.train.images)))
+        torch.testing.assert_close(net.convs[1].running_mean, computed.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net.convs[1].running_var, computed.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
+
     def test_mean_of_the_last_epochs(self, tmp_path: Path) -> None:
         """What is judged is the mean over the ends of the epochs of the second half, and before them the network."""
         going = run(tmp_path, replace(RECIPE, averaging="swa"))

@@ -75,7 +75,11 @@ def _averaged(net: mednet.MedNet, recipe: Recipe) -> swa_utils.AveragedModel | N
     if recipe.averaging == "none":
         return None
     mean = swa_utils.get_ema_multi_avg_fn(0.99) if recipe.averaging == "ema" else None  # type: ignore[no-untyped-call]
-    return swa_utils.AveragedModel(net, multi_avg_fn=mean, use_buffers=True)
+    return swa_utils.AveragedModel(net, multi_avg_fn=mean)
+
+
+STATISTICS = 4096
+"""Training images that an averaged network's batch normalisation is measured on."""
 
 
 @torch.no_grad()
@@ -157,6 +161,7 @@ class Run:
         """Train one epoch, judge it on validation, and put all of it on disk."""
         started, worked, number = time.monotonic(), time.process_time(), len(self.history) + 1
         train_loss = self._descend(number, tick)
+        self._measure_statistics()
         valid_loss, valid_errors = judge(self.result, self.valid, self.loss)
         overfit = self.history[-1].overfit_epochs if self.history else 0
         overfit += valid_loss > self.recipe.t2v_ratio * train_loss
@@ -183,6 +188,19 @@ class Run:
         if self.averaged is not None and self.recipe.averaging == "swa" and 2 * number > self.recipe.max_epochs:
             self.averaged.update_parameters(self.net)
         return total / len(order)
+
+    def _measure_statistics(self) -> None:
+        """Batch normalisation of averaged weights needs the statistics of what *they* compute.
+
+        Those of the network, or a mean of them, do not fit. Source: Izmailov et
+        al. 2018, "Averaging Weights Leads to Wider Optima and Better
+        Generalization", section 3.2.
+        """
+        if self.averaged is None or self.result is self.net:
+            return
+        chosen = np.random.default_rng(self.seed).permutation(len(self.train.labels))[:STATISTICS]
+        images = (images for images, _ in batches(self.train, 256, chosen))
+        swa_utils.update_bn(images, self.result)
 
     def _step(self, chosen: npt.NDArray[np.int64], rng: np.random.Generator) -> float:
         """One step of gradient descent on some images; gives their mean loss before it."""
