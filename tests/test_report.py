@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from PIL import Image
 
 from watcher import cli
 from watcher.errors import Exit
-from watcher.training import report, rows, study
+from watcher.training import findings, report, rows, study, verdicts
 
 CLASSES = ["CXR", "Hand"]
 
@@ -268,14 +269,61 @@ class TestReport:
         data = ("--data", str(home / "data"), "--split", str(split))
         said = told("report", "--study", str(home / "study.yaml"), *data)
         assert "1 of 1 wrong" in said
-        with Image.open(home / "misclassified.png") as sheet:
+        with Image.open(home / "misclassified-mednet-general.png") as sheet:
             assert sheet.width > 100
-        assert "misclassified" not in (home / "report.md").read_text()
+        page = (home / "report.md").read_text()
+        assert "misclassified" not in page
+        assert "](shipped.svg)" in page and "mednet-general (ECE" in (home / "shipped.svg").read_text()
+
+    def test_misclassified_validation_images_are_named(self) -> None:
+        """Of a study judged on the validation part the page names each image, for what it is taken, and how often."""
+        plan = study.Study.model_validate({**PLAN, "budget": {**PLAN["budget"], "judge_part": "valid"}})
+        wrong = ["Hand/1.png", "CXR", 0.9], ["CXR/2.png", None, 0.0]
+        runs = [
+            *(row("improved", seed, 50, wrong=wrong[: seed + 1]) for seed in range(2)),
+            row("elu", 0, 90, ELU, wrong=[wrong[0]]),
+        ]
+        page = report.page(plan, report.lines(plan, runs), [])
+        assert "| Hand/1.png | CXR | 2 of 2 | 1 of 1 |\n| CXR/2.png | broken | 1 of 2 | 0 of 1 |" in page
+        assert "Hand/1.png" not in report.page(
+            study.Study.model_validate(PLAN), report.lines(study.Study.model_validate(PLAN), runs), []
+        )
+
+    @pytest.mark.parametrize(
+        ("claim", "word", "says"),
+        [
+            ("step", "helped", "**holds**"), ("step", "no difference", "can not be told"),
+            ("undone", "hurt", "**holds**"), ("undone", "unstable", "can not be told"),
+            ("tried", "helped", "**does not hold**: it helps"), ("tried", "no difference", "nothing against it"),
+            ("step", "too few seeds", "can not be told"),
+        ],
+    )  # fmt: skip
+    def test_claims_are_answered_by_verdicts(self, claim: str, word: str, says: str) -> None:
+        """A claim holds where its variant's verdict says so, and an open verdict is never taken for an answer."""
+        assert findings.answer(claim, verdicts.Verdict(word, 0, 0, 0)) == says
+
+    def test_claims_are_on_the_page(self) -> None:
+        """What the proof of concept is named for in the study has a row that says whether it holds."""
+        variants = [PLAN["variants"][0], {**PLAN["variants"][1], "claim": "undone"}]
+        plan = study.Study.model_validate({**PLAN, "variants": variants})
+        page = report.page(plan, report.lines(plan, RUNS), [])
+        assert "| `elu` | ELU for ReLU | to take it back hurts | hurt | **holds** |" in page
+
+    @pytest.mark.parametrize("name", [".", "full"])
+    def test_the_pages_in_docs_are_those_of_their_rows(self, name: str, tmp_path: Path) -> None:
+        """What is committed is what ``report`` writes today: no row, rule or audit is younger than its page."""
+        pytest.importorskip("matplotlib")
+        home = Path(__file__).parents[1] / "docs" / "study" / name
+        for beside in ("audit.md", "shipped.svg"):
+            if (home / beside).exists():
+                shutil.copy(home / beside, tmp_path)
+        told("report", "--study", str(home / "study.yaml"), "--out", str(tmp_path))
+        assert (tmp_path / "report.md").read_text() == (home / "report.md").read_text()
 
     def test_git_ignores_the_sheet(self) -> None:
         """Nobody commits it by accident."""
         top = Path(__file__).parents[1]
-        ended = subprocess.run(["git", "check-ignore", "-q", "docs/study/misclassified.png"], cwd=top, check=False)
+        ended = subprocess.run(["git", "check-ignore", "-q", "docs/study/misclassified-a.png"], cwd=top, check=False)
         if ended.returncode == 128:
             pytest.skip("not a git repository")
         assert ended.returncode == 0

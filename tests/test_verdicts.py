@@ -22,6 +22,24 @@ def test_chance_is_seldom_called_a_difference() -> None:
     assert wrong / total < 0.01
 
 
+def test_a_run_that_fails_is_no_verdict_on_the_change() -> None:
+    """One run in twenty ends in a bad epoch: still under one idle change in a hundred is called help or harm."""
+    rng = np.random.default_rng(2)
+    wrong = unstable = total = 0
+    for _ in range(200):
+        middles = np.maximum(rng.normal(7, 0.8, (40, 3)), 0) ** 2
+        failed = rng.random(middles.shape) < 0.05
+        counts = [[round(value) for value in group] for group in np.where(failed, 6 * middles, middles)]
+        control = [round(value) for value in np.maximum(rng.normal(7, 0.8, 9), 0) ** 2]
+        spread = verdicts.noise([control, *counts])
+        told = [verdicts.compare(group, control, spread).word for group in counts]
+        unstable += told.count("unstable")
+        wrong += sum(word in ("helped", "hurt") for word in told)
+        total += len(told)
+    assert wrong / total < 0.01
+    assert unstable / total > 0.1, "else the test has no failed runs"
+
+
 def test_noise_is_found_whatever_the_counts() -> None:
     """The spread of the square root is found again, and one variant that fails now and then does not spoil it."""
     rng = np.random.default_rng(1)
@@ -31,7 +49,16 @@ def test_noise_is_found_whatever_the_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "word"), [([20, 22, 24], "helped"), ([48, 50, 55], "no difference"), ([90, 95, 99], "hurt")]
+    ("errors", "word"),
+    [
+        ([20, 22, 24], "helped"),
+        ([48, 50, 55], "no difference"),
+        ([90, 95, 99], "hurt"),
+        ([41, 46, 282], "unstable"),
+        ([41, 282, 46], "unstable"),
+        ([86, 90, 700], "hurt"),
+        ([41, 300, 282], "hurt"),
+    ],
 )
 def test_words(errors: list[int], word: str) -> None:
     """Fewer errors than chance explains are help, more are harm; the interval says what could not be told apart."""

@@ -36,7 +36,7 @@ class Tile:
     group: str
 
 
-def draw(tiles: Sequence[Tile], heading: str, notes: Sequence[str] = ()) -> Image.Image:
+def draw(tiles: Sequence[Tile], heading: str, notes: Sequence[str] = (), per_group: int = PER_GROUP) -> Image.Image:
     """Draw the picture, RGB. Groups come in order of appearance, images in theirs.
 
     Captions show up to three lines, cut to the width of the image. Any text will
@@ -45,17 +45,18 @@ def draw(tiles: Sequence[Tile], heading: str, notes: Sequence[str] = ()) -> Imag
     groups: dict[str, list[Tile]] = {}
     for tile in tiles:
         groups.setdefault(tile.group, []).append(tile)
-    sheet = Image.new("RGB", size([len(group) for group in groups.values()], len(notes)), _PAPER)
+    shown = [min(len(group), per_group) for group in groups.values()]
+    sheet = Image.new("RGB", size(shown, len(notes)), _PAPER)
     pen = ImageDraw.Draw(sheet)
     top = _draw_head(pen, heading, notes)
     for name, members in groups.items():
-        top = _draw_group(sheet, pen, top, name, members)
+        top = _draw_group(sheet, pen, top, name, members, per_group)
     return sheet
 
 
 def size(counts: Iterable[int], notes: int = 0) -> tuple[int, int]:
-    """Width and height in pixels of a picture with groups of so many images and so many lines of notes."""
-    rows = [-(-min(count, PER_GROUP) // COLUMNS) for count in counts]
+    """Width and height in pixels of a picture with groups of so many images shown and so many lines of notes."""
+    rows = [-(-count // COLUMNS) for count in counts]
     height = 2 * _MARGIN + _head_height(notes) + sum(_GROUP_HEAD + row * _TILE_HEIGHT + _GROUP_TAIL for row in rows)
     return 2 * _MARGIN + COLUMNS * SIDE + (COLUMNS - 1) * _GAP, height
 
@@ -82,9 +83,11 @@ def _draw_head(pen: ImageDraw.ImageDraw, heading: str, notes: Sequence[str]) -> 
     return _MARGIN + _head_height(len(notes))
 
 
-def _draw_group(sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, name: str, members: Sequence[Tile]) -> int:
+def _draw_group(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, name: str, members: Sequence[Tile], per_group: int
+) -> int:
     """One group below ``top``; gives the height where the next begins."""
-    shown = members[:PER_GROUP]
+    shown = members[:per_group]
     font, small = _font(17), _font(13)
     count = f"{len(members)}" if len(shown) == len(members) else f"{len(members)}, {len(shown)} of them shown"
     title = _fitted(pen, name, font, sheet.width // 2)

@@ -56,11 +56,11 @@ def _report(add: common.Add) -> None:
     command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
     command.add_argument("--out", type=Path, metavar="DIR", help="default: where the study is")
     command.add_argument(
-        "--data", type=Path, metavar="DIR", help="also show the images that --weights takes for others"
+        "--data", type=Path, metavar="DIR", help="also judge --weights, and show the images taken for others"
     )
     command.add_argument("--split", type=Path, metavar="CSV", help="which of --data: columns path, class, split")
     command.add_argument("--part", default="valid", metavar="NAME", help="the rows of the split (default: valid)")
-    common.weights(command)
+    command.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="default: those shipped")
 
 
 def _audit_data(add: common.Add) -> None:

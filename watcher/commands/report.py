@@ -13,14 +13,18 @@ from watcher.commands import evaluate as judging
 from watcher.errors import Exit, Fatal
 from watcher.training import dataset, evaluate, figures, report, rows, study
 
-SHEET = "misclassified.png"
-"""Holds images of the data set: the repository ignores it, and the page does not show it."""
+SHEET = "misclassified-{}.png"
+"""Of weights by name. Holds images of the data set: the repository ignores it, and the page does not show it."""
+
+SHIPPED = "shipped.svg"
+
+Picture = tuple[str, str, str]
 
 AUDIT = "audit.md"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write ``report.md`` and its figures; with ``--data`` also a sheet of misclassified images."""
+    """Write ``report.md`` and its figures; with ``--data`` also diagram and sheets of what weights get wrong."""
     if args.data and not args.split:
         raise Fatal("--data needs to know which images to judge", "Give --split CSV too.", Exit.USAGE)
     plan = study.read(args.study)
@@ -28,13 +32,17 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out or home
     runs = rows.named(args.runs, home / "runs.jsonl")
     table = report.lines(plan, runs)
-    audit = out / AUDIT
-    text = report.page(plan, table, _draw(table, out), audit.read_text("utf-8") if audit.exists() else "")
+    if args.data:
+        _shipped(args, out)
+    audit, pictures = out / AUDIT, _draw(table, out)
+    if (out / SHIPPED).exists():
+        pictures.append(
+            ("Confidence of finished weights", SHIPPED, "Judged on validation images, at their temperature.")
+        )
+    text = report.page(plan, table, pictures, audit.read_text("utf-8") if audit.exists() else "")
     with whole.written(out / "report.md") as partial:
         partial.write_text(text, "utf-8")
     print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {_counted(table, runs)}")
-    if args.data:
-        print(_sheet(args, out))
     return Exit.OK
 
 
@@ -44,8 +52,8 @@ def _counted(table: Sequence[report.Line], runs: Sequence[rows.Row]) -> str:
     return f"{len(runs)} rows read{also}"
 
 
-def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
-    """The figures of the recipes themselves, unchanged; titles and file names."""
+def _draw(table: Sequence[report.Line], out: Path) -> list[Picture]:
+    """The figures of the recipes themselves, unchanged; titles, file names and captions."""
     controls: Mapping[str, Sequence[rows.Row]] = {
         line.variant.name: line.runs for line in table if not line.variant.change
     }
@@ -55,22 +63,48 @@ def _draw(table: Sequence[report.Line], out: Path) -> list[tuple[str, str]]:
     figures.reliability(controls, out / "reliability.svg")
     figures.curves(controls, out / "curves.svg")
     return [
-        ("Confusion of the recipes", "confusion.svg"),
-        ("Is confidence worth its name?", "reliability.svg"),
-        ("Losses while training", "curves.svg"),
+        (
+            "Confusion of the recipes",
+            "confusion.svg",
+            "Mean counts over seeds. Errors are red, all panels on one scale.",
+        ),
+        (
+            "Is confidence worth its name?",
+            "reliability.svg",
+            "Of the trainings, without a temperature: who learns smoothed labels is less sure than right.",
+        ),
+        (
+            "Losses while training",
+            "curves.svg",
+            "Thin lines are runs, thick ones the mean of those still going. It is the loss that is trained on: with "
+            "smoothed labels it has a floor above zero, so do not compare it across recipes.",
+        ),
     ]
 
 
-def _sheet(args: argparse.Namespace, out: Path) -> str:
-    weights = checkpoint.load(args.weights or assets.weights())
+def _shipped(args: argparse.Namespace, out: Path) -> None:
+    """Judge weights on images at hand: a diagram for the page, and for each a sheet of what it is wrong about."""
     data = dataset.load(dataset.listing(args.data, args.split, args.part))
-    judged = judging.judge(weights, data)
+    calibrated = {}
+    for path in args.weights or [assets.weights()]:
+        weights = checkpoint.load(path)
+        judged = judging.judge(weights, data)
+        found = evaluate.calibration(judged)
+        bins = [list(column) for column in zip(*found.bins, strict=True)]
+        calibrated[weights.name] = [{"bins": bins, "ece": found.error}]
+        print(_sheet(args, weights, judged, out))
+    figures.reliability(calibrated, out / SHIPPED)
+
+
+def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: evaluate.Report, out: Path) -> str:
+    path = out / SHEET.format(weights.name)
     heading = f"{weights.name} {weights.digest[:12]}: {len(judged.errors)} of {judged.total} wrong"
-    contact_sheet.draw([_tile(args.data, error) for error in judged.errors], heading).save(out / SHEET)
-    return f"{out / SHEET}: {heading} (images of the data set: not for the repository)"
+    tiles = [_tile(args.data, error) for error in judged.errors]
+    contact_sheet.draw(tiles, heading, per_group=max(1, len(tiles))).save(path)
+    return f"{path}: {heading} (images of the data set: not for the repository)"
 
 
 def _tile(root: Path, error: evaluate.Error) -> contact_sheet.Tile:
     image = Image.fromarray(decode.grey64((root / error.path).read_bytes())) if error.predicted else None
-    caption = (error.path, f"taken for {error.predicted}" if error.predicted else "broken", f"{error.confidence:.4f}")
-    return contact_sheet.Tile(image, caption, error.true)
+    told = f"as {error.predicted}" if error.predicted else "broken"
+    return contact_sheet.Tile(image, (Path(error.path).name, told, f"{error.confidence:.4f}"), error.true)

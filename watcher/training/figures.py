@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -45,24 +46,33 @@ def confusions(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Confusion matrices side by side, mean counts over seeds; the colour tells errors only."""
     figure = Figure(figsize=(5.2 * len(variants), 5), layout="constrained")
     panels = figure.subplots(1, len(variants), squeeze=False)[0]
+    most = max([1.0, *(float(_wrong(_mean_confusion(runs)).max()) for runs in variants.values())])
     for panel, (name, runs) in zip(panels, variants.items(), strict=True):
-        _confusion(panel, runs)
+        _confusion(panel, runs, most)
         errors = fmean(run["errors"] for run in runs)
         panel.set_title(f"{name}: {errors:.1f} errors of {runs[0]['judged']:,}, {len(runs)} seeds", fontsize=10)
     _save(figure, path)
 
 
-def _confusion(panel: Axes, runs: Sequence[Row]) -> None:
+def _mean_confusion(runs: Sequence[Row]) -> npt.NDArray[np.float64]:
+    return np.asarray(np.mean([run["confusion"] for run in runs], axis=0))
+
+
+def _wrong(mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return mean * (1 - np.eye(len(mean)))
+
+
+def _confusion(panel: Axes, runs: Sequence[Row], most: float) -> None:
+    """``most`` errors in a cell are the darkest red."""
     names = runs[0]["classes"]
-    mean = np.mean([run["confusion"] for run in runs], axis=0)
-    wrong = mean * (1 - np.eye(len(names)))
-    panel.imshow(wrong, cmap="Reds", vmin=0, vmax=max(1.0, wrong.max()))
+    mean = _mean_confusion(runs)
+    panel.imshow(_wrong(mean), cmap="Reds", vmin=0, vmax=most)
     panel.set_xticks(range(len(names)), names, rotation=35, ha="right")
     panel.set_yticks(range(len(names)), names)
     panel.set(xlabel="predicted", ylabel="true")
     for row, column in np.ndindex(*mean.shape):
         count = mean[row, column]
-        colour = "white" if row != column and count > 0.6 * max(1.0, wrong.max()) else "black"
+        colour = "white" if row != column and count > 0.6 * most else "black"
         panel.text(column, row, f"{count:.0f}" if row == column else f"{count:.1f}" if count else "·",
                    ha="center", va="center", color=colour, fontsize=9)  # fmt: skip
 

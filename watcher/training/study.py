@@ -49,6 +49,8 @@ class Variant(plans.Strict):
 
     ``seeds``, where given, are its own. What all others are compared with deserves more than they: with k of them
     the fewest runs in all tell most when it has about the root of k times as many (Dunnett 1955).
+    ``claim`` says what the proof of concept had to do with the change: ``step`` is one that it took, ``undone`` one
+    that is taken back here, ``tried`` one that it tried and did not take.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
@@ -57,6 +59,7 @@ class Variant(plans.Strict):
     against: str | None = None
     says: str = ""
     seeds: Seeds | None = Field(default=None, min_length=1)
+    claim: Literal["step", "undone", "tried"] | None = None
 
 
 class Study(plans.Strict):

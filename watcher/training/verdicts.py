@@ -24,7 +24,8 @@ _MEDIANS = {1: 0.455, 2: 0.693, 3: 0.789, 4: 0.839}
 class Verdict:
     """A variant against its control. ``low`` and ``high``: the errors between which nothing could be told.
 
-    ``word`` is ``helped``, ``hurt``, ``no difference``, or ``too few seeds``.
+    ``word`` is ``helped``, ``hurt``, ``unstable`` (one run failed, and the others are not worse), ``no difference``,
+    or ``too few seeds``.
     """
 
     word: str
@@ -55,4 +56,12 @@ def compare(errors: Sequence[int], control: Sequence[int], spread: float | None)
     middle, own = (fmean(math.sqrt(count) for count in group) for group in (control, errors))
     reach = THRESHOLD * spread * math.sqrt(1 / len(errors) + 1 / len(control))
     word = "no difference" if abs(own - middle) <= reach else "helped" if own < middle else "hurt"
+    if word == "hurt" and _one_failed(errors, spread) and compare(sorted(errors)[:-1], control, spread).word != "hurt":
+        word = "unstable"
     return Verdict(word, difference, max(middle - reach, 0.0) ** 2, (middle + reach) ** 2)
+
+
+def _one_failed(errors: Sequence[int], spread: float) -> bool:
+    """Whether the worst run is beyond what seeds do to the others. A training now and then ends in a bad epoch."""
+    *others, worst = (math.sqrt(count) for count in sorted(errors))
+    return len(others) > 1 and worst - fmean(others) > THRESHOLD * spread * math.sqrt(1 + 1 / len(others))
