@@ -17,6 +17,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 LOCKED := .venv/.locked
 TORCH := .venv/.torch
 INSTALLED := .venv/.installed
+SHIPPED := mednet-improved mednet-plus mednet-general
 
 .DELETE_ON_ERROR:
 .PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
@@ -82,10 +83,10 @@ study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it
 		for core in $$(seq $$(nproc)); do $$does --threads 1 & running="$$running $$!"; done; \
 		for each in $$running; do wait $$each || exit 1; done; running=; \
 		$$does --collect || exit 1; \
-		$(BIN)/mednet-watcher report --study $$plan/study.yaml || exit 1; \
 	done
-	@$(BIN)/mednet-watcher audit-data --data $(DATA) --split $(SPLIT) --weights weights/mednet-improved.safetensors weights/mednet-plus.safetensors weights/mednet-general.safetensors > /dev/null
+	@$(BIN)/mednet-watcher audit-data --data $(DATA) --split $(SPLIT) --weights $(SHIPPED) > /dev/null
 	@$(BIN)/mednet-watcher report
+	@$(BIN)/mednet-watcher report --study docs/study/full/study.yaml --data $(DATA) --split $(SPLIT) --weights $(SHIPPED)
 
 fits: $(INSTALLED)  ## measure ways to make real images fit 64 x 64 (make fits POOL=DIR, see docs/fits.md)
 	@test -n "$(POOL)" || { echo "make fits needs a directory of labelled images: make fits POOL=DIR (see docs/fits.md)"; exit 1; }

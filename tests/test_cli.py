@@ -50,6 +50,20 @@ def test_every_command_exists() -> None:
         assert callable(module.run), name
 
 
+def test_shipped_weights_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--weights mednet-improved`` is the shipped file of that name, unless a file of the user's is called so."""
+    monkeypatch.chdir(tmp_path)
+
+    def meant(word: str) -> Path:
+        return cli.parser().parse_args(["evaluate", "--data", "d", "--weights", word]).weights
+
+    assert meant("mednet-improved") == assets.weights("mednet-improved.safetensors")
+    assert meant("mednet-imporved") == Path("mednet-imporved")
+    assert meant("./mednet-improved") == Path("mednet-improved")
+    (tmp_path / "mednet-improved").touch()
+    assert meant("mednet-improved") == Path("mednet-improved")
+
+
 def test_unknown_command_is_a_usage_error() -> None:
     """Wrong arguments exit with code 2 and name what there is."""
     ended = mednet("sort")

@@ -14,6 +14,7 @@ import os
 import tarfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import Daemon, digest, mednet
@@ -24,6 +25,8 @@ from watcher.errors import Reject
 
 HOME = Path(os.environ.get("MEDNIST", Path(__file__).parents[2] / "shared" / "mednist"))
 ARCHIVE, SPLIT = HOME / "mednist-train-valid.tar.xz", HOME / "split.csv"
+
+CLASSES = {"ChestCT", "BreastMRI", "CXR", "AbdomenCT", "HeadCT", "Hand"}
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,14 +54,30 @@ def data(tmp_path_factory: pytest.TempPathFactory, truth: dict[str, str]) -> Pat
     return root
 
 
-@pytest.mark.parametrize(("name", "most"), [("mednet-general", 2), ("mednet-plus", 1), ("mednet-improved", 6)])
-def test_shipped_weights_make_few_errors(data: Path, name: str, most: int) -> None:
-    """``evaluate`` on the 5,833 validation images: at most 2 are told wrong, 1 and 6 by those of MedNIST alone."""
-    weights = str(assets.weights(f"{name}.safetensors"))
+def judged(data: Path, weights: str) -> dict[str, Any]:
+    """What ``evaluate`` says of weights on the validation images."""
     split = ["--data", str(data), "--split", str(SPLIT), "--part", "valid"]
-    told = json.loads(mednet("evaluate", "--json", *split, "--weights", weights).stdout)
+    told: dict[str, Any] = json.loads(mednet("evaluate", "--json", *split, "--weights", weights).stdout)
     assert told["total"] == 5833
+    return told
+
+
+@pytest.mark.parametrize(("name", "most"), [("mednet-general", 2), ("mednet-plus", 0), ("mednet-improved", 4)])
+def test_shipped_weights_are_what_their_card_says(data: Path, name: str, most: int) -> None:
+    """Few errors, confidence that is calibrated to 0.2 % (15 bins), and at most one error among the surest; small."""
+    told = judged(data, name)
     assert told["total"] - told["correct"] <= most
+    assert told["calibration_error"] <= 0.002
+    assert told["sure_errors"] <= 1
+    assert assets.weights(f"{name}.safetensors").stat().st_size <= 10e6
+
+
+def test_plus_is_worse_than_improved_in_no_class(data: Path) -> None:
+    """Side by side on the validation images: of every class at least as many are told right."""
+    told = [judged(data, f"mednet-{name}") for name in ("plus", "improved")]
+    plus, improved = ({c: each["confusion"][i][i] for i, c in enumerate(each["classes"])} for each in told)
+    assert plus.keys() == improved.keys() == CLASSES
+    assert all(plus[name] >= improved[name] for name in CLASSES)
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("mednet-general", 0.995, 1), ("mednet-improved", 0.999, 6)])

@@ -1,6 +1,6 @@
-"""Both networks in one file: NVIDIA's MedNet and the improved one.
+"""The networks in one file: NVIDIA's MedNet, the improved one, and what the study led to.
 
-One dataclass describes either, and the forms they take when compiled for
+One dataclass describes each, and the forms they take when compiled for
 inference (batch normalisation folded away, first fully connected layer
 factored). It is stored in the checkpoint, so a weights file says what it is.
 """

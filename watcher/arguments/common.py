@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from watcher import assets
+
 Add = Callable[[str, str], argparse.ArgumentParser]
 """Adds a command, by its name and by what it does."""
 
@@ -55,9 +57,16 @@ def port(text: str) -> int:
     return value
 
 
+def weights_file(text: str) -> Path:
+    """A path, or where nothing is there the name of weights that come with the product, such as ``mednet-plus``."""
+    path, shipped = Path(text), assets.weights(f"{text}.safetensors")
+    return shipped if path.name == text and not path.exists() and shipped.exists() else path
+
+
 def weights(command: argparse.ArgumentParser, default: str = "those shipped with the product") -> None:
     """The option for the weights."""
-    command.add_argument("--weights", type=Path, metavar="FILE", help=f"default: {default}")
+    told = f"a file, or the name of shipped ones such as mednet-plus (default: {default})"
+    command.add_argument("--weights", type=weights_file, metavar="FILE", help=told)
 
 
 IN_FORCE = "those in force here: of the config, else promoted, else shipped"

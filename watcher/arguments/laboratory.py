@@ -60,7 +60,9 @@ def _report(add: common.Add) -> None:
     )
     command.add_argument("--split", type=Path, metavar="CSV", help="which of --data: columns path, class, split")
     command.add_argument("--part", default="valid", metavar="NAME", help="the rows of the split (default: valid)")
-    command.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="default: those shipped")
+    command.add_argument(
+        "--weights", type=common.weights_file, nargs="+", metavar="FILE", help="default: those shipped"
+    )
 
 
 def _audit_data(add: common.Add) -> None:
@@ -68,7 +70,9 @@ def _audit_data(add: common.Add) -> None:
     common.data(command, split_required=True)
     command.add_argument("--train-part", default="train", metavar="NAME", help="default: train")
     command.add_argument("--part", default="valid", metavar="NAME", help="the part to validate on (default: valid)")
-    command.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="default: those shipped")
+    command.add_argument(
+        "--weights", type=common.weights_file, nargs="+", metavar="FILE", help="default: those shipped"
+    )
     command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
     command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
     command.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from watcher import checkpoint, classify, mednet
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
     changed = int((before.right != after.right).sum())
     print(f"decisions that changed between right and wrong: {changed}")
+    print(_apart(calibrate.answers(net, valid.images)[0], calibrate.answers(slim, valid.images)[0]))
     print(f"temperature {heat:.4f}, threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
     return Exit.OK
 
@@ -76,6 +78,16 @@ def _refuse(args: argparse.Namespace, config: mednet.MedNetConfig, classes: Sequ
     most = min(config.features, config.hidden[0])
     if not 1 <= args.rank <= most:
         raise Fatal(f"there is no rank {args.rank} of a layer of rank {most}", f"Give --rank 1 to {most}.", Exit.USAGE)
+
+
+def _apart(full: calibrate.Logits, slim: calibrate.Logits) -> str:
+    """How far the logits (n, classes) of both are from each other, in words."""
+    gaps = np.abs(full - slim)
+    other = int((full.argmax(axis=1) != slim.argmax(axis=1)).sum())
+    return (
+        f"of {len(full)} decisions {other} are others; logits differ by at most {gaps.max():.2f}, "
+        f"99 % of them by at most {np.quantile(gaps, 0.99):.2f}, of {np.ptp(full):.1f} that they span"
+    )
 
 
 def _size(path: Path) -> str:

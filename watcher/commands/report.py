@@ -17,6 +17,9 @@ SHEET = "misclassified-{}.png"
 """Of weights by name. Holds images of the data set: the repository ignores it, and the page does not show it."""
 
 SHIPPED = "shipped.svg"
+SHIPPED_CAPTION = """\
+Judged on validation images, at the temperature stored with the weights. Nearly all images have a confidence near 1: the
+lower panel counts them, and a bin of one or two images shows chance."""
 
 Picture = tuple[str, str, str]
 
@@ -36,9 +39,7 @@ def run(args: argparse.Namespace) -> int:
         _shipped(args, out)
     audit, pictures = out / AUDIT, _draw(table, out)
     if (out / SHIPPED).exists():
-        pictures.append(
-            ("Confidence of finished weights", SHIPPED, "Judged on validation images, at their temperature.")
-        )
+        pictures.append(("Confidence of finished weights", SHIPPED, SHIPPED_CAPTION))
     text = report.page(plan, table, pictures, audit.read_text("utf-8") if audit.exists() else "")
     with whole.written(out / "report.md") as partial:
         partial.write_text(text, "utf-8")

@@ -44,7 +44,7 @@ def _curve(panel: Axes, losses: Sequence[Sequence[float]], name: str, colour: st
 
 def confusions(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Confusion matrices side by side, mean counts over seeds; the colour tells errors only."""
-    figure = Figure(figsize=(5.2 * len(variants), 5), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(variants), 5.6), layout="constrained")
     panels = figure.subplots(1, len(variants), squeeze=False)[0]
     most = max([1.0, *(float(_wrong(_mean_confusion(runs)).max()) for runs in variants.values())])
     for panel, (name, runs) in zip(panels, variants.items(), strict=True):
