@@ -143,7 +143,7 @@ class TestSuspects:
         """The share of a run's errors that are suspects', on average."""
         found = audit_data.suspects([run(self.SURE)] * 3)
         told = audit_data.cost(found, [run(self.SURE, errors=6), run(errors=4)])
-        assert told == "They cost 0.5 of 5.0 errors."
+        assert told == "0.5 of 5.0 errors"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,7 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
         lines.append(f"{path}.png,{path.split('/')[0]},{'valid' if number % 5 == 0 else 'train'}")
     Image.fromarray(images.images[1]).save(data / f"{images.paths[5]}.png")  # a validation image is a training image
     split, plan = tmp_path / "split.csv", tmp_path / "study.yaml"
+    lines.append(f"{images.paths[0].split('/')[0]}/secret.png,{images.paths[0].split('/')[0]},test")
     split.write_text("\n".join(lines) + "\n")
     settings: dict[str, Any] = {
         "seeds": [0, 1, 2],
@@ -190,6 +191,8 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     assert "Of 60 images at hand (48 for training, 12 for validation), 1 are exact copies" in page
     assert "1 validation images are copies of a training image" in page
     assert f"| {doubted} | Other | 3 of 3 | 0.980 |" in page
+    assert page.endswith("What these images cost, mean over seeds:\n\n- `improved`: 1.0 of 0.0 errors\n")
+    assert "The split's other 1 images have no part in this" in page
     assert "of the 12 judged images have a near twin" in page
     plan.write_text(yaml.safe_dump({**settings, "budget": {"train_images": 4000}}))
     with contextlib.redirect_stdout(io.StringIO()):

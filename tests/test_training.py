@@ -96,7 +96,7 @@ class TestRecipes:
         }
 
     def test_plus(self) -> None:
-        """Three pooled convolutions, a cosine, labels smoothed, augmented by class: what the study judged as a whole."""
+        """Three pooled convolutions, a cosine, labels smoothed, augmented by class: as the study judged it."""
         plus = recipes.RECIPES["plus"]
         assert plus.network == mednet.MedNetConfig(filters=(16, 32, 96), kernels=(5, 5, 3), pool=2, batch_norm=True)
         assert (plus.learning_rate, plus.batch_size, plus.max_epochs, plus.schedule) == (0.05, 64, 12, "cosine")
