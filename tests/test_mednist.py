@@ -16,12 +16,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import Daemon, digest, mednet
 
-from watcher import assets
+from watcher import assets, checkpoint, classify
+from watcher import mednet as mednets
 from watcher.decode import grey64
 from watcher.errors import Reject
+from watcher.training import calibrate, compress, dataset
 
 HOME = Path(os.environ.get("MEDNIST", Path(__file__).parents[2] / "shared" / "mednist"))
 ARCHIVE, SPLIT = HOME / "mednist-train-valid.tar.xz", HOME / "split.csv"
@@ -78,6 +81,26 @@ def test_plus_is_worse_than_improved_in_no_class(data: Path) -> None:
     plus, improved = ({c: each["confusion"][i][i] for i, c in enumerate(each["classes"])} for each in told)
     assert plus.keys() == improved.keys() == CLASSES
     assert all(plus[name] >= improved[name] for name in CLASSES)
+
+
+def test_compiled_network_agrees_with_the_trained_one(data: Path) -> None:
+    """The trained ``mednet-plus``, what is folded and halved of it, and the shipped one decide alike on all images.
+
+    Tolerances of the logits: 0.001 folded, 0.02 in half precision. Factored and tuned on labels that are not smoothed
+    any more, the shipped ones are larger (which its temperature sets right): they move by up to 5, no decision does.
+    """
+    trained, shipped = (
+        classify.build(checkpoint.load(assets.weights(f"{place}mednet-plus.safetensors"))) for place in ("trained/", "")
+    )
+    images = dataset.load(dataset.listing(data, SPLIT, "valid")).images
+    folded = mednets.fold_batch_norm(trained)
+    before, after = calibrate.answers(trained, images)[0], calibrate.answers(folded, images)[0]
+    np.testing.assert_allclose(after, before, atol=1e-3, rtol=0)
+    halved = calibrate.answers(compress.halved(folded), images)[0]
+    np.testing.assert_allclose(halved, before, atol=0.02, rtol=0)
+    sent = calibrate.answers(shipped, images)[0]
+    np.testing.assert_allclose(sent, before, atol=5, rtol=0)
+    assert all((logits.argmax(axis=1) == before.argmax(axis=1)).all() for logits in (after, halved, sent))
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [("mednet-general", 0.995, 1), ("mednet-improved", 0.999, 6)])
