@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,13 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     assert f"| {doubted} | Other | 3 of 3 | 0.980 |" in page
     assert page.endswith("What these images cost, mean over seeds:\n\n- `improved`: 1.0 of 0.0 errors\n")
     assert "The split's other 1 images have no part in this" in page
-    assert "of the 12 judged images have a near twin" in page
+    assert page.count("Of a study's 12 judged images ") == 1
+    (tmp_path / "two").mkdir()
+    for name in ("study.yaml", "runs.jsonl"):
+        shutil.copy(tmp_path / name, tmp_path / "two")
+    with contextlib.redirect_stdout(io.StringIO()) as both:
+        assert cli.main(["audit-data", *words, "--study", str(plan), str(tmp_path / "two" / "study.yaml")]) == 0
+    assert both.getvalue().count("Of a study's 12 judged images ") == 2, "each study has its own fold of the images"
     plan.write_text(yaml.safe_dump({**settings, "budget": {"train_images": 4000}}))
     with contextlib.redirect_stdout(io.StringIO()):
         assert cli.main(["audit-data", *words]) == 0
@@ -203,4 +210,5 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     before = sorted(tmp_path.rglob("*"))
     with contextlib.redirect_stdout(io.StringIO()) as only:
         assert cli.main(["audit-data", *words[:6]]) == 0
+    assert "nothing can be said of their labels" in only.getvalue()
     assert "1 are exact copies" in only.getvalue() and sorted(tmp_path.rglob("*")) == before, "no study: printed alone"

@@ -73,10 +73,11 @@ def _audit_data(add: common.Add) -> None:
     command.add_argument(
         "--weights", type=common.weights_file, nargs="+", metavar="FILE", help="default: those shipped"
     )
-    command.add_argument("--study", type=Path, default=Path("docs/study/study.yaml"), metavar="YAML")
+    usual = [Path("docs/study/study.yaml"), Path("docs/study/full/study.yaml")]
+    command.add_argument("--study", type=Path, nargs="+", default=usual, metavar="YAML", help="their runs doubt labels")
     command.add_argument("--runs", type=Path, nargs="+", metavar="JSONL", help="default: runs.jsonl by the study")
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for audit.md (default: where the study is, if there is one)"
+        "--out", type=Path, metavar="DIR", help="for audit.md (default: where the first study is, if there is one)"
     )
 
 

@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> int:
     dataset.refuse_broken(train, valid)
     near = audit_data.find_twins(valid, train)
     judged = [_judged(path, valid) for path in args.weights or [assets.weights()]]
-    told, doubted, costs = _of_study(args, {args.train_part: train, args.part: valid}, near.reach)
-    copied, apart = audit_data.count_copies(train, valid), _apart(args)
-    page = audit_data.page((train, valid), copied, near, judged, told, doubted, costs, apart)
-    out: Path | None = args.out or (args.study.parent if args.study.exists() else None)
+    parts = {args.train_part: train, args.part: valid}
+    told = [lines for plan in args.study if plan.exists() and (lines := _of_study(plan, args, parts, near.reach))]
+    page = audit_data.page((train, valid), audit_data.count_copies(train, valid), near, judged, told, _apart(args))
+    out: Path | None = args.out or (args.study[0].parent if args.study[0].exists() else None)
     if out is not None:
         with whole.written(out / "audit.md") as partial:
             partial.write_text(page, "utf-8")
@@ -37,30 +37,24 @@ def _judged(path: Path, valid: dataset.Examples) -> tuple[str, str, list[str]]:
     return weights.name, weights.digest[:12], [error.path for error in judging.judge(weights, valid).errors]
 
 
-def _of_study(
-    args: argparse.Namespace, parts: Mapping[str, dataset.Examples], reach: int
-) -> tuple[list[str], Sequence[audit_data.Suspect], list[str]]:
-    """What the study says, if it has runs on images of these parts: in lines, doubted labels, what they cost."""
-    if not args.study.exists():
-        return [], [], []
-    plan = study.read(args.study)
+def _of_study(path: Path, args: argparse.Namespace, parts: Mapping[str, dataset.Examples], reach: int) -> list[str]:
+    """What a study says, if it has runs on images of these parts: what twins are worth, and labels in doubt."""
+    plan = study.read(path)
     budget = plan.budget
-    known = rows.named(args.runs, args.study.parent / "runs.jsonl")
+    known = rows.named(args.runs, path.parent / "runs.jsonl")
     try:
         sample = study.sample(args.data, args.split, budget)
     except Fatal as error:
-        return [f"The study {args.study} can not be of these images, and takes no part: {error.problem}."], [], []
+        return [f"The study {path} can not be of these images, and takes no part: {error.problem}."]
     planned = {task.digest for task in study.tasks(plan, sample)}
     runs = [row for row in known if row["digest"] in planned]
     if not runs or not {budget.train_part, budget.judge_part} <= parts.keys():
-        return [], [], []
+        return []
     learnt = _chosen(parts[budget.train_part], sample.train.paths)
     asked = _chosen(parts[budget.judge_part], sample.judge.paths)
-    lines = [line for line in report.lines(plan, runs) if line.is_control]
-    doubted = audit_data.suspects(runs)
+    controls = {line.variant.name: line.runs for line in report.lines(plan, runs) if not line.variant.change}
     near = audit_data.find_twins(asked, learnt, reach)
-    told = audit_data.about_study(asked, near, {line.variant.name: line.runs for line in lines})
-    return told, doubted, [f"`{line.variant.name}`: {audit_data.cost(doubted, line.runs)}" for line in lines]
+    return [*audit_data.about_study(asked, near, controls), "", *audit_data.about_suspects(runs, controls)]
 
 
 def _apart(args: argparse.Namespace) -> int:
