@@ -8,10 +8,8 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
 from accounts import Producer, check
 from harness import Daemon
 
@@ -39,17 +37,16 @@ class Broken(Watch):
 
 
 class Place:
-    """Arrivals of a directory, with a log to look at."""
+    """Arrivals of a directory."""
 
     def __init__(self, path: Path, capacity: int = 100) -> None:
-        self.path, self.lines = path, structlog.testing.CapturingLogger()
+        self.path = path
         self.watch, self.settle = Broken(path, lambda: None), Settle(2.0, 30.0, capacity)
-        logger: Any = structlog.wrap_logger(self.lines, processors=[])
-        self.arrivals = Arrivals(Inbox(path), self.watch, self.settle, logger, SCAN_S)
+        self.arrivals = Arrivals(Inbox(path), self.watch, self.settle, SCAN_S)
 
     def told(self) -> list[str]:
-        """The events of the log."""
-        return [str(call.kwargs["event"]) for call in self.lines.calls]
+        """The events that the log is to tell."""
+        return [notice.event for notice in self.arrivals.notices]
 
 
 @pytest.fixture

@@ -458,7 +458,8 @@ def test_every_event_of_the_source_is_in_the_catalogue() -> None:
     import re
 
     source = "".join(path.read_text() for path in Path(log.__file__).parent.rglob("*.py"))
-    logged = set(re.findall(r'(?:\.(?:info|warning|error|critical)|_warn)\(\s*"([a-z]+\.[a-z_]+)"', source))
+    call = r'(?:(?:\.(?:info|warning|error|critical)|_warn)\(\s*|_notice\("[a-z]+", )'
+    logged = set(re.findall(call + r'"([a-z]+\.[a-z_]+)"', source))
     logged |= set(log.EVENTS.values())
     assert logged == set(catalogue.catalogue().schema["properties"]["event"]["enum"])
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from accounts import check, picture
 from harness import Daemon, digest, mednet
 from numpy.random import default_rng
@@ -320,18 +319,15 @@ class TestWatch:
 
 class TestArrivals:
     @pytest.fixture
-    def place(self, tmp_path: Path) -> Iterator[tuple[Arrivals, structlog.testing.CapturingLogger]]:
-        lines = structlog.testing.CapturingLogger()
-        logger: Any = structlog.wrap_logger(lines, processors=[])
+    def arrivals(self, tmp_path: Path) -> Iterator[Arrivals]:
         watch = Watch(tmp_path, lambda: None, recursive=True)
-        arrivals = Arrivals(Inbox(tmp_path, recursive=True), watch, Settle(2.0, 30.0, 100), logger, 5.0)
+        arrivals = Arrivals(Inbox(tmp_path, recursive=True), watch, Settle(2.0, 30.0, 100), 5.0)
         arrivals.keep_watched()
-        yield arrivals, lines
+        yield arrivals
         arrivals.close()
 
-    def test_a_new_directory_is_scanned_soon(self, place: tuple[Arrivals, Any], tmp_path: Path) -> None:
+    def test_a_new_directory_is_scanned_soon(self, arrivals: Arrivals, tmp_path: Path) -> None:
         """What was in a new directory before it was watched is found by a scan a second later, and one after that."""
-        arrivals, _ = place
         arrivals.look(0.0)
         assert arrivals.due_s() == 5.0
         put(tmp_path, "new/a.png")
@@ -350,11 +346,10 @@ class TestArrivals:
         assert arrivals.due_s() == 1.0 + 2 * STIR_S + 5.0
 
     def test_a_new_directory_that_a_scan_has_passed(
-        self, place: tuple[Arrivals, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that is made during a scan brings another soon after."""
         monkeypatch.setattr("watcher.arrivals.SWEEP_CHUNK", 1)
-        arrivals, _ = place
         put(tmp_path, "a.png")
         arrivals.look(0.0)
         assert arrivals.sweeping and arrivals.watch is not None
@@ -363,10 +358,9 @@ class TestArrivals:
         assert (arrivals.sweeps, arrivals.due_s()) == (1, 0.5 + STIR_S)
 
     def test_directories_that_are_not_watched(
-        self, place: tuple[Arrivals, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where watches run out it is told once, and once more when there are some; the scan serves meanwhile."""
-        arrivals, lines = place
         put(tmp_path, "new/a.png")
         with monkeypatch.context() as patch:
             patch.setattr(inotify_c, "inotify_add_watch", lambda *_: -1)
@@ -375,7 +369,7 @@ class TestArrivals:
                 arrivals.look(turn * 5.0)
         assert "new/a.png" in arrivals.settle
         arrivals.look(15.0)
-        assert [call.kwargs["event"] for call in lines.calls] == ["inbox.not_watched", "inbox.watched"]
+        assert [notice.event for notice in arrivals.notices] == ["inbox.not_watched", "inbox.watched"]
 
 
 class Site:

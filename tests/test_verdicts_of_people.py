@@ -18,7 +18,7 @@ from harness import Daemon, digest, mednet
 from test_audit import audit
 from test_restore import BROKEN, HAND, NOW, ODD, Site
 
-from watcher import bell, cli, export, restore, verdicts
+from watcher import bell, cli, export, log_lines, restore, verdicts
 from watcher.annals import Annals, Verdict
 from watcher.clerk import Clerk
 from watcher.commands import review
@@ -431,68 +431,54 @@ class TestWhoeverDies:
         assert site.tree() == {"review/a.png": b"a radiograph"}
 
 
-class Lines:
-    """A logger that remembers."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def info(self, event: str, **_: object) -> None:
-        self.told.append(event)
-
-    warning = info
-
-
 class TestTheDesk:
     @pytest.fixture
     def desk(self, site: Reading) -> Iterator[Desk]:
-        self.lines = Lines()
-        desk = Desk(bell.Bell(site.path.parent), self.lines, lambda: None)  # type: ignore[arg-type]
+        desk = Desk(bell.Bell(site.path.parent), lambda: None)
         with ThreadPoolExecutor(1) as self.mover:
             yield desk
         desk.close(0.0)
 
     def turn(self, site: Reading, desk: Desk, now: float = 0.0, sweeps: int = 0, free: bool = True) -> list[str]:
-        """A turn, and the next when what it began has ended: the events told."""
-        before = len(self.lines.told)
-        desk.turn(now, site.clerk, self.mover if free else None, sweeps)
+        """A turn, and the next when what it began has ended: the states of the verdicts."""
+        done = desk.turn(now, site.clerk, self.mover if free else None, sweeps)
         while desk.busy:
-            desk.turn(now, site.clerk, None, sweeps)
-        return self.lines.told[before:]
+            done += desk.turn(now, site.clerk, None, sweeps)
+        return [each.state for each in done]
 
     def test_at_the_start_and_when_the_bell_rings(self, site: Reading, desk: Desk) -> None:
         """What was open at the start, and what is rung for; without either nothing is looked at."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk) for _ in range(2)] == [["verdict.filed"], []]
+        assert [self.turn(site, desk) for _ in range(2)] == [["filed"], []]
         site.give(site.hand / "a.png", "Hand")
         assert self.turn(site, desk) == []
         assert bell.ring(site.path.parent)
-        assert self.turn(site, desk) == ["verdict.confirmed"]
+        assert self.turn(site, desk) == ["confirmed"]
 
     def test_after_each_scan(self, site: Reading, desk: Desk) -> None:
         """Whoever was killed before ringing is heard at the next scan."""
         self.turn(site, desk)
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk, sweeps=n) for n in (0, 1)] == [[], ["verdict.filed"]]
+        assert [self.turn(site, desk, sweeps=n) for n in (0, 1)] == [[], ["filed"]]
 
     def test_not_while_files_may_not_move(self, site: Reading, desk: Desk) -> None:
         """It waits, and is not forgotten."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk, free=free) for free in (False, True)] == [[], ["verdict.filed"]]
+        assert [self.turn(site, desk, free=free) for free in (False, True)] == [[], ["filed"]]
 
     def test_what_fails_is_tried_again_later(self, site: Reading, desk: Desk) -> None:
         """A class directory that can not be made: tried again ever more seldom, and at once when the bell rings."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         (site.root / "sorted").write_bytes(b"in the way")
-        tried = [now for now in range(60) if self.turn(site, desk, float(now), now) == ["verdict.failed"]]
+        tried = [now for now in range(60) if self.turn(site, desk, float(now), now) == ["later"]]
         assert tried == [0, 5, 15, 35]
         (site.root / "sorted").unlink()
         bell.ring(site.path.parent)
-        assert self.turn(site, desk, 61.0, 61) == ["verdict.filed"]
+        assert self.turn(site, desk, 61.0, 61) == ["filed"]
 
     def test_more_than_a_chunk(self, site: Reading, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         """One ring is enough for any number."""
@@ -501,7 +487,7 @@ class TestTheDesk:
             site.give(f"{name}.png", "Hand")
         monkeypatch.setattr(verdicts.carry_out, "__defaults__", (1,))
         told = [event for _ in range(5) for event in self.turn(site, desk)]
-        assert told == ["verdict.filed"] * 3
+        assert told == ["filed"] * 3
 
     def test_each_file_of_a_chunk_counts(self, site: Reading, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         """Many large files onto a slow share are slow, not stuck: with each something is finished."""
@@ -512,7 +498,7 @@ class TestTheDesk:
         digest, move = verdicts.unique.digest, site.clerk.filing.move
         monkeypatch.setattr(verdicts.unique, "digest", lambda path: (finished.append(desk.finished), digest(path))[1])
         monkeypatch.setattr(site.clerk.filing, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
-        assert self.turn(site, desk) == ["verdict.filed"] * 3
+        assert self.turn(site, desk) == ["filed"] * 3
         finished.append(desk.finished)
         assert len(finished) == len(set(finished)) == 7
         assert finished == sorted(finished)
@@ -522,9 +508,7 @@ class TestTheDesk:
         lines: list[dict[str, object]] = []
         logger = type("L", (), {"info": lambda self, event, **fields: lines.append(fields)})()
         verdict = Verdict(1, 1, "/r/a", "a", "d" * 64, None, 1, "anna", "Mr Smith", "now", "filed", None, 2)
-        from watcher import desk as module
-
-        module._tell(logger, Done(verdict, "filed", 2, "/x"))  # type: ignore[arg-type]
+        log_lines.verdicts(logger, [Done(verdict, "filed", 2, "/x")])  # type: ignore[arg-type]
         assert "Smith" not in str(lines) and lines[0]["by"] == "anna"
 
 

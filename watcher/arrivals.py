@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from watcher import log
 from watcher.errors import Retry
 from watcher.inbox import Inbox
+from watcher.records import Level, Notice
 from watcher.settle import Settle
 from watcher.watch import Watch
 
@@ -20,15 +20,15 @@ STIR_S = 1.0
 
 @dataclass
 class Arrivals:
-    """Tells ``settle`` of every file in ``inbox``, by :meth:`look`, and the log of what stands in the way."""
+    """Tells ``settle`` of every file in ``inbox``, by :meth:`look`. ``notices`` holds what the log is to tell."""
 
     inbox: Inbox
     watch: Watch | None
     settle: Settle
-    log: log.Logger
     scan_interval_s: float = 5.0
 
     def __post_init__(self) -> None:
+        self.notices: list[Notice] = []
         self.unreachable = False
         self.sweeps = 0
         self.looked = 0
@@ -41,6 +41,9 @@ class Arrivals:
         self._sweep: Iterator[str] | None = None
         self._next_sweep_s = float("-inf")
         self._told_directories = 0
+
+    def _notice(self, level: Level, event: str, **fields: object) -> None:
+        self.notices.append(Notice(level, event, fields))
 
     def look(self, now: float) -> None:
         """Take what events and the sweep under way have to tell."""
@@ -61,7 +64,7 @@ class Arrivals:
         """Scan at once. A burst that loses events again and again is told once, until a whole scan lost none."""
         self.losses += 1
         if not self._losing:
-            self.log.warning("inbox.events_lost", losses=self.losses, note="too many at once; scanning instead")
+            self._notice("warning", "inbox.events_lost", losses=self.losses, note="too many at once; scanning instead")
         self._losing = self._losing_still = True
         self._sweep_soon(now)
 
@@ -83,7 +86,7 @@ class Arrivals:
             self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
             self.looked += 1
             if not self.unreachable:
-                self.log.error("inbox.unreachable", detail=str(error), note="waiting for it to come back")
+                self._notice("error", "inbox.unreachable", detail=str(error), note="waiting for it to come back")
             self.unreachable = True
 
     def _swept(self, now: float) -> None:
@@ -91,7 +94,7 @@ class Arrivals:
         self.sweeps += 1
         self._losing, self._losing_still = self._losing_still, False
         if self.unreachable:
-            self.log.info("inbox.reachable")
+            self._notice("info", "inbox.reachable")
             if self.watch is not None:
                 self.watch.stop()
         self.unreachable = False
@@ -101,7 +104,7 @@ class Arrivals:
         self._next_sweep_s, self._again = now + (0 if self._again else min(pause_s, self.scan_interval_s)), False
         if self.inbox.directories != self._told_directories:
             self._told_directories = self.inbox.directories
-            self.log.warning("inbox.directories_ignored", count=self._told_directories)
+            self._notice("warning", "inbox.directories_ignored", count=self._told_directories)
 
     def keep_watched(self) -> None:
         """Watch, for the first time or anew: the inbox may be another directory by now, the old watch worth nothing.
@@ -115,11 +118,11 @@ class Arrivals:
             self.watch.start()
         except Retry as error:
             if self._unwatched != str(error):
-                self.log.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
+                self._notice("warning", "inbox.not_watched", detail=str(error), note="the scan alone serves")
             self._unwatched = str(error)
         else:
             if self._unwatched:
-                self.log.info("inbox.watched")
+                self._notice("info", "inbox.watched")
             self._unwatched = ""
 
     def _cover(self) -> bool:
@@ -130,11 +133,11 @@ class Arrivals:
             fresh = self.watch.cover(self.inbox.folders)
         except Retry as error:
             if self._uncovered != str(error):
-                self.log.warning("inbox.not_watched", detail=str(error), note="the scan alone serves")
+                self._notice("warning", "inbox.not_watched", detail=str(error), note="the scan alone serves")
             self._uncovered = str(error)
             return False
         if self._uncovered:
-            self.log.info("inbox.watched")
+            self._notice("info", "inbox.watched")
         self._uncovered = ""
         return fresh
 

@@ -90,7 +90,7 @@ def build(
         front=front,
         takeover=Takeover(ledger, settings.inbox.path, settings.state.path, at.claims),
         tally=_tally(settings, weights, ledger),
-        desk=Desk(bell.Bell(settings.state.path), logger, wake) if settings.mode == "sort" else None,
+        desk=Desk(bell.Bell(settings.state.path), wake) if settings.mode == "sort" else None,
         keep=source.know if isinstance(source, Standing) else _let_go,
         decoders=decoders,
         batcher=Batcher(settings.batch.size, settings.batch.max_wait_ms),
@@ -130,11 +130,12 @@ def _arriving(
 ) -> tuple[Arrivals, Front | None]:
     """Where the route takes its files from; in shared mode that is this worker's claims, and what fills them."""
     scan_interval_s = settings.inbox.scan_interval_s
-    arrivals = Arrivals(source, events, _settle(settings), logger, scan_interval_s)
+    arrivals = Arrivals(source, events, _settle(settings), scan_interval_s)
     arrivals.keep_watched()
+    log.notices(logger, arrivals.notices)
     if at.claims is None:
         return arrivals, None
-    claimed = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), logger, scan_interval_s)
+    claimed = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), scan_interval_s)
     return claimed, Front(arrivals, at.claims)
 
 

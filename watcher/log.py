@@ -15,7 +15,7 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.drift import Report
 from watcher.outputs import File, Output
-from watcher.records import Behind, Ending, Filed, Outcome, Returned, Shadowed
+from watcher.records import Behind, Ending, Filed, Notice, Outcome, Returned, Shadowed
 from watcher.repeats import WINDOW_S, Repeats
 
 EVENTS = {
@@ -131,6 +131,13 @@ def printable(name: str) -> str:
     """A file name as text that is safe in any log: control characters and bytes that are no UTF-8 escaped."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def notices(log: Logger, kept: list[Notice]) -> None:
+    """Write these lines, and empty the list."""
+    for each in kept:
+        getattr(log, each.level)(each.event, **each.fields)
+    kept.clear()
 
 
 def recovered(log: Logger, endings: Sequence[Ending]) -> None:

@@ -8,6 +8,7 @@ surrogate escapes.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -192,3 +193,15 @@ class Behind:
 
     files: int
     why: str
+
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line for the log, from a module that does not log itself."""
+
+    level: Level
+    event: str
+    fields: Mapping[str, object]

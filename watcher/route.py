@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from watcher import decide, failpoints, log, pulse, second_look
+from watcher import decide, failpoints, log, log_lines, pulse, second_look
 from watcher.arrivals import Arrivals
 from watcher.batch import Batcher
 from watcher.clerk import Clerk, Result
@@ -105,6 +105,7 @@ class Route:
     def step(self, now: float) -> float | None:
         """One turn of the route. Gives the time at which the next is due, or None: only when woken."""
         self.arrivals.look(now)
+        log.notices(self.log, self.arrivals.notices)
         self._claim(now)
         self._take_over(now)
         self._judge(now)
@@ -200,6 +201,7 @@ class Route:
         """Shared mode: take files of the common inbox."""
         if self.front is not None:
             self.front.arrivals.look(now)
+            log.notices(self.log, self.front.arrivals.notices)
             for name, seen_s in self.front.claim(now, self._room):
                 self.settle.arrived(name, now, seen_s)
 
@@ -234,7 +236,8 @@ class Route:
         """What people said of images since."""
         if self.desk is not None:
             free = self._movable and self._renewal is None
-            self.desk.turn(now, self.clerk, self._mover if free else None, self._common.sweeps)
+            done = self.desk.turn(now, self.clerk, self._mover if free else None, self._common.sweeps)
+            log_lines.verdicts(self.log, done)
 
     def _send_to_decoders(self, now: float) -> None:
         for ready in self.settle.ready(now, self.inbox.look, self._room):
@@ -375,7 +378,7 @@ class Route:
             self._settle_accounts(self._moving.result(), now)
             self._moving = None
         if self.desk is not None:
-            self.desk.close(now)
+            log_lines.verdicts(self.log, self.desk.close(now))
         self.decoders.close()
         if self.front is not None and (returned := self.front.claims.give_back()):
             self.log.info("inbox.given_back", files=returned)
