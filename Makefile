@@ -49,31 +49,31 @@ bench: $(INSTALLED)  ## measure this machine
 	@$(BIN)/mednet-watcher bench
 
 burst: $(INSTALLED)  ## drop a hundred thousand files at once, and look at each and at the daemon's memory
-	@$(BIN)/python tests/burst.py
+	@$(BIN)/python -m tests.proofs.burst
 
 chaos: $(INSTALLED)  ## kill the daemon a thousand times while files keep coming, and look for every file
-	@$(BIN)/python tests/chaos.py
+	@$(BIN)/python -m tests.proofs.chaos
 
 fuzz: $(INSTALLED)  ## send a hundred thousand damaged files to the decoders
-	@$(BIN)/python tests/mutate.py
+	@$(BIN)/python -m tests.proofs.fuzz
 
 hostile: $(INSTALLED)  ## drop ten thousand hostile files among good ones, and look for each
-	@$(BIN)/python tests/hostile.py
+	@$(BIN)/python -m tests.proofs.hostile
 
 test-producers: $(INSTALLED)  ## cp, rsync, scp, Samba, FTP ... into the inbox, a hundred files each (installs what is missing, as root)
-	@$(BIN)/python tests/producers.py --install --write docs/producers.md
+	@$(BIN)/python -m tests.proofs.producers --install --write docs/producers.md
 
 service: $(INSTALLED)  ## the service under a real systemd in a container: start, work, trouble, watchdog, stop (needs root)
-	@$(BIN)/pytest -q -s tests/test_systemd.py
+	@$(BIN)/pytest -q -s tests/service/test_systemd_unit.py
 
 rotate: $(INSTALLED)  ## write a million log lines while logrotate turns the file over, and look for each
-	@$(BIN)/python tests/rotation.py
+	@$(BIN)/python -m tests.proofs.rotation
 
 idle: $(INSTALLED)  ## measure what the daemon costs when there is nothing to do, and how soon it is ready
-	@$(BIN)/python tests/idle.py
+	@$(BIN)/python -m tests.proofs.idle
 
 inference: $(INSTALLED)  ## measure the network alone, against PyTorch and ONNX Runtime
-	@$(BIN)/python tests/inference.py $(if $(DATA),--data $(DATA) --split $(SPLIT))
+	@$(BIN)/python -m tests.proofs.inference $(if $(DATA),--data $(DATA) --split $(SPLIT))
 
 study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it ended (make study DATA=DIR SPLIT=CSV RUNS=DIR, see docs/study)
 	@test -n "$(DATA)" -a -n "$(SPLIT)" -a -n "$(RUNS)" || { echo "make study needs MedNIST, its split and room: DATA=DIR SPLIT=CSV RUNS=DIR"; exit 1; }
@@ -90,7 +90,7 @@ study: $(INSTALLED)  ## the whole study of recipes, hours long, goes on where it
 
 fits: $(INSTALLED)  ## measure ways to make real images fit 64 x 64 (make fits POOL=DIR, see docs/fits.md)
 	@test -n "$(POOL)" || { echo "make fits needs a directory of labelled images: make fits POOL=DIR (see docs/fits.md)"; exit 1; }
-	@$(BIN)/python tests/fits.py $(POOL)
+	@$(BIN)/python -m tests.proofs.resize_methods $(POOL)
 
 lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv (pip install uv), or say where it is: UV=..."; exit 1; }

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import catalogue
 import numpy as np
 import pytest
 import structlog
 from PIL import Image
 
-from watcher.records import Identity
+from tests.support import event_catalogue
+from watcher.core.records import Identity
 
 Encoded = Callable[..., bytes]
 
@@ -42,7 +42,7 @@ def as_catalogued(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def checked(self: Any, logger: Any, name: str, line: Any) -> str | bytes:
         written = render(self, logger, name, line)
-        catalogue.check_line(json.loads(written))
+        event_catalogue.check_line(json.loads(written))
         return written
 
     monkeypatch.setattr(structlog.processors.JSONRenderer, "__call__", checked)

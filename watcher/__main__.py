@@ -2,7 +2,7 @@
 
 import sys
 
-from watcher.cli import main
+from watcher.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

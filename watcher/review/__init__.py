@@ -1,1 +1,1 @@
-"""The web page on which people see what was decided, and say what images are. Never imports torch."""
+"""People judge images: what they say, how it is carried out, and the page to do so on. Never imports torch."""

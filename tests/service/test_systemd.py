@@ -1,0 +1,223 @@
+"""What the service manager hears from the daemon: a socket in its place, and the real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from numpy.random import default_rng
+
+from tests.support.accounts import picture
+from tests.support.daemon import Daemon
+from watcher.service import sd_notify
+
+FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
+WATCHDOG_S = 0.9
+
+
+class Manager:
+    """Listens where systemd would. An address with @ is an abstract one."""
+
+    def __init__(self, address: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
+        self.socket.setblocking(False)
+        self.heard: list[str] = []
+        self.environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+
+    def hear(self) -> list[str]:
+        """All messages up to now."""
+        try:
+            while True:
+                self.heard.append(self.socket.recv(65536).decode())
+        except BlockingIOError:
+            return self.heard
+
+    def count(self, message: str) -> int:
+        return self.hear().count(message)
+
+    def longest_silence_s(self, for_s: float) -> float:
+        """Listen for a while: the longest time without a WATCHDOG=1."""
+        began = last = time.monotonic()
+        count, longest = self.count("WATCHDOG=1"), 0.0
+        while time.monotonic() - began < for_s:
+            time.sleep(0.02)
+            if self.count("WATCHDOG=1") > count:
+                count, last = self.count("WATCHDOG=1"), time.monotonic()
+            longest = max(longest, time.monotonic() - last)
+        return longest
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(str(tmp_path / "notify"))
+    yield manager
+    manager.socket.close()
+
+
+def daemon(root: Path, manager: Manager, **environ: str) -> Daemon:
+    made = Daemon(root, FAST, stub=True)
+    made.environ = {**manager.environ, **environ}
+    return made
+
+
+def drop(daemon: Daemon, name: str = "a.jpeg") -> None:
+    (daemon.inbox / name).write_bytes(picture(default_rng(1)))
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_from_start_to_stop(tmp_path: Path, abstract: bool) -> None:
+    """READY only when the model is loaded and the inbox watched, then figures, at last STOPPING; also abstract."""
+    manager = Manager(f"@mednet-test-{os.getpid()}" if abstract else str(tmp_path / "notify"))
+    (tmp_path / "hang").touch()
+    started = daemon(tmp_path, manager, STUB_HANG_LOAD=str(tmp_path / "hang")).start(wait=False)
+    with started:
+        started.until(lambda: "STATUS=starting" in manager.hear())
+        time.sleep(0.5)
+        assert manager.heard == ["STATUS=starting"]
+        (tmp_path / "hang").unlink()
+        started.until(lambda: "READY=1" in manager.hear())
+        drop(started)
+        started.until_filed(1)
+        started.until(lambda: any(told.startswith("STATUS=1 sorted, 0 review") for told in manager.hear()))
+        assert started.stop() == 0
+    assert manager.hear()[-1] == "STOPPING=1"
+    assert manager.count("STOPPING=1") == manager.count("READY=1") == 1
+    manager.socket.close()
+
+
+def test_a_failed_start_is_never_ready(tmp_path: Path, manager: Manager) -> None:
+    """Without its inbox the daemon ends, and was not ready; STATUS says why."""
+    started = daemon(tmp_path, manager)
+    started.inbox.rmdir()
+    started.start(wait=False)
+    assert started.process is not None
+    assert started.process.wait(timeout=30) == 5
+    first, last = manager.hear()
+    assert (first, last.startswith("STATUS=failed: "), str(started.inbox) in last) == ("STATUS=starting", True, True)
+
+
+def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+    """With nothing to do the watchdog is fed in time, also when scans are far apart."""
+    started = daemon(tmp_path, manager, STUB_LIMIT_S="0.2")
+    started.config.write_text(started.config.read_text().replace("scan_interval_s: 0.3", "scan_interval_s: 3600"))
+    with started:
+        assert manager.longest_silence_s(3 * WATCHDOG_S) < WATCHDOG_S
+        assert started.events("daemon.stuck") == []
+
+
+def test_slow_work_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+    """A backlog that takes far longer than a station's limit is no reason to bite: each batch gets done."""
+    started = daemon(tmp_path, manager, STUB_LIMIT_S="1", STUB_INFER_S="0.5")
+    started.config.write_text(started.config.read_text() + "batch: {size: 1}\n")
+    with started:
+        for number in range(6):
+            drop(started, f"{number}.jpeg")
+        assert manager.longest_silence_s(3) < WATCHDOG_S
+        started.until_filed(6)
+        assert started.events("daemon.stuck") == []
+
+
+def hung_network(root: Path, started: Daemon) -> Callable[[], None]:
+    (root / "hang").touch()
+    drop(started)
+    return (root / "hang").unlink
+
+
+def hung_ledger(root: Path, started: Daemon) -> Callable[[], None]:
+    ledger = sqlite3.connect(root / "state" / "ledger.sqlite3", isolation_level=None)
+    ledger.execute("begin exclusive")
+    drop(started)
+    return ledger.close
+
+
+# The thread of the ledger files, takes over what the dead have left and looks for verdicts: one of them is stuck.
+@pytest.mark.parametrize(
+    ("hang", "stations"),
+    [(hung_network, {"classify"}), (hung_ledger, {"filing", "takeover", "verdicts"})],
+    ids=["network", "ledger"],
+)
+def test_a_stuck_station_starves_the_watchdog(
+    tmp_path: Path, manager: Manager, hang: Callable[[Path, Daemon], Callable[[], None]], stations: set[str]
+) -> None:
+    """While the loop turns but one station hangs, the watchdog is not fed, the log and STATUS say which it is.
+
+    When it gets on after all, so does the feeding.
+    """
+    with daemon(tmp_path, manager, STUB_LIMIT_S="0.5", STUB_HANG_NETWORK=str(tmp_path / "hang")) as started:
+        release = hang(tmp_path, started)
+        started.until(lambda: bool(started.events("daemon.stuck")))
+        [told] = started.events("daemon.stuck")
+        assert (told["owes"], told["level"]) == (1, "critical")
+        assert told["station"] in stations
+        fed = manager.count("WATCHDOG=1")
+        assert manager.longest_silence_s(1.5 * WATCHDOG_S) > 1.4 * WATCHDOG_S
+        assert manager.count("WATCHDOG=1") == fed
+        assert manager.hear()[-1] == f"STATUS={told['station']} is stuck"
+        release()
+        started.until_filed(1)
+        started.until(lambda: manager.count("WATCHDOG=1") > fed)
+        assert len(started.events("daemon.unstuck")) == 1
+
+
+def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+    """A file system that does not answer holds the loop itself: nobody feeds the watchdog.
+
+    What systemd then sends tells on standard error where each thread is.
+    """
+    with daemon(tmp_path, manager, STUB_HANG_LOOK=str(tmp_path / "hang")) as started:
+        (tmp_path / "hang").touch()
+        os.link(started.config, started.inbox / "a.jpeg")  # gives no event, so the scan finds it and looks
+        time.sleep(2 * WATCHDOG_S)
+        assert manager.longest_silence_s(1.5 * WATCHDOG_S) > 1.4 * WATCHDOG_S
+        assert started.stop(signal.SIGABRT) == -signal.SIGABRT
+    assert "in look" in started.log.read_text()
+
+
+def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: Manager) -> None:
+    """A decoder that hangs is no reason to bite: the pool ends it, and its file is tried again."""
+    started = daemon(tmp_path, manager, STUB_LIMIT_S="3")
+    started.config.write_text(started.config.read_text() + "decode: {timeout_s: 1}\n")
+    with started:
+        drop(started, "first.jpeg")
+        started.until_filed(1)
+        assert started.process is not None
+        [child] = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGSTOP)
+        drop(started)
+        assert manager.longest_silence_s(3) < WATCHDOG_S
+        started.until_filed(2)
+        assert started.outcomes()[1]["class"] is not None
+        assert started.events("daemon.stuck") == []
+
+
+def test_nobody_to_tell(tmp_path: Path) -> None:
+    """Without a manager, with one that is gone, or for another process, nothing is sent and nothing fails."""
+    sd_notify.Notify(None).ready()
+    sd_notify.Notify(str(tmp_path / "gone")).ready()
+    environ = {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getpid() + 1), "NOTIFY_SOCKET": "/x"}
+    assert sd_notify.from_environment(environ).watchdog_s is None
+    assert environ == {}
+    assert sd_notify.from_environment({"WATCHDOG_USEC": "1500000"}).watchdog_s == 1.5
+
+
+def test_reloading_has_the_time(manager: Manager) -> None:
+    """RELOADING=1 comes in one message with the monotonic time in microseconds, as systemd asks."""
+    before = time.monotonic_ns() // 1000
+    sd_notify.Notify(manager.environ["NOTIFY_SOCKET"]).reloading()
+    first, second = manager.hear()[0].split("\n")
+    key, _, value = second.partition("=")
+    assert (first, key) == ("RELOADING=1", "MONOTONIC_USEC")
+    assert before <= int(value) <= time.monotonic_ns() // 1000
+
+
+def test_a_status_is_one_line(manager: Manager) -> None:
+    """No text becomes a second message."""
+    sd_notify.Notify(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
+    assert manager.hear() == ["STATUS=a READY=1"]

@@ -1,0 +1,139 @@
+"""Runs the real daemon as a process on a real directory, and looks at what it left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.support import event_catalogue
+from tests.support.repository import TOP
+from watcher.core import shipped_files
+from watcher.training.data import synthetic_images
+
+PATIENCE_S = 1.0
+STUB = "tests.support.stub_daemon"
+
+
+class Daemon:
+    """A daemon in ``root``: config, inbox and everything else lie below it."""
+
+    def __init__(self, root: Path, extra: str = "", stub: bool = False) -> None:
+        """With ``stub`` the network is a stand-in, see ``stub_daemon``; ``extra`` is more of config.yaml."""
+        self.command = [sys.executable, "-m", *([STUB] if stub else ["watcher", "run", "--config"])]
+        self.environ: dict[str, str] = {}
+        self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
+        self.root, self.inbox, self.log = root, root / "inbox", root / "log"
+        self.config = root / "config.yaml"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.inbox.mkdir(parents=True, exist_ok=True)
+        settle = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
+        self.config.write_text((extra if "inbox:" in extra else settle + extra) + "log: {format: json}\n")
+
+    def __enter__(self) -> Daemon:
+        return self if self.process and self.process.poll() is None else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.log.exists():
+            event_catalogue.check_text(self.log.read_bytes())
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, *, wait: bool = True) -> Daemon:
+        ready = len(self.events("daemon.ready"))
+        with self.log.open("ab") as log:
+            environ = {**os.environ, "PYTHONPATH": str(TOP), **self.environ}
+            command = [*self.command, str(self.config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+        if wait:
+            self.until(lambda: len(self.events("daemon.ready")) > ready)
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    def events(self, *names: str) -> list[dict[str, Any]]:
+        """The log lines with one of these events. Every line must be JSON."""
+        if not self.log.exists():
+            return []
+        lines = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]]
+        return [line for line in lines if not names or line["event"] in names]
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        return self.events("image.sorted", "image.review", "image.quarantined")
+
+    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
+        """Wait for something that the real process does."""
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            assert self.process is None or self.process.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
+            time.sleep(0.02)
+
+    def until_filed(self, count: int, timeout_s: float = 60) -> None:
+        self.until(lambda: len(self.outcomes()) >= count, timeout_s)
+
+    def emptied(self) -> bool:
+        """Whether no file is left in the inbox, nor in a directory below."""
+        return not any(names for _, _, names in os.walk(self.inbox))
+
+    def digests(self) -> Counter[str]:
+        """The content of every file in a place that an operator would look in, but for what the daemon itself wrote."""
+        found: Counter[str] = Counter()
+        for place in self.places:
+            for path in place.rglob("*"):
+                if path.is_file() and not path.name.endswith(".reason.json") and path.name != "id":
+                    found[digest(path.read_bytes())] += 1
+        return found
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class Sampler:
+    """Synthetic radiographs from the shipped sketch, each different."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._sketch = synthetic_images.Sketch.load(shipped_files.weights("sketch.safetensors"))
+        self._rng = np.random.default_rng(seed)
+        self.classes = self._sketch.classes
+
+    def jpeg(self, label: str) -> bytes:
+        """One image of a class, as the bytes of a JPEG file."""
+        import io
+
+        buffer = io.BytesIO()
+        Image.fromarray(self._sketch.sample(label, self._rng)).save(buffer, "JPEG", quality=95)
+        return buffer.getvalue()
+
+    def many(self, count: int) -> list[bytes]:
+        return [self.jpeg(self.classes[i % len(self.classes)]) for i in range(count)]
+
+
+def mednet(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    command = [sys.executable, "-m", "watcher", *words]
+    environ = {**os.environ, "PYTHONPATH": str(TOP), **(env or {})}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd, env=environ, check=False)
+    event_catalogue.check_text(ended.stdout.encode())
+    return ended

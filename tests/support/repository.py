@@ -1,0 +1,5 @@
+"""Where the repository lies that is tested."""
+
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]

@@ -1,0 +1,70 @@
+"""``ablate``: the variants of a study, trained with several seeds, a row for each run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from watcher.core.errors import Exit, Fatal
+from watcher.training.fit import result_rows, training_run
+from watcher.training.study import study_plan, study_runs
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what has no row yet, and tell of each run as it ends.
+
+    Started several times with one ``--out``, the processes share the runs.
+    Killed at any time, the next start goes on from the last whole epoch.
+    """
+    plan = study_plan.read(args.study)
+    known: Path = args.runs or args.study.parent / "runs.jsonl"
+    fresh: Path = args.out / "runs.jsonl"
+    if args.collect:
+        return _collect(known, fresh)
+    torch.set_num_threads(args.threads)
+    sample = study_plan.sample(args.data, args.split, plan.budget)
+    tasks = study_plan.tasks(plan, sample)
+    left = study_runs.pending(tasks, known, fresh)
+    _say(f"{len(tasks)} runs, {len(tasks) - len(left)} of them done before")
+    if not left:
+        return Exit.OK
+    data = study_runs.images(sample, args.out)
+    _say(
+        f"{len(data.train.labels)} images to train on, {len(data.watch.labels)} to watch, "
+        f"{len(data.judge.labels)} to judge on"
+    )
+    for task in left:
+        with study_runs.claimed(task, args.out) as ours:
+            if ours and study_runs.pending([task], known, fresh):
+                _perform(task, plan.budget, data, args.out)
+    others = len(study_runs.pending(tasks, known, fresh))
+    _say(f"not done: {others} in other hands" if others else "all runs done")
+    return Exit.OK
+
+
+def _perform(task: study_plan.Task, budget: study_plan.Budget, data: study_runs.Images, out: Path) -> None:
+    started = time.monotonic()
+    name = f"{task.variant.name}, seed {task.seed}"
+
+    def tell(row: training_run.Epoch) -> None:
+        _say(f"  {name}: epoch {row.epoch}, {row.valid_errors} errors watched, {row.seconds:.0f} s")
+
+    row = study_runs.perform(task, budget, data, out, tell)
+    _say(f"{name}: {row['errors']} of {row['judged']} wrong, {time.monotonic() - started:.0f} s")
+
+
+def _collect(known: Path, fresh: Path) -> int:
+    if not fresh.exists():
+        raise Fatal(f"{fresh} does not exist: no run has ended there", "Give --out what the runs had.", Exit.DIRECTORY)
+    before = result_rows.read(known)
+    found = result_rows.read(known, fresh)
+    result_rows.write(known, found)
+    _say(f"{len(found) - len(before)} new rows, {len(found)} in {known}")
+    return Exit.OK
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,126 @@
+"""``adapt``: teach the network what people decided at this site. Puts nothing in force, see ``promote``."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import math
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from watcher.cli import judge_weights
+from watcher.config import paths_and_limits
+from watcher.core import shipped_files
+from watcher.core.errors import Exit, Fatal
+from watcher.model import checkpoint, classifier
+from watcher.model import promotions as promoted
+from watcher.monitoring import log
+from watcher.training.data.labelled_images import Examples
+from watcher.training.site import fine_tuning, rehearsal, site_images
+
+LEAST = 10
+"""Different images to learn from, at least: from fewer, chance is learnt."""
+
+ENOUGH = math.ceil(LEAST / (1 - site_images.HELD_BACK))
+"""Verdicts of which so many are left, whatever their classes."""
+
+REHEARSAL = "rehearsal.safetensors"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Tune the last layers, set the thresholds anew, and write the new weights."""
+    settings = paths_and_limits.optional_config(args.config)
+    path = paths_and_limits.weights_path(args.weights, settings)
+    _refuse_in_use(args.out, (path, shipped_files.weights()), settings.state.path / promoted.DIRECTORY)
+    present = checkpoint.load(path)
+    classifier.use_threads(args.threads)
+    net = classifier.build(present)
+    memory = rehearsal.load(args.rehearsal or shipped_files.weights(REHEARSAL))
+    if memory.trunk != rehearsal.trunk(net):
+        raise Fatal(
+            f"the rehearsal belongs to other weights than {path}",
+            "Give --rehearsal the file that came with these weights.",
+            Exit.MODEL,
+        )
+    data = site_images.load(args.data, present.classes)
+    for name, _, why in data.broken:
+        print(f"left out: {log.printable(name)}: {why}", file=sys.stderr)
+    learn, held = site_images.split(data)
+    different = len({image.tobytes() for image in learn.images})
+    if different < LEAST:
+        raise Fatal(
+            f"{args.data} has {different} different images to learn from: so few teach nothing but chance",
+            f"Of each class {site_images.HELD_BACK:.0%} are kept back for promote. Collect at least {ENOUGH} verdicts "
+            "in all, better 50 of each class that is told wrong.",
+            Exit.DIRECTORY,
+        )
+    found = fine_tuning.adapt(
+        net,
+        memory,
+        learn.images,
+        learn.labels,
+        present.classes,
+        args.accept_rate,
+        judge_weights.of_rehearsed(present, memory),
+    )
+    saved = checkpoint.save(_checkpoint(present, found, learn, held), args.out)
+    print(f"learnt from {len(learn.labels)} images ({_counts(learn)}), {len(held.labels)} kept back for promote")
+    print(f"{args.out}: digest {saved.digest}")
+    print(f"next: mednet-watcher promote {args.out} --data {args.data}")
+    return Exit.OK
+
+
+def _refuse_in_use(out: Path, weights: Iterable[Path], promotions: Path) -> None:
+    """What is in force changes by ``promote`` alone. Told before the work is done, as is what can not be written to."""
+    place = Path(os.path.realpath(out))
+    if place in map(Path, map(os.path.realpath, weights)) or place.is_relative_to(os.path.realpath(promotions)):
+        raise Fatal(
+            f"--out {out} would put the new weights in the place of those in use, and nobody had judged them",
+            "Name another file, and promote it.",
+            Exit.USAGE,
+        )
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(place.parent, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        why = error.strerror
+    if os.path.lexists(place) and not place.is_file():
+        why = "it is no regular file"
+    if why is not None:
+        raise Fatal(
+            f"--out {out} can not be written: {why}",
+            "Name a file in a directory that you may write to.",
+            Exit.DIRECTORY,
+        )
+
+
+def _counts(data: Examples) -> str:
+    counts = np.bincount(data.labels, minlength=len(data.classes) + 1).tolist()
+    return ", ".join(f"{name} {n}" for name, n in zip((*data.classes, site_images.STRANGERS), counts, strict=True) if n)
+
+
+def _checkpoint(
+    present: checkpoint.Checkpoint, found: fine_tuning.Adapted, learn: Examples, held: Examples
+) -> checkpoint.Checkpoint:
+    tensors = {name: value.half().numpy() for name, value in found.net.state_dict().items()}
+    usual = {"review_rate": found.review_rate, "confidence_mean": float(found.confidence.mean())}
+    about = {"from": present.digest, "learnt": len(learn.labels), "kept_back": len(held.labels)}
+    return replace(
+        present,
+        tensors={**tensors, **found.known.tensors()},
+        thresholds={**asdict(found.limits), "temperature": found.temperature},
+        # What was measured to be wrong at them was measured on the weights of before.
+        operating=tuple({**point, **asdict(found.limits_at(point["accept_rate"]))} for point in present.operating),
+        training={
+            **present.training,
+            # What drift is measured against. The mix of classes is the base data's, and stays.
+            "validation": {**present.training.get("validation", {}), **usual},
+            "adapted": [*present.training.get("adapted", []), about],
+        },
+        digest="",
+    )

@@ -1,0 +1,73 @@
+"""``audit``: ledger against disk."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from typing import Any
+
+from watcher.config import loader, paths_and_limits
+from watcher.core.errors import Exit
+from watcher.filing.audit import Audit, Report
+from watcher.ledger.reader import Annals
+from watcher.monitoring import log
+from watcher.service import build
+
+PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "rejected": "rejected"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what does not match, and the account. Exit code 1 if anything does not."""
+    settings = loader.load(args.config or loader.default(), os.environ)
+    inbox = build.inbox(settings)
+    with Annals(paths_and_limits.ledger_path(settings)) as annals:
+        report = Audit(annals, paths_and_limits.places(settings), inbox, settings.state.path, quick=args.quick).run()
+    print(json.dumps(_json(report)) if args.json else _text(report))
+    return Exit.FAILED if report.findings else Exit.OK
+
+
+def _seen(report: Report) -> int:
+    return sum(report.due(place) for place in PLACES) + report.pending
+
+
+def _json(report: Report) -> dict[str, Any]:
+    return {
+        "findings": [{**asdict(finding), "advice": finding.advice} for finding in report.findings],
+        "places": {
+            place: {
+                "filed": report.filed[place],
+                "put_back": report.restored[place],
+                "due": report.due(place),
+                "on_disk": report.on_disk[place],
+            }
+            for place in PLACES
+        },
+        "put_back_elsewhere": report.elsewhere,
+        "by_people_in_shadow": report.by_people,
+        "pending": report.pending,
+        "seen": _seen(report),
+    }
+
+
+def _text(report: Report) -> str:
+    lines = []
+    for finding in report.findings:
+        number = f"#{finding.id} " if finding.id is not None else ""
+        where = f" (the same bytes: {log.printable(finding.where)})" if finding.where else ""
+        lines += [f"{finding.kind:12}  {number}{log.printable(finding.path)}{where}", f"{'':14}{finding.advice}"]
+    lines.append(f"{'':12} {'filed':>12} {'put back':>12} {'so there are':>14} {'on disk':>12}")
+    for place, told in PLACES.items():
+        counts = f"{report.filed[place]:12,} {report.restored[place]:12,}"
+        lines.append(f"{told:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
+    if report.elsewhere:
+        lines.append(f"{report.elsewhere:,} of those put back went elsewhere than into the inbox")
+    if report.by_people:
+        lines.append(f"{report.by_people:,} of those on disk people put there, after decisions in shadow mode")
+    counted = {told: report.due(place) for place, told in PLACES.items() if place != "rejected" or report.filed[place]}
+    terms = " + ".join(f"{told} {count:,}" for told, count in counted.items())
+    lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
+    count = len(report.findings)
+    lines.append(f"{count} finding{'s' if count > 1 else ''}" if count else "everything matches")
+    return "\n".join(lines)

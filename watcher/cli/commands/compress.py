@@ -1,0 +1,100 @@
+"""``compress``: trained weights to the ones that are shipped, with both figures side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from watcher.cli.commands import evaluate as judging
+from watcher.core.errors import Exit, Fatal
+from watcher.model import checkpoint, classifier, mednet
+from watcher.training.data import labelled_images
+from watcher.training.fit import calibration, compression, evaluation
+
+GIVE_UP = 0.0002
+"""Share of rightly recognised validation images that the threshold may send to review: 1 in 5,000."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fold, factor, tune, halve, fit temperature and threshold, save, and compare."""
+    classifier.use_threads(0)
+    full = checkpoint.load(args.weights)
+    net = classifier.build(full)
+    _refuse(args, net.config, full.classes)
+    data, valid = (
+        labelled_images.load(labelled_images.listing(args.data, args.split, part))
+        for part in (args.train_part, args.part)
+    )
+    labelled_images.refuse_broken(data, valid)
+    data, valid = judging.relabelled(data, full.classes), judging.relabelled(valid, full.classes)
+    tuning = compression.Tuning(args.rank, args.epochs, args.learning_rate, seed=args.seed)
+    torch.manual_seed(args.seed)
+    slim, steps = compression.compress(
+        net, data, valid, tuning, lambda s: print(f"epoch {s.epoch}: {s.valid_errors} wrong, loss {s.valid_loss:.6f}")
+    )
+    shipped = replace(
+        full,
+        architecture=slim.config.to_dict(),
+        tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
+        thresholds={},
+    )
+    heat = calibration.temperature(
+        calibration.answers(slim, valid.images)[0], valid.labels, calibration.platt(valid.labels)
+    )
+    shipped = replace(shipped, thresholds={"temperature": heat})
+    before, after = judging.judge(full, valid), judging.judge(shipped, valid)
+    shipped = checkpoint.save(
+        replace(
+            shipped,
+            thresholds={"temperature": heat, "min_confidence": evaluation.fit_min_confidence(after, GIVE_UP)},
+            training={
+                **full.training,
+                "compressed": {**asdict(tuning), "from": full.digest, "steps": [asdict(step) for step in steps]},
+                "valid_errors_full": len(before.errors),
+                "valid_errors_shipped": len(after.errors),
+            },
+        ),
+        args.out,
+    )
+    print(f"full     {args.weights}: {before.correct} of {before.total} right, {_size(args.weights)}")
+    print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
+    changed = int((before.right != after.right).sum())
+    print(f"decisions that changed between right and wrong: {changed}")
+    print(_apart(calibration.answers(net, valid.images)[0], calibration.answers(slim, valid.images)[0]))
+    print(f"temperature {heat:.4f}, threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
+    return Exit.OK
+
+
+def _refuse(args: argparse.Namespace, config: mednet.MedNetConfig, classes: Sequence[str]) -> None:
+    """Weights and ranks of which nothing could be made.
+
+    Raises:
+        Fatal: exit code 4 or 2.
+    """
+    if config.rank is not None or config.classes != len(classes):
+        what = (
+            "compressed already" if config.rank is not None else "of a network with an answer for none of the classes"
+        )
+        raise Fatal(f"{args.weights} is {what}", "Give --weights the best.safetensors that train wrote.", Exit.MODEL)
+    most = min(config.features, config.hidden[0])
+    if not 1 <= args.rank <= most:
+        raise Fatal(f"there is no rank {args.rank} of a layer of rank {most}", f"Give --rank 1 to {most}.", Exit.USAGE)
+
+
+def _apart(full: calibration.Logits, slim: calibration.Logits) -> str:
+    """How far the logits (n, classes) of both are from each other, in words."""
+    gaps = np.abs(full - slim)
+    other = int((full.argmax(axis=1) != slim.argmax(axis=1)).sum())
+    return (
+        f"of {len(full)} decisions {other} are others; logits differ by at most {gaps.max():.2f}, "
+        f"99 % of them by at most {np.quantile(gaps, 0.99):.2f}, of {np.ptp(full):.1f} that they span"
+    )
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"

@@ -1,0 +1,95 @@
+"""``evaluate``: weights against labelled images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from watcher.config.settings import Review
+from watcher.core import shipped_files
+from watcher.core.errors import Exit, Fatal
+from watcher.core.records import Outcome
+from watcher.model import checkpoint, classifier, thresholds
+from watcher.model import decision as deciding
+from watcher.training.data import labelled_images
+from watcher.training.fit import evaluation
+
+BATCH = 64
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how many are right, the confusion matrix and each error."""
+    if args.part and not args.split:
+        raise Fatal("--part chooses rows of a split", "Give --split CSV too.", Exit.USAGE)
+    if args.picture and args.picture.suffix.lower() != ".png":
+        raise Fatal(f"{args.picture} would be no PNG", "Give --picture a name that ends in .png.", Exit.USAGE)
+    path = args.weights or shipped_files.weights()
+    weights = checkpoint.load(path)
+    data = labelled_images.load(labelled_images.listing(args.data, args.split, args.part))
+    judged = judge(weights, data)
+    if args.picture:
+        evaluation.picture(judged, args.picture, f"{weights.name} {weights.digest[:12]}, {args.part or args.data}")
+    print(json.dumps(judged.to_dict()) if args.json else _text(path, weights, judged))
+    return Exit.OK
+
+
+def judge(weights: checkpoint.Checkpoint, data: labelled_images.Examples) -> evaluation.Report:
+    """Classify every image as the daemon would, on the device there is.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that the weights do not know.
+    """
+    data = relabelled(data, weights.classes)
+    classifier.use_threads(0)
+    station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
+    network, policy = classifier.scoring(station, weights), thresholds.policy(Review(), weights)
+    shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
+    for start in range(0, len(data.images), BATCH):
+        scored = network(data.images[start : start + BATCH])
+        shares.append(deciding.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
+        decisions = deciding.decide(scored, [False] * len(scored.logits), policy)
+        filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
+    return evaluation.report(data, np.concatenate(shares), np.concatenate(filed))
+
+
+def relabelled(data: labelled_images.Examples, classes: Sequence[str]) -> labelled_images.Examples:
+    """The same images with labels in the weights' own class order.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that are none of these.
+    """
+    advice = f"They know {', '.join(classes)}: name the class directories so."
+    return labelled_images.relabelled(data, classes, "the weights do not know the classes", advice)
+
+
+def _thresholds(weights: checkpoint.Checkpoint) -> str:
+    policy = thresholds.policy(Review(), weights)
+    return f"{policy.min_confidence:.4f}" + (f", distance {policy.max_distance:.4f}" if policy.max_distance < 3 else "")
+
+
+def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluation.Report) -> str:
+    filed = judged.filed
+    assert filed is not None
+    lines = [
+        f"weights    {path} ({weights.name}, digest {weights.digest[:12]})",
+        f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
+        f"thresholds {_thresholds(weights)}: {int((filed & judged.right).sum())} filed right, "
+        f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
+        f"confidence expected calibration error {evaluation.calibration(judged).error:.2%} ({evaluation.BINS} bins); "
+        f"{judged.sure_errors} wrong of those given {evaluation.SURE:.0%} or more",
+        "",
+        evaluation.table(judged),
+    ]
+    if judged.errors:
+        lines += ["", "wrong:"]
+    lines += [
+        f"  {e.path}: {e.true} taken for {e.predicted} ({e.confidence:.4f})"
+        if e.predicted
+        else f"  {e.path}: {e.true}, could not be decoded"
+        for e in judged.errors
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,116 @@
+"""``report``: the page on a study, and beside it what only those with the data may see."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from watcher.cli import contact_sheet
+from watcher.cli.commands import evaluate as judging
+from watcher.core import atomic_write, shipped_files
+from watcher.core.errors import Exit, Fatal
+from watcher.images import decode
+from watcher.model import checkpoint
+from watcher.training.data import labelled_images
+from watcher.training.fit import evaluation, result_rows
+from watcher.training.study import study_charts, study_plan, study_report
+
+SHEET = "misclassified-{}.png"
+"""Of weights by name. Holds images of the data set: the repository ignores it, and the page does not show it."""
+
+SHIPPED = "shipped.svg"
+SHIPPED_CAPTION = """\
+Judged on validation images, at the temperature stored with the weights. Nearly all images have a confidence near 1: the
+lower panel counts them, and a bin of one or two images shows chance."""
+
+Picture = tuple[str, str, str]
+
+AUDIT = "audit.md"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write ``report.md`` and its figures; with ``--data`` also diagram and sheets of what weights get wrong."""
+    if args.data and not args.split:
+        raise Fatal("--data needs to know which images to judge", "Give --split CSV too.", Exit.USAGE)
+    plan = study_plan.read(args.study)
+    home: Path = args.study.parent
+    out: Path = args.out or home
+    runs = result_rows.named(args.runs, home / "runs.jsonl")
+    table = study_report.lines(plan, runs)
+    if args.data:
+        _shipped(args, out)
+    audit, pictures = out / AUDIT, _draw(table, out)
+    if (out / SHIPPED).exists():
+        pictures.append(("Confidence of finished weights", SHIPPED, SHIPPED_CAPTION))
+    text = study_report.page(plan, table, pictures, audit.read_text("utf-8") if audit.exists() else "")
+    with atomic_write.written(out / "report.md") as partial:
+        partial.write_text(text, "utf-8")
+    print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {_counted(table, runs)}")
+    return Exit.OK
+
+
+def _counted(table: Sequence[study_report.Line], runs: Sequence[result_rows.Row]) -> str:
+    left = len({run["digest"] for run in runs} - {run["digest"] for line in table for run in line.runs})
+    also = f", {left} of them of other studies, variants, budgets or seeds, which do not count" if left else ""
+    return f"{len(runs)} rows read{also}"
+
+
+def _draw(table: Sequence[study_report.Line], out: Path) -> list[Picture]:
+    """The figures of the recipes themselves, unchanged; titles, file names and captions."""
+    controls: Mapping[str, Sequence[result_rows.Row]] = {
+        line.variant.name: line.runs for line in table if not line.variant.change
+    }
+    if not controls:
+        return []
+    study_charts.confusions(controls, out / "confusion.svg")
+    study_charts.reliability(controls, out / "reliability.svg")
+    study_charts.curves(controls, out / "curves.svg")
+    return [
+        (
+            "Confusion of the recipes",
+            "confusion.svg",
+            "Mean counts over seeds. Errors are red, all panels on one scale.",
+        ),
+        (
+            "Is confidence worth its name?",
+            "reliability.svg",
+            "Of the trainings, without a temperature: who learns smoothed labels is less sure than right.",
+        ),
+        (
+            "Losses while training",
+            "curves.svg",
+            "Thin lines are runs, thick ones the mean of those still going. It is the loss that is trained on: with "
+            "smoothed labels it has a floor above zero, so do not compare it across recipes.",
+        ),
+    ]
+
+
+def _shipped(args: argparse.Namespace, out: Path) -> None:
+    """Judge weights on images at hand: a diagram for the page, and for each a sheet of what it is wrong about."""
+    data = labelled_images.load(labelled_images.listing(args.data, args.split, args.part))
+    calibrated = {}
+    for path in args.weights or [shipped_files.weights()]:
+        weights = checkpoint.load(path)
+        judged = judging.judge(weights, data)
+        found = evaluation.calibration(judged)
+        bins = [list(column) for column in zip(*found.bins, strict=True)]
+        calibrated[weights.name] = [{"bins": bins, "ece": found.error}]
+        print(_sheet(args, weights, judged, out))
+    study_charts.reliability(calibrated, out / SHIPPED)
+
+
+def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: evaluation.Report, out: Path) -> str:
+    path = out / SHEET.format(weights.name)
+    heading = f"{weights.name} {weights.digest[:12]}: {len(judged.errors)} of {judged.total} wrong"
+    tiles = [_tile(args.data, error) for error in judged.errors]
+    contact_sheet.draw(tiles, heading, per_group=max(1, len(tiles))).save(path)
+    return f"{path}: {heading} (images of the data set: not for the repository)"
+
+
+def _tile(root: Path, error: evaluation.Error) -> contact_sheet.Tile:
+    image = Image.fromarray(decode.grey64((root / error.path).read_bytes())) if error.predicted else None
+    told = f"as {error.predicted}" if error.predicted else "broken"
+    return contact_sheet.Tile(image, (Path(error.path).name, told, f"{error.confidence:.4f}"), error.true)

@@ -1,0 +1,41 @@
+"""``retry``: quarantined files back into the inbox."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from watcher.cli import put_back_files
+from watcher.config import loader, paths_and_limits
+from watcher.core.errors import Exit, Fatal
+from watcher.filing import duplicates, put_back_requests
+from watcher.images import decoder_pool
+from watcher.ledger.reader import Annals
+
+REASONS = sorted({*decoder_pool.REASONS, *decoder_pool.BLAMED, *duplicates.REASONS} - {"not_found"})
+"""What files are quarantined for. What is not found is not there to be."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Put them back. Exit code 1 if one could not be."""
+    if args.files and args.reason:
+        raise Fatal("--reason chooses among all quarantined files", "Name files or a reason, not both.", Exit.USAGE)
+    if args.reason and args.reason not in REASONS:
+        raise Fatal(f"{args.reason} is no reason for quarantine", f"One of {', '.join(REASONS)}.", Exit.USAGE)
+    settings = loader.load(args.config or loader.default(), os.environ)
+    name = put_back_files.naming(settings)
+    having = f" with the reason {args.reason}" if args.reason else ""
+    with Annals(paths_and_limits.ledger_path(settings)) as annals:
+        return put_back_files.run(
+            lambda: (
+                put_back_requests.named(annals, args.files, settings.output.quarantine, name)
+                if args.files
+                else put_back_requests.quarantined(annals, args.reason, name)
+            ),
+            "retry",
+            settings.inbox.path,
+            settings,
+            dry=args.dry_run,
+            as_json=args.json,
+            nothing=f"the ledger knows of no quarantined file{having}",
+        )

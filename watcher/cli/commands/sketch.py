@@ -1,0 +1,30 @@
+"""``sketch``: fit the sampler of synthetic images to training images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from watcher.core.errors import Exit, Fatal
+from watcher.training.data import images_by_class, synthetic_images
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, fit, write, and say how large the file is and over how many images its views go."""
+    if args.components < 1:
+        raise Fatal(f"{args.components} components say nothing", "Give --components at least 1.", Exit.USAGE)
+    print(f"reading {args.data} ...", flush=True)
+    images = images_by_class.images_by_class(args.data, args.split, args.train_part)
+    fitted = synthetic_images.fit(images, args.components, rng=np.random.default_rng(args.seed))
+    out: Path = args.out
+    fitted.save(out)
+    for label, portrait in fitted.portraits.items():
+        smallest = round(float(portrait.shares.min()) * len(images[label]))
+        print(
+            f"  {label:12} {len(images[label]):6} images, {len(portrait.shares)} views of at least {smallest} images, "
+            f"{len(portrait.components)} components"
+        )
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB of statistics, no images")
+    return Exit.OK

@@ -1,0 +1,71 @@
+"""``web``: the review page, for a browser on this host or behind a proxy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from watcher.config import loader, paths_and_limits
+from watcher.core.errors import Exit, Fatal
+from watcher.filing import put_back
+from watcher.model import checkpoint
+from watcher.review import verdicts
+from watcher.review.verdicts import Person
+from watcher.review.web import access
+from watcher.service import build as building
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve it until Ctrl-C. Needs the extra ``web``."""
+    import waitress
+
+    from watcher.review.web.page import Site, build
+    from watcher.review.web.pictures import Pictures
+
+    settings = loader.load(args.config or loader.default(), os.environ)
+    ledger = paths_and_limits.ledger_path(settings)
+    if not ledger.exists():
+        raise Fatal(f"there is no ledger {ledger}", "Start the daemon once; it makes it.", Exit.DIRECTORY)
+    put_back.refuse_root(ledger)
+    site = Site(
+        ledger,
+        settings.state.path,
+        paths_and_limits.places(settings),
+        building.inbox(settings),
+        checkpoint.load(paths_and_limits.weights_path(None, settings)).classes,
+        settings.decode.max_bytes,
+    )
+    pictures = Pictures(paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
+    person = _asks_who(args.user_header)
+    hosts = access.names(args.address, args.port) | {name.lower() for name in args.host}
+    lock = access.Guard(frozenset(hosts))
+    try:
+        server = waitress.create_server(build(site, lock, pictures, person), host=args.address, port=args.port)
+    except OSError as error:
+        raise Fatal(
+            f"nothing can listen at {args.address}:{args.port}: {error.strerror}", "Choose another --port."
+        ) from error
+    name = f"[{args.address}]" if ":" in args.address else args.address
+    print(f"open http://{name}:{args.port}/?key={lock.key}", flush=True)
+    print("Whoever has this address sees images and moves files. Ctrl-C ends it.", file=sys.stderr)
+    try:
+        server.run()
+    finally:
+        server.close()
+        pictures.close()
+    return Exit.OK
+
+
+def _asks_who(header: str | None) -> Callable[[], Person]:
+    """What tells who judges: who a proxy says it is in this header, else who started this."""
+    import flask
+
+    here = verdicts.me(os.environ)
+
+    def person() -> Person:
+        told = flask.request.headers.get(header, "") if header else ""
+        return Person(here.uid, told[:200] or here.user)
+
+    return person

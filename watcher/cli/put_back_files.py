@@ -1,0 +1,90 @@
+"""What ``retry`` and ``undo`` share: do it, chunk by chunk, and tell of each file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from watcher.config import loader, paths_and_limits
+from watcher.core.errors import Exit
+from watcher.core.records import Ending
+from watcher.filing import put_back, recovery
+from watcher.filing.put_back import Result
+from watcher.filing.put_back_requests import Name, Wish, as_it_came
+from watcher.monitoring import log
+from watcher.service import build
+
+
+def run(
+    wishes: Callable[[], Iterable[Wish]],
+    why: put_back.Why,
+    to: Path,
+    settings: loader.Config,
+    *,
+    dry: bool,
+    as_json: bool,
+    nothing: str,
+) -> int:
+    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone.
+
+    ``nothing`` is said where it gives none.
+    """
+    path = paths_and_limits.ledger_path(settings)
+    work = contextlib.nullcontext() if dry else put_back.at_work(path, settings.inbox.path, tell_reconciled)
+    counts: Counter[str] = Counter()
+    with work as clerk:
+        chosen = wishes()
+        if clerk is not None:
+            if to == settings.inbox.path:  # nor beneath its mount, if that is gone
+                build.usable_inbox(settings)
+                recovery.refuse_missing(clerk.ledger, [to])
+            clerk.filing.expect(put_back.ready(to, settings.inbox.path))
+        for result in put_back.put_back(chosen, why, to, clerk):
+            counts[result.state] += 1
+            with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
+                print(_json_line(result) if as_json else _text_line(result))
+    none = "" if counts else f"{nothing}: "
+    done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
+    print(f"mednet-watcher: {none}{done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
+    return Exit.FAILED if counts["left"] else Exit.OK
+
+
+def _kept(count: int) -> str:
+    if not count:
+        return ""
+    files, them = ("file that people judged stays", "it") if count == 1 else ("files that people judged stay", "them")
+    return f"; {count} {files} (--verdicts takes {them} back too)"
+
+
+def naming(settings: loader.Config) -> Name:
+    """What files are called that are put back."""
+    return as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
+
+
+def tell_reconciled(ending: Ending) -> None:
+    """Say what became of what a killed command left."""
+    told = f"decision {ending.decision}, left by a killed command: {ending.state}"
+    print(f"mednet-watcher: {told}, {log.printable(ending.note or '')}", file=sys.stderr)
+
+
+def _json_line(result: Result) -> str:
+    told = {
+        "id": result.id,
+        "restores": result.wish.entry.id if result.wish.entry else None,
+        "name": result.wish.name,
+        "path": result.wish.path,
+        "state": result.state,
+        "destination": result.destination,
+        "why": result.why,
+    }
+    return json.dumps(told)
+
+
+def _text_line(result: Result) -> str:
+    end = f" -> {log.printable(result.destination)}" if result.destination else ""
+    why = f": {log.printable(result.why)}" if result.why else ""
+    return f"{result.state:8}  {log.printable(result.wish.path)}{end}{why}"

@@ -1,0 +1,1 @@
+"""The settings: ``config.yaml``, overlaid by the environment variables ``MEDNET_SECTION__KEY``."""

@@ -1,0 +1,1 @@
+"""What several packages need. Stands on the standard library and numpy alone."""

@@ -1,0 +1,69 @@
+"""The file beside one in quarantine that says why it is there, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from watcher.core import no_overwrite
+
+ENDING = ".reason.json"
+"""How its name ends."""
+
+_MOST = 1 << 16
+"""Bytes of one that is read."""
+
+
+def explain(destination: Path, reason: Mapping[str, Any], is_a_file: Callable[[Path], bool]) -> None:
+    """Put a JSON file with the reason beside a quarantined file, whole at once or not at all.
+
+    One of an earlier file of the name, which somebody removed without it, gives way; no other file does, see
+    :func:`unexplain`. Best effort: the ledger has it too.
+    """
+    place, told = beside(destination), json.dumps(reason, indent=2).encode() + b"\n"
+    with contextlib.suppress(OSError):
+        try:
+            no_overwrite.write(place, told)
+        except FileExistsError:
+            if _is_reason(place) and not is_a_file(place):
+                place.unlink()
+                no_overwrite.write(place, told)
+
+
+def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:
+    """Remove the reason beside a file that has left quarantine. Best effort. It stays if another file came since.
+
+    Producers may send a file that is called like a reason: what ``is_a_file`` says was filed there, or what does
+    not read like one, is not touched.
+    """
+    reason = beside(path)
+    with contextlib.suppress(OSError):
+        # Looked at first: nothing is moved over a name that is taken, so it is this one that goes.
+        if not os.path.lexists(path) and _is_reason(reason) and not is_a_file(reason):
+            reason.unlink()
+
+
+def _is_reason(path: Path) -> bool:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        return False
+    try:
+        with path.open("rb") as file:
+            told = json.loads(file.read(_MOST))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and told.keys() >= {"name", "reason", "what_to_do"}
+
+
+def beside(path: Path) -> Path:
+    """Where the reason of a quarantined file is written. A name too long for that is cut, and has a mark."""
+    raw = os.fsencode(path.name)
+    if len(raw) + len(ENDING) > no_overwrite.NAME_MAX:
+        mark = f"-{hashlib.sha256(raw).hexdigest()[:8]}".encode()
+        raw = raw[: no_overwrite.NAME_MAX - len(ENDING) - len(mark)] + mark
+    return path.with_name(os.fsdecode(raw) + ENDING)

@@ -1,0 +1,1 @@
+"""Bytes to a picture. Nothing here imports torch or reads settings."""

@@ -1,0 +1,1 @@
+"""Checks that a file of each format is complete. Nothing here decodes pixels."""

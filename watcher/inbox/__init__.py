@@ -1,0 +1,1 @@
+"""What arrives, and when it is complete. The scan and the events of the inbox feed completeness."""

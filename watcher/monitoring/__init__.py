@@ -1,0 +1,1 @@
+"""Log, metrics and drift. Only service/ and cli/ write log lines."""

@@ -1,0 +1,1 @@
+"""Checks of the host and of the installation. They change nothing and leave nothing behind."""

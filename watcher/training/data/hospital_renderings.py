@@ -1,0 +1,290 @@
+"""What hospitals do to a picture before it arrives: windows, films hung askew, markers, inversion, artefacts.
+
+Everything works on a batch of float tensors (n, h, w) and draws from one
+``torch.Generator``. What a class bears is said by :data:`BEARS`: a hand may lie
+any way, a body on a CT may be mounted on its side or upside down, a chest film
+hangs upright.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from watcher.training.data.multi_source_pool import HU_OFFSET
+
+SIDE = 64
+
+
+@dataclass(frozen=True)
+class Bears:
+    """What a class bears and is still itself. Angles in degrees, others shares or factors."""
+
+    tilt: float = 10.0
+    """Standard deviation of its angle."""
+    any_way: float = 0.0
+    """How often it lies at any angle at all."""
+    quarter: float = 0.1
+    """How often it is turned by 90, 180 or 270 degrees."""
+    mirrored: float = 0.5
+    upside_down: float = 0.0
+    inverted: float = 0.03
+    half: float = 0.0
+    """How often only one side of it is on the picture."""
+    gamma: float = 0.4
+    """Natural logarithm of the largest gamma."""
+
+
+BEARS = {
+    "ChestCT": Bears(quarter=0.12, upside_down=0.2, gamma=0.3),
+    "AbdomenCT": Bears(quarter=0.12, upside_down=0.2, gamma=0.3),
+    "HeadCT": Bears(quarter=0.12, upside_down=0.2),
+    "BreastMRI": Bears(quarter=0.4, upside_down=0.2, half=0.5),
+    "CXR": Bears(tilt=6.0, quarter=0.04, inverted=0.12),
+    "Hand": Bears(tilt=20.0, any_way=0.5, inverted=0.12),
+    "outlier": Bears(upside_down=0.15, inverted=0.08),
+}
+
+# Level and width in HU of the windows that viewers offer; then MedNIST's own: nothing below water is told apart.
+WINDOWS = (
+    (-600.0, 1500.0),
+    (-500.0, 1400.0),
+    (40.0, 400.0),
+    (50.0, 350.0),
+    (60.0, 160.0),
+    (40.0, 80.0),
+    (300.0, 1500.0),
+    (500.0, 2000.0),
+    (0.0, 2000.0),
+)
+
+
+class Dice:
+    """Random numbers for a batch of ``n`` images, each shaped (n, 1, 1) to go with (n, h, w)."""
+
+    def __init__(self, generator: torch.Generator, n: int) -> None:
+        self.generator, self.n = generator, n
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """Between ``low`` and ``high``."""
+        return low + (high - low) * torch.rand(self.n, 1, 1, generator=self.generator)
+
+    def normal(self) -> Tensor:
+        """Standard normal."""
+        return torch.randn(self.n, 1, 1, generator=self.generator)
+
+    def chance(self, share: float | Tensor) -> Tensor:
+        """True with this probability."""
+        return torch.rand(self.n, 1, 1, generator=self.generator) < share
+
+    def integers(self, below: int) -> Tensor:
+        """Whole numbers in [0, below)."""
+        return torch.randint(0, below, (self.n, 1, 1), generator=self.generator)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Each image from 0 to 1 by its own minimum and maximum; one of a single level is all 0."""
+    low = images.amin((1, 2), keepdim=True)
+    span = images.amax((1, 2), keepdim=True) - low
+    return (images - low) / span.clamp_min(1e-6)
+
+
+def standardised(images: Tensor) -> Tensor:
+    """As ``decode.standardise`` does, from floats in [0, 1] that are first rounded to 8 bits: (n, 1, h, w)."""
+    bytes_ = (images * 255).round()
+    low = bytes_.amin((1, 2), keepdim=True)
+    span = (bytes_.amax((1, 2), keepdim=True) - low).clamp_min(1)
+    flat = (bytes_ - low) / span
+    return (flat - flat.mean((1, 2), keepdim=True))[:, None]
+
+
+def windowed(hounsfield: Tensor, level: Tensor | float, width: Tensor | float) -> Tensor:
+    """From 0 to 1 across the window, clipped beyond it."""
+    return ((hounsfield - level) / width + 0.5).clamp(0, 1)
+
+
+def from_hounsfield(levels: Tensor, dice: Dice) -> Tensor:
+    """CT levels, HU + 1024, through a window drawn at random."""
+    hu = levels - HU_OFFSET
+    presets = torch.tensor(WINDOWS)[dice.integers(len(WINDOWS))[:, 0, 0]]  # (n, 2)
+    level = presets[:, 0].view(-1, 1, 1) + 40 * dice.normal()
+    width = presets[:, 1].view(-1, 1, 1) * torch.exp(0.25 * dice.normal())
+    image = windowed(hu, level, width)
+    free = windowed(hu, dice.uniform(-500, 300), torch.exp(dice.uniform(math.log(150), math.log(3000))))
+    image = torch.where(dice.chance(0.25), free, image)
+    top = hu.amax((1, 2), keepdim=True)
+    floor = dice.uniform(-60, 60)
+    mednist = (hu - floor).clamp_min(0) / (top * dice.uniform(0.3, 1.0) - floor).clamp_min(100)
+    image = torch.where(dice.chance(0.2), mednist.clamp(0, 1), image)
+    return torch.where(dice.chance(0.1), scaled(hu), image)  # all levels, as where a file names no window
+
+
+def from_raw(levels: Tensor, dice: Dice) -> Tensor:
+    """Deep levels without a unit, cut off at the top as viewers do."""
+    low, top = levels.amin((1, 2), keepdim=True), levels.amax((1, 2), keepdim=True)
+    some = levels.flatten(1)[:, ::37].sort(1).values  # (n, 443), enough to tell where the top begins
+    high = some[:, int(0.985 * some.shape[1])].view(-1, 1, 1)
+    high = high + (top - high) * dice.uniform(-0.2, 1.0)
+    image = ((levels - low) / (high - low).clamp_min(1)).clamp(0, 1)
+    return torch.where(dice.chance(0.3), scaled(levels), image)
+
+
+def placed(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
+    """Turned, mirrored, scaled, shifted and resampled to 64 x 64."""
+    angle = _column(bears, lambda b: b.tilt) * dice.normal() * (math.pi / 180)
+    angle = torch.where(dice.chance(_column(bears, lambda b: b.any_way)), dice.uniform(-math.pi, math.pi), angle)
+    quarter = dice.chance(_column(bears, lambda b: b.quarter))
+    angle = angle + torch.where(quarter, (dice.integers(3) + 1) * (math.pi / 2), torch.zeros(()))
+    zoom = torch.exp(dice.uniform(-0.3, 0.3))  # above 1: less of it is seen
+    half = dice.chance(_column(bears, lambda b: b.half))
+    zoom = torch.where(half, 1.2 + 0.5 * dice.uniform(), zoom)
+    stretch = torch.where(dice.chance(0.4), torch.exp(dice.uniform(-0.22, 0.22)), torch.ones(()))
+    left = torch.where(dice.chance(_column(bears, lambda b: b.mirrored)), -1.0, 1.0)
+    down = torch.where(dice.chance(_column(bears, lambda b: b.upside_down)), -1.0, 1.0)
+    across, along = dice.uniform(-0.15, 0.15), dice.uniform(-0.15, 0.15)
+    across = torch.where(half, 0.45 * torch.where(dice.chance(0.5), -1.0, 1.0) * dice.uniform(0.6, 1.0), across)
+    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    theta = torch.cat(
+        [
+            torch.cat([left * stretch * cos, -sin * down, across], 2),
+            torch.cat([left * sin, down * cos / stretch, along], 2),
+        ],
+        1,
+    )  # (n, 2, 3)
+    return resampled(images, theta, dice)
+
+
+def resampled(images: Tensor, theta: Tensor, dice: Dice) -> Tensor:
+    """Through affine maps (n, 2, 3) to (n, 64, 64); beyond the edge the edge goes on, or black."""
+    grid = functional.affine_grid(theta, [len(images), 1, SIDE, SIDE], align_corners=False)
+    edge = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    black = functional.grid_sample(images[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
+    return torch.where(dice.chance(0.25), black, edge)
+
+
+def shaded(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
+    """Other grey levels for the same thing: gamma, curves, clipping, inversion, uneven light. From and to [0, 1]."""
+    strength = _column(bears, lambda b: b.gamma)
+    gamma = torch.exp(strength * dice.uniform(-1, 1))
+    x = torch.where(dice.chance(0.5), images.clamp_min(1e-4) ** gamma, images)
+    x = torch.where(dice.chance(0.15), torch.maximum(x, dice.uniform(0, 0.3)), x)
+    x = torch.where(dice.chance(0.25), torch.minimum(x, dice.uniform(0.6, 1)), x)
+    x = scaled(x)
+    bend = dice.uniform(-0.35, 0.35)
+    x = torch.where(dice.chance(0.25), x + bend * torch.sin(math.pi * x) * x * (1 - x) * 2, x)
+    rows = torch.linspace(-1, 1, x.shape[1])[None, :, None]
+    columns = torch.linspace(-1, 1, x.shape[2])[None, None, :]
+    light = 1 + dice.uniform(-0.3, 0.3) * rows + dice.uniform(-0.3, 0.3) * columns
+    x = torch.where(dice.chance(0.15), x * light, x).clamp(0, 1)
+    return torch.where(dice.chance(_column(bears, lambda b: b.inverted)), 1 - x, x)
+
+
+FRAMED = 0.08
+"""How often a film is small on a larger canvas."""
+
+
+def worn(images: Tensor, dice: Dice, framed: float = FRAMED) -> Tensor:
+    """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation, burned-in markers, and a larger canvas."""
+    soft = _blurred(images)
+    sharpness = torch.where(dice.chance(0.3), -dice.uniform(0.3, 1.0), torch.zeros(()))
+    sharpness = torch.where(dice.chance(0.12), dice.uniform(0.3, 1.2), sharpness)
+    x = images + sharpness * (images - soft)
+    coarse = functional.interpolate(functional.avg_pool2d(x[:, None], 2), scale_factor=2, mode="nearest")[:, 0]
+    x = torch.where(dice.chance(0.08), coarse, x)
+    grain = torch.rand(x.shape, generator=dice.generator) - 0.5
+    x = x + grain * torch.where(dice.chance(0.25), dice.uniform(0, 0.25), torch.zeros(()))
+    x = _collimated(x, dice)
+    x = _marked(x, grain, dice)
+    if framed:
+        x = _framed(x, dice, framed)
+    return _blocked(x.clamp(0, 1), dice)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Each pixel averaged with its neighbours by 1, 2, 1 along both sides."""
+    rows = functional.pad(x[:, None], (0, 0, 1, 1), mode="replicate")[:, 0]
+    x = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
+    columns = functional.pad(x[:, None], (1, 1, 0, 0), mode="replicate")[:, 0]
+    return (columns[:, :, :-2] + 2 * columns[:, :, 1:-1] + columns[:, :, 2:]) / 4
+
+
+def _box(dice: Dice, low: float, high: float) -> Tensor:
+    """Boxes at random places, their sides these shares of the image's: masks (n, 64, 64)."""
+    rows = torch.arange(SIDE)[None, :, None]
+    columns = torch.arange(SIDE)[None, None, :]
+    height, width = dice.uniform(low, high) * SIDE, dice.uniform(low, high) * SIDE
+    top, left = dice.uniform() * (SIDE - height), dice.uniform() * (SIDE - width)
+    return ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
+
+
+def _collimated(x: Tensor, dice: Dice) -> Tensor:
+    inside = _box(dice, 0.75, 0.97)
+    level = torch.where(dice.chance(0.75), torch.zeros(()), dice.uniform())
+    return torch.where(dice.chance(0.12) & ~inside, level, x)
+
+
+def _marked(x: Tensor, grain: Tensor, dice: Dice) -> Tensor:
+    inside = _box(dice, 0.04, 0.2)
+    strokes = grain + 0.5 < dice.uniform(0.3, 1.0)
+    level = torch.where(dice.chance(0.8), dice.uniform(0.8, 1.0), dice.uniform(0.0, 0.2))
+    return torch.where(dice.chance(0.2) & inside & strokes, level, x)
+
+
+def _framed(x: Tensor, dice: Dice, often: float) -> Tensor:
+    """A film that is small on a larger canvas: scanned with what lay around it, or exported with its page."""
+    share = dice.uniform(0.4, 0.85)
+    across, along = ((1 / share - 1) * dice.uniform(-1, 1) for _ in range(2))
+    canvas = torch.where(dice.chance(0.5), torch.zeros(()), dice.uniform() ** 2)
+    chosen = dice.chance(often)[:, 0, 0]
+    if not chosen.any():
+        return x
+    still = torch.zeros_like(share)
+    theta = torch.cat([torch.cat([1 / share, still, across], 2), torch.cat([still, 1 / share, along], 2)], 1)[chosen]
+    grid = functional.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
+    film = functional.grid_sample(_blurred(x[chosen])[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
+    framed = x.clone()
+    framed[chosen] = torch.where((grid.abs() <= 1).all(3), film, canvas[chosen])
+    return framed
+
+
+def _cosines() -> Tensor:
+    n, k = torch.arange(8)[None, :], torch.arange(8)[:, None]
+    basis = torch.cos(math.pi * (2 * n + 1) * k / 16) / 2
+    basis[0] /= math.sqrt(2)
+    return basis
+
+
+_DCT = _cosines()
+# Table K.1 of ITU-T T.81 (JPEG), luminance.
+_QUANTA = torch.tensor(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+
+
+def _blocked(x: Tensor, dice: Dice) -> Tensor:
+    """As JPEG leaves it, at a quality from fair to poor."""
+    worn_too = dice.chance(0.3)
+    blocks = x.reshape(-1, 8, 8, 8, 8).transpose(2, 3) * 255 - 128  # (n, down, across, 8, 8)
+    quanta = (_QUANTA * dice.uniform(0.1, 1.5))[:, None, None].clamp_min(1)
+    spectrum = _DCT @ blocks @ _DCT.T
+    back = _DCT.T @ ((spectrum / quanta).round() * quanta) @ _DCT
+    image = ((back + 128) / 255).clamp(0, 1).transpose(2, 3).reshape(x.shape)
+    return torch.where(worn_too, image, x)
+
+
+def _column(bears: list[Bears], of: Callable[[Bears], float]) -> Tensor:
+    return torch.tensor([of(each) for each in bears]).view(-1, 1, 1)

@@ -1,0 +1,109 @@
+"""The multi-source pool: images of the six classes and of none of them, by where they come from.
+
+``pool.csv`` has a row an image (path, class, kind, source, series, rendering,
+...); a class ``outlier`` is none of the six, ``kind`` says of what kind.
+Images are held at up to 128 x 128 with all their levels, so that any window can
+still be rendered from those in Hounsfield units.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from watcher.core.errors import Exit, Fatal
+
+SIDE = 128
+"""Height and width at which the pool is held, in pixels."""
+
+OUTLIER = -1
+"""The label of what is none of the classes."""
+
+HU_OFFSET = 1024
+"""What is added to Hounsfield units so that they fit 16 bits without a sign."""
+
+Rendering = Literal["hu", "raw16", "as_exported"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images and where they come from; ``levels`` (n, 128, 128) uint16, ``labels`` (n,) int64.
+
+    ``origins`` are what a fold leaves out together: a source, and a patient of
+    a source of which there are several (``ucsf_nact/dev``).
+    """
+
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    levels: npt.NDArray[np.uint16]
+    labels: npt.NDArray[np.int64]
+    kinds: tuple[str, ...]
+    origins: tuple[str, ...]
+    renderings: tuple[Rendering, ...]
+    grades: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.labels)
+
+    def chosen(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Pool:
+        """A part of it, by index or by mask."""
+        places = np.arange(len(self))[which]
+        columns = ("paths", "kinds", "origins", "renderings", "grades")
+        parts = {name: tuple(getattr(self, name)[i] for i in places) for name in columns}
+        return replace(self, levels=self.levels[places], labels=self.labels[places], **parts)
+
+
+def load(root: Path, table: Path, classes: Sequence[str]) -> Pool:
+    """Read every image that ``table`` lists; paths in it are relative to ``root``.
+
+    Raises:
+        Fatal: exit code 5; the table or an image of it can not be read.
+    """
+    try:
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        levels = np.stack([_levels(root / row["path"]) for row in rows])
+        labels = [OUTLIER if row["class"] == "outlier" else classes.index(row["class"]) for row in rows]
+        return Pool(
+            tuple(classes),
+            tuple(row["path"] for row in rows),
+            levels,
+            np.array(labels, np.int64),
+            tuple(row["kind"] or row["class"] for row in rows),
+            tuple(_origin(row) for row in rows),
+            tuple(cast(Rendering, row["rendering"]) for row in rows),
+            tuple(row["licence_conf"] for row in rows),
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise Fatal(
+            f"the pool {table} can not be read: {error}",
+            "Unpack it, and give --pool its pool.csv and --pool-data the directory that its paths start from.",
+            Exit.DIRECTORY,
+        ) from error
+
+
+def _origin(row: dict[str, str]) -> str:
+    # Two patients of one hospital, all there is of this kind: told apart, and said so in the report.
+    return f"{row['source']}/{row['split_suggestion']}" if row["source"] == "ucsf_nact" else row["source"]
+
+
+def _levels(path: Path) -> npt.NDArray[np.uint16]:
+    """All levels of an image, its long side 128 pixels, filled up to a square with its edges."""
+    with Image.open(path) as image:
+        deep = image.mode.startswith("I")
+        grey = Image.fromarray(np.asarray(image, np.float32)) if deep else image.convert("L")
+    longest = max(grey.size)
+    width, height = (max(1, round(side * SIDE / longest)) for side in grey.size)
+    if grey.size != (width, height):
+        grey = grey.resize((width, height), Image.Resampling.BILINEAR)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    around = ((top, SIDE - height - top), (left, SIDE - width - left))
+    return np.pad(np.rint(np.asarray(grey)).astype(np.uint16), around, "edge")

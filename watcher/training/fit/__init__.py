@@ -1,0 +1,1 @@
+"""One training: a recipe, a run, its calibration and its compression."""

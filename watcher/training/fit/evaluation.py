@@ -1,0 +1,166 @@
+"""Judging decisions: right of total, the confusion matrix, each error by file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher.training.data.labelled_images import Examples
+
+BINS = 15
+"""Of the expected calibration error, as in Guo et al. 2017."""
+SURE = 0.99
+"""From this confidence on an error is one that nobody would have looked for."""
+
+
+@dataclass(frozen=True)
+class Error:
+    """One wrong decision. ``predicted`` is None for a file that could not be decoded."""
+
+    path: str
+    true: str
+    predicted: str | None
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """How well labelled images were recognised, before any threshold.
+
+    ``confusion`` is (classes, classes): rows are true, columns predicted. Files
+    that could not be decoded count in ``total`` and as errors, but have no
+    column. ``confidences`` and ``right`` are (n,) over the decoded images, as is
+    what ``loss`` is the mean of: the cross-entropy, no class weighted.
+    """
+
+    classes: tuple[str, ...]
+    total: int
+    errors: tuple[Error, ...]
+    confusion: npt.NDArray[np.int64]
+    confidences: npt.NDArray[np.float64]
+    right: npt.NDArray[np.bool_]
+    loss: float = math.nan
+    filed: npt.NDArray[np.bool_] | None = None
+    """Mask (n,) of the decoded images that the thresholds would have filed, where it was asked."""
+
+    @property
+    def correct(self) -> int:
+        """Images whose most probable class is the true one."""
+        return self.total - len(self.errors)
+
+    @property
+    def sure_errors(self) -> int:
+        """Errors that were given a confidence of at least ``SURE``."""
+        return sum(error.confidence >= SURE for error in self.errors)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that ``evaluate --json`` prints: a contract, its keys stay."""
+        return {
+            "total": self.total,
+            "correct": self.correct,
+            "errors": [vars(error) for error in self.errors],
+            "classes": list(self.classes),
+            "confusion": self.confusion.tolist(),
+            "calibration_error": calibration(self).error,
+            "sure_errors": self.sure_errors,
+        }
+
+
+def report(
+    data: Examples, probabilities: npt.NDArray[np.float64], filed: npt.NDArray[np.bool_] | None = None
+) -> Report:
+    """Compare probabilities (n, classes), in the order of ``data.classes``, with the labels."""
+    predicted = probabilities.argmax(axis=1)
+    confidences = probabilities.max(axis=1)
+    names = data.classes
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(confusion, (data.labels, predicted), 1)
+    wrong = [
+        Error(data.paths[i], names[data.labels[i]], names[predicted[i]], float(confidences[i]))
+        for i in np.flatnonzero(predicted != data.labels)
+    ]
+    broken = [Error(path, names[label], None, 0.0) for path, label, _ in data.broken]
+    total = len(data.labels) + len(data.broken)
+    true = probabilities[np.arange(len(data.labels)), data.labels]
+    loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()) if len(true) else math.nan
+    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss, filed)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Whether confidence means something: of each bin its images, summed confidence, and how many are right."""
+
+    bins: tuple[tuple[int, float, int], ...]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: mean over images of |share right - mean confidence| of their bin.
+
+        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+        """
+        total = sum(count for count, _, _ in self.bins)
+        return sum(abs(right - confidence) for _, confidence, right in self.bins) / max(total, 1)
+
+
+def calibration(judged: Report, bins: int = BINS) -> Calibration:
+    """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
+    sure = np.nan_to_num(judged.confidences)  # a training that diverged has none
+    which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    confidence = np.bincount(which, sure, bins)
+    right = np.bincount(which, judged.right, bins)
+    return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(counts, confidence, right, strict=True)))
+
+
+def fit_min_confidence(judged: Report, give_up: float) -> float:
+    """The highest threshold that sends at most ``give_up`` of the rightly recognised images to review.
+
+    ``give_up`` is a share in [0, 1]. Fit on validation images. Every image with
+    a confidence at or above the result is filed.
+    """
+    right = np.sort(judged.confidences[judged.right])
+    if not len(right):
+        return 1.0
+    return float(np.floor(right[min(int(give_up * len(right)), len(right) - 1)] * 1e4) / 1e4)
+
+
+def table(judged: Report) -> str:
+    """The confusion matrix as text, with class names; rows are true."""
+    names: Sequence[str] = judged.classes
+    width = max(10, *(len(name) + 1 for name in names))
+    head = " " * width + "".join(f"{name:>{width}}" for name in names) + f"{'right':>10}"
+    rows = [
+        f"{name:{width}}" + "".join(f"{count:>{width}}" for count in row) + f"{_share(row[i], row.sum()):>10}"
+        for i, (name, row) in enumerate(zip(names, judged.confusion, strict=True))
+    ]
+    return "\n".join([head, *rows])
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f}%" if whole else "-"
+
+
+def picture(judged: Report, path: Path, title: str) -> None:
+    """The confusion matrix as a PNG: counts in the cells, colour by the share of the row."""
+    from matplotlib.figure import Figure
+
+    names = judged.classes
+    shares = judged.confusion / np.maximum(judged.confusion.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(1.5 + len(names), 1.2 + len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{title}\n{judged.correct} of {judged.total} right", fontsize=10)
+    for row, column in np.ndindex(*judged.confusion.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(judged.confusion[row, column]), ha="center", va="center", color=colour)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,143 @@
+"""How a network is trained: the recipes by name, and changed copies of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from watcher.model import mednet
+from watcher.training.data import augmentation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained, by stochastic gradient descent.
+
+    Stops early once the validation loss has been above ``t2v_ratio`` times the
+    training loss in ``t2v_epochs`` epochs (not necessarily in a row), as
+    NVIDIA's MedNet notebook does. Maps by class take a class's name, those of
+    ``augment`` also ``all``.
+    """
+
+    name: str
+    network: mednet.MedNetConfig
+    learning_rate: float
+    batch_size: int
+    t2v_ratio: float
+    t2v_epochs: int
+    max_epochs: int = 20
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "steps"] = "constant"
+    """Of the learning rate: half a cosine to zero; a tenth of it in the last third of the epochs."""
+    averaging: Literal["none", "ema", "swa"] = "none"
+    """Of the weights: over about the last hundred steps, or over the ends of the second half's epochs."""
+    label_smoothing: float = 0.0
+    class_factors: dict[str, float] = field(default_factory=dict)
+    """A class's weight in the loss, times this."""
+    resample: dict[str, float] = field(default_factory=dict)
+    """How often a class's images come, against the others; an epoch stays as long."""
+    augment: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Strength by kind and class, see :mod:`watcher.training.data.augmentation`."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of convolutions and linear layers while training; weights, loss and judging are float32 in any case."""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values, equal to themselves after a trip through JSON."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    def unusual(self) -> dict[str, Any]:
+        """Plain values that differ from the defaults, without the name: what makes this training this one.
+
+        A setting that is added later, at its default, does not change it.
+        """
+        usual = Recipe("", mednet.MedNetConfig(), math.nan, 0, math.nan, 0).plain()
+        network = {k: v for k, v in self.plain()["network"].items() if v != usual["network"][k]}
+        own = {k: v for k, v in self.plain().items() if v != usual[k] and k not in ("name", "network")}
+        return {**own, "network": network}
+
+
+RECIPES = {
+    "baseline": Recipe("baseline", mednet.BASELINE, 0.01, 300, 1.2, 3),
+    "improved": Recipe("improved", mednet.IMPROVED, 0.05, 64, 1.5, 4),
+    "plus": Recipe(
+        "plus", mednet.PLUS, 0.05, 64, 1.5, 4, max_epochs=12, schedule="cosine", label_smoothing=0.02,
+        augment={"shift": {"all": 2}, "flip": {"Hand": 0.5, "BreastMRI": 0.5, "HeadCT": 0.5}, "rotation": {"Hand": 30}},
+    ),
+}  # fmt: skip
+"""``plus`` is put together of what made fewer errors in the screen of docs/study, and judged there as a whole."""
+
+
+def for_classes(recipe: Recipe, classes: int) -> Recipe:
+    """The same recipe for data with so many classes."""
+    return replace(recipe, network=replace(recipe.network, classes=classes))
+
+
+_NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "none", "rank", "side"}
+_TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """A copy with some settings changed, those of the network among them.
+
+    Raises:
+        ValueError: a setting that there is not, or a value that is none for it.
+    """
+    unknown = sorted(set(changes) - _NETWORK - _TRAINING)
+    if unknown:
+        raise ValueError(
+            f"there is no setting {', '.join(unknown)}; there are {', '.join(sorted(_NETWORK | _TRAINING))}"
+        )
+    values = asdict(recipe)
+    values["network"].update({k: v for k, v in changes.items() if k in _NETWORK})
+    values.update({k: v for k, v in changes.items() if k in _TRAINING})
+    try:
+        found = TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    wrong = _impossible(found)
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return found
+
+
+def unknown_classes(recipe: Recipe, classes: Sequence[str]) -> list[str]:
+    """Names that the recipe has in its maps by class and that are none of the classes: it would do nothing for them."""
+    named = {*recipe.class_factors, *recipe.resample}
+    named |= {name for strengths in recipe.augment.values() for name in strengths if name != "all"}
+    return sorted(named - set(classes))
+
+
+def _impossible(recipe: Recipe) -> list[str]:
+    """What no training can be done with, in words."""
+    net = recipe.network
+    least = {
+        "batch_size": (1, recipe.batch_size), "max_epochs": (1, recipe.max_epochs), "pool": (1, net.pool),
+        "t2v_epochs": (1, recipe.t2v_epochs), "filters": (1, min(net.filters, default=0)),
+        "kernels": (1, min(net.kernels, default=0)), "hidden": (1, min(net.hidden)), "dropout": (0, net.dropout),
+        "learning_rate": (0, recipe.learning_rate), "momentum": (0, recipe.momentum),
+        "weight_decay": (0, recipe.weight_decay), "label_smoothing": (0, recipe.label_smoothing),
+        "class_factors": (0, min(recipe.class_factors.values(), default=0)),
+        "resample": (0, min(recipe.resample.values(), default=0)),
+    }  # fmt: skip
+    wrong = [f"{name}: {value} is less than {bound}" for name, (bound, value) in least.items() if not value >= bound]
+    below_one = {"dropout": net.dropout, "momentum": recipe.momentum, "label_smoothing": recipe.label_smoothing}
+    wrong += [f"{name}: {value} is not below 1" for name, value in below_one.items() if value >= 1]
+    wrong += [
+        f"augment: there is no kind {kind}; there are {', '.join(augmentation.KINDS)}"
+        for kind in recipe.augment
+        if kind not in augmentation.KINDS
+    ]
+    if len(net.filters) != len(net.kernels):
+        wrong.append(
+            f"there are {len(net.filters)} filters and {len(net.kernels)} kernels: give one for each convolution"
+        )
+    elif not wrong and net.smallest < 1:
+        wrong.append("the convolutions leave nothing of an image: take smaller kernels, or pool less")
+    return wrong

@@ -1,0 +1,1 @@
+"""Trainings on several sources, judged on sources that were left out."""

@@ -1,0 +1,165 @@
+"""Scores of strangeness, compared on one network: the higher, the less like what was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher.images import decode
+from watcher.training.data.multi_source_pool import OUTLIER, Pool
+from watcher.training.fit import calibration
+
+if TYPE_CHECKING:
+    from watcher.training.multi_source.unseen_sources import Reference
+
+Score = npt.NDArray[np.floating[Any]]
+
+NAMES = {
+    "softmax": "largest softmax over the six classes (Hendrycks and Gimpel 2017)",
+    "energy": "energy of the six logits (Liu et al. 2020)",
+    "none": "largest softmax of a class, beside an answer for none of them",
+    "mahalanobis": "Mahalanobis distance of the features (Lee et al. 2018)",
+    "neighbour": "cosine distance of the features from the nearest known image (Sun et al. 2022)",
+    "none, both ways round": "the same as the mean over the image and its mirror image",
+    "pixels": "what 64 principal components of known images leave over of its pixels (density of the input)",
+    "none and neighbour": "the sum of both, each in units of its spread on validation",
+}
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """``means`` (k, d) and the inverse of the covariance (d, d) within groups."""
+
+    means: npt.NDArray[np.float64]
+    precision: npt.NDArray[np.float64]
+
+    def distance(self, features: calibration.Features) -> Score:
+        """Squared Mahalanobis distance of each row (n, d) from the nearest mean."""
+        apart = features[:, None] - self.means[None]
+        return np.asarray(np.einsum("nkd,de,nke->nk", apart, self.precision, apart, optimize=True).min(axis=1))
+
+
+def spread(
+    features: Sequence[calibration.Features],
+    labels: Sequence[npt.NDArray[np.int64]],
+    least: int = 5,
+    ridge: float = 1e-3,
+) -> Gaussians:
+    """One Gaussian for each class of each set, all of one covariance; classes of few images are left out."""
+    groups = [rows[own == label] for rows, own in zip(features, labels, strict=True) for label in np.unique(own)]
+    groups = [group for group in groups if len(group) >= least]
+    means = np.stack([group.mean(axis=0, dtype=np.float64) for group in groups])
+    apart = np.concatenate([group - mean for group, mean in zip(groups, means, strict=True)])
+    covariance = apart.T @ apart / len(apart) + ridge * np.eye(apart.shape[1])
+    return Gaussians(means, np.linalg.inv(covariance))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Mean (p,) and principal components (k, p) of known images, standardised."""
+
+    mean: npt.NDArray[np.float32]
+    basis: npt.NDArray[np.float32]
+
+    def left_over(self, images: npt.NDArray[np.uint8]) -> Score:
+        """Squared length of what the components leave over of images (n, 64, 64)."""
+        apart = _flat(images) - self.mean
+        rest = apart - (apart @ self.basis.T) @ self.basis
+        return np.asarray((rest * rest).sum(axis=1))
+
+
+def pixels(images: npt.NDArray[np.uint8], components: int = 64) -> Pixels:
+    """Principal components of images (n, 64, 64)."""
+    rows = _flat(images)
+    mean = rows.mean(axis=0)
+    _, _, basis = np.linalg.svd(rows - mean, full_matrices=False)
+    return Pixels(mean, basis[:components])
+
+
+def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return decode.standardise(images).reshape(len(images), -1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a network answers for n images and for their mirror images, and what their pixels have left over."""
+
+    logits: calibration.Logits
+    features: calibration.Features
+    mirrored: calibration.Logits
+    left_over: Score
+
+
+def scores(asked: Asked, ref: Reference, classes: int) -> dict[str, Score]:
+    """Each single score by name, (n,)."""
+    logits, features = asked.logits, asked.features
+    both = (calibration.probabilities(logits) + calibration.probabilities(asked.mirrored)) / 2
+    six = logits[:, :classes].astype(np.float64)
+    top = six.max(axis=1)
+    sure = calibration.probabilities(logits)[:, :classes].max(axis=1)
+    return {
+        "softmax": 1 - calibration.probabilities(logits[:, :classes]).max(axis=1),
+        "energy": -(top + np.log(np.exp(six - top[:, None]).sum(axis=1))),
+        "none": _doubt(sure),
+        "none, both ways round": _doubt(both[:, :classes].max(axis=1)),
+        "pixels": asked.left_over,
+        "mahalanobis": ref.spread.distance(features),
+        "neighbour": np.log(np.maximum(ref.known.distance(features), 1e-6)),
+    }
+
+
+def _doubt(sure: Score) -> Score:
+    """The logarithm of the odds against a probability."""
+    return np.asarray(np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)))
+
+
+def compare(
+    ref: Reference,
+    answers: Sequence[Asked],
+    pool: Pool,
+    shown: Sequence[npt.NDArray[np.int64]],
+    accept_rate: float,
+) -> dict[str, dict[str, Any]]:
+    """Each score with its own threshold, at which so many of the base data's validation images are accepted."""
+    classes = len(pool.classes)
+    valid = scores(ref.asked, ref, classes)
+    found = [scores(asked, ref, classes) for asked in answers]
+    middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
+    for each in (valid, *found):
+        each["none and neighbour"] = np.sum([(each[name] - m) / s for name, (m, s) in middle.items()], axis=0)
+    strangers = pool.labels == OUTLIER
+    kinds = np.array(pool.kinds)[strangers]
+    told = {}
+    for name in NAMES:
+        limit = float(np.quantile(valid[name], accept_rate))
+        right = wrong = images = 0
+        for view, which in enumerate(shown):
+            inside = which[pool.labels[which] != OUTLIER]
+            said = answers[view].logits[inside, :classes].argmax(axis=1)
+            filed = found[view][name][inside] <= limit
+            images += len(inside)
+            right += int((filed & (said == pool.labels[inside])).sum())
+            wrong += int((filed & (said != pool.labels[inside])).sum())
+        strange = found[0][name][strangers]
+        told[name] = {
+            "auroc": auroc(valid[name], strange),
+            "images": images,
+            "filed_right": right,
+            "filed_wrong": wrong,
+            "strangers": len(strange),
+            "reviewed": int((strange > limit).sum()),
+            "reviewed_by_kind": {str(k): int((strange[kinds == k] > limit).sum()) for k in np.unique(kinds)},
+        }
+    return told
+
+
+def auroc(known: Score, strange: Score) -> float:
+    """The chance that a stranger scores above a known image; ties count half."""
+    _, place, counts = np.unique(np.concatenate([known, strange]), return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    above = ranks[len(known) :].sum() - len(strange) * (len(strange) + 1) / 2
+    return float(above / (len(known) * len(strange)))

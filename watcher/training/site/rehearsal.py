@@ -1,0 +1,104 @@
+"""What a site needs of the base data to teach the network something new: features, no images.
+
+The convolutions and the first linear layer stay as they are; what comes out of
+them for some thousand images is kept as bytes. The last layers can then be tuned
+with the site's images among them, so that nothing is forgotten, and judged on
+images that they were never tuned on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from watcher.core import atomic_write
+from watcher.core.errors import Exit, Fatal
+from watcher.images import decode
+from watcher.model import mednet
+
+Wide = npt.NDArray[np.float32]
+
+FORMAT = "mednet-watcher/rehearsal/1"
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Outputs (n, d) of the first linear layer, and labels (n,): the number of classes is "none of them".
+
+    ``train`` is to be tuned on, ``valid`` to be judged on. ``trunk`` is the
+    digest of the layers that they came through.
+    """
+
+    trunk: str
+    train: Wide
+    train_labels: npt.NDArray[np.int64]
+    valid: Wide
+    valid_labels: npt.NDArray[np.int64]
+
+
+def trunk(net: mednet.MedNet) -> str:
+    """Digest of all that comes before the second linear layer."""
+    sha = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        if not name.startswith(("fc2.", "fc3.")):
+            sha.update(f"{name} {tuple(value.shape)}".encode())
+            sha.update(value.half().numpy().tobytes())
+    return sha.hexdigest()
+
+
+@torch.inference_mode()
+def wide(net: mednet.MedNet, images: npt.NDArray[np.uint8], size: int = 256) -> Wide:
+    """What the first linear layer gives for images (n, 64, 64), activated: (n, d)."""
+    net.eval()
+    rows = [np.zeros((0, net.config.hidden[0]), np.float32)]
+    for start in range(0, len(images), size):
+        maps = net.convs(torch.from_numpy(decode.standardise(images[start : start + size])))
+        rows.append(net.act(net.fc1(maps.contiguous().flatten(1))).numpy())
+    return np.concatenate(rows)
+
+
+def save(found: Rehearsal, path: Path) -> None:
+    """Write it, a byte a number: ReLU's outputs, each scaled by the largest of its column."""
+    top = np.maximum(np.concatenate([found.train, found.valid]).max(axis=0), 1e-6).astype(np.float32)
+    tensors = {
+        "scale": top / 255,
+        "train": np.rint(found.train / top * 255).clip(0, 255).astype(np.uint8),
+        "train_labels": found.train_labels.astype(np.uint8),
+        "valid": np.rint(found.valid / top * 255).clip(0, 255).astype(np.uint8),
+        "valid_labels": found.valid_labels.astype(np.uint8),
+    }
+    with atomic_write.written(path) as partial:
+        save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": found.trunk})})
+
+
+def load(path: Path) -> Rehearsal:
+    """Read it.
+
+    Raises:
+        Fatal: exit code 4; it is missing, damaged or something else.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["rehearsal"])
+            tensors: Mapping[str, npt.NDArray[Any]] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        if header["format"] != FORMAT:
+            raise ValueError(f"another format than {FORMAT}")
+        train, valid = (tensors[part].astype(np.float32) * tensors["scale"] for part in ("train", "valid"))
+        labels = (tensors[f"{part}_labels"].astype(np.int64) for part in ("train", "valid"))
+        return Rehearsal(header["trunk"], train, next(labels), valid, next(labels))
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise Fatal(
+            f"the rehearsal {path} can not be read: {error}",
+            "Take the one that came with the weights, or name another with --rehearsal.",
+            Exit.MODEL,
+        ) from error

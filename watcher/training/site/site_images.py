@@ -1,0 +1,54 @@
+"""A site's verdicts: images by class directory, and those that are none of the classes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from watcher.training.data import labelled_images
+from watcher.training.data.labelled_images import Examples
+
+STRANGERS = "outlier"
+"""The directory of images that people found to be none of the classes."""
+
+HELD_BACK = 0.3
+"""Share of the verdicts that nothing is learnt from: ``promote`` judges by them."""
+
+
+def load(root: Path, classes: tuple[str, ...]) -> Examples:
+    """Images of ``root/<class>/``, and those of ``root/outlier/`` with the label after the last class.
+
+    What was rejected because it is no image at all teaches nothing: it stays in ``broken``.
+
+    Raises:
+        Fatal: exit code 5; nothing is there, or a directory is no class's. Exit code 1; an image of a class can not
+            be decoded.
+    """
+    known = (*classes, STRANGERS)
+    advice = f"Name them {', '.join(known)}, as `review export` does."
+    listing = labelled_images.listing(root)
+    data = labelled_images.relabelled(
+        labelled_images.load(listing), known, f"{root} has directories that are no class:", advice
+    )
+    labelled_images.refuse_broken(replace(data, broken=tuple(each for each in data.broken if each[1] < len(classes))))
+    return replace(data, classes=classes)
+
+
+def split(data: Examples) -> tuple[Examples, Examples]:
+    """Images to learn from, and those held back: by their pixels, so the same each time, copies on one side."""
+    keys = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in data.images])
+    held = np.zeros(len(keys), np.bool_)
+    for label in np.unique(data.labels):
+        own = data.labels == label
+        distinct = np.unique(keys[own])
+        held |= own & np.isin(keys, distinct[: int(HELD_BACK * len(distinct))])
+    return _part(data, ~held), _part(data, held)
+
+
+def _part(data: Examples, mask: npt.NDArray[np.bool_]) -> Examples:
+    places = np.flatnonzero(mask)
+    return Examples(data.classes, tuple(data.paths[n] for n in places), data.images[places], data.labels[places])
