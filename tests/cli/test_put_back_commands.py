@@ -18,7 +18,7 @@ from tests.support.repository import TOP
 from watcher.cli.commands import retry
 from watcher.core.lock import Lock
 from watcher.core.records import Decision, Identity, Outcome
-from watcher.filing.decision_executor import ADVICE
+from watcher.filing.quarantine_notes import ADVICE
 
 SURE = Decision(Outcome.SORTED, "Hand", 0.99, top=(("Hand", 0.99), ("CXR", 0.006), ("CT", 0.004), ("MR", 0.0)))
 

@@ -18,14 +18,16 @@ from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
 from watcher.cli import main
-from watcher.cli.commands import doctor, status
-from watcher.config import loader, paths_and_limits
+from watcher.cli.commands import status
+from watcher.config import loader
 from watcher.core.errors import Exit, Fatal
 from watcher.core.records import Decision, Ending, Identity, Order, Outcome, Timing
-from watcher.filing.decision_executor import Places
-from watcher.ledger import reader
+from watcher.filing import destinations
+from watcher.filing.destinations import Places
+from watcher.ledger import status_counts
 from watcher.ledger.reader import Annals
 from watcher.ledger.writer import Ledger
+from watcher.service.doctor import program_checks
 
 FILE = {
     "event": "image.review", "level": "warning", "timestamp": "2026-11-22T22:10:01.554989Z", "name": "a\\x1b.jpeg",
@@ -164,7 +166,7 @@ def test_who_may_not_look_is_not_told_that_nothing_runs(closed: loader.Config) -
     with pytest.raises(Fatal, match="can not be entered") as told:
         status._state(closed)
     assert (told.value.code, "root" in told.value.advice) == (Exit.DIRECTORY, True)
-    assert doctor.ledger(closed.state.path / "ledger.sqlite3").state == "fail"
+    assert program_checks.ledger(closed.state.path / "ledger.sqlite3").state == "fail"
     with pytest.raises(Fatal, match="can not be entered"):
         Annals(closed.state.path / "ledger.sqlite3")
 
@@ -173,7 +175,7 @@ def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
     """Review may hold thousands for all that is known: so it says, and no metric says 0."""
     where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path, tmp_path / "rejected")
     (tmp_path / "a.jpeg").touch()
-    counts = paths_and_limits.backlog(where)
+    counts = destinations.backlog(where)
     assert counts == {"review": None, "quarantine": 1}
     assert status._backlog(counts) == "review can not be listed, quarantine 1"
     assert status._backlog({"review": 0, "quarantine": 0}) == "nothing"
@@ -281,7 +283,7 @@ class TestTheLastError:
             with book.deciding():
                 [number] = book.decided([order], ["/x"], "m")
             book.ended([Ending(number, state, "/x/a" if state == "filed" else None)])
-            expected.append(reader.tally(path, datetime.now(UTC)))
+            expected.append(status_counts.tally(path, datetime.now(UTC)))
         book.close()
         assert [str(tally.last_work_at)[14:16] for tally in expected] == ["01", "03", "03", "03"]
         assert [str(tally.last_filed_at)[14:16] for tally in expected] == ["01", "01", "01", "01"]

@@ -14,8 +14,9 @@ from tests.support.daemon import mednet
 from watcher.core.lock import Lock
 from watcher.core.records import Decision, Identity, Order, Outcome, Timing
 from watcher.filing import put_back, quarantine_notes
-from watcher.filing.audit import Audit, Finding, Report
-from watcher.filing.decision_executor import Places
+from watcher.filing.audit import Audit
+from watcher.filing.audit_report import Finding, Report
+from watcher.filing.destinations import Places
 from watcher.filing.recovery import recover
 from watcher.inbox.scan import Inbox
 from watcher.ledger.reader import Annals

@@ -16,8 +16,9 @@ import pytest
 
 from watcher.core.errors import Fatal, Retry
 from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
-from watcher.filing import decision_executor
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing import quarantine_notes
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.mover import Filing
 from watcher.ledger.writer import Ledger
 
@@ -63,7 +64,7 @@ def test_a_ledger_that_others_hold_once_the_file_has_moved(office: Office, monke
     """Whether a reason that lies there already may go is asked of the ledger; if it can not tell, the reason stays."""
     (office.root / "quarantine").mkdir()
     stale = office.root / "quarantine" / "b.png.reason.json"
-    stale.write_text(json.dumps(decision_executor.reason("b.png", "empty", None, None, office.clerk.ledger.now())))
+    stale.write_text(json.dumps(quarantine_notes.reason("b.png", "empty", None, None, office.clerk.ledger.now())))
 
     def locked(_: Path) -> bool:
         raise Retry("database is locked")
@@ -99,7 +100,7 @@ def test_quarantined_file_is_explained(office: Office) -> None:
         "detail": "no end\nmarker",
         "digest": hashlib.sha256(b"b\n.png").hexdigest(),
         "at": reason["at"],
-        "what_to_do": decision_executor.ADVICE["truncated"],
+        "what_to_do": quarantine_notes.ADVICE["truncated"],
     }
     assert os.listdir(office.root / "sorted" / "Hand") == ["a.png"]
 

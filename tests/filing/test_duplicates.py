@@ -17,7 +17,8 @@ import pytest
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, digest
 from watcher.core.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.duplicates import Rules
 from watcher.filing.mover import Filing
 from watcher.ledger.writer import Ledger

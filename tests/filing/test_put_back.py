@@ -19,7 +19,8 @@ from watcher.core.errors import Exit, Fatal
 from watcher.core.lock import Lock
 from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Timing
 from watcher.filing import put_back, put_back_requests, quarantine_notes
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.mover import Filing
 from watcher.filing.put_back import Result
 from watcher.filing.recovery import recover

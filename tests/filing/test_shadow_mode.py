@@ -20,7 +20,8 @@ from watcher.core.errors import Fatal
 from watcher.core.records import Decision, Identity, Order, Outcome, Returned, Shadowed, Timing
 from watcher.filing import shadow_agreement
 from watcher.filing.audit import Audit
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.duplicates import Rules
 from watcher.filing.mover import Filing
 from watcher.filing.shadow_mode import ShadowClerk, Standing

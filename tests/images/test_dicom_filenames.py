@@ -19,7 +19,8 @@ from watcher.config.loader import ConfigError
 from watcher.core import no_overwrite
 from watcher.core.records import Decision, Decoded, Filed, Identity, Order, Outcome, Timing
 from watcher.filing import put_back_requests
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.mover import Filing
 from watcher.filing.recovery import recover
 from watcher.images import dicom_filenames

@@ -24,7 +24,8 @@ from watcher.core.errors import Retry, Vanished
 from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
 from watcher.filing import put_back as putting
 from watcher.filing import put_back_requests
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.duplicates import Rules
 from watcher.filing.mover import Filing
 from watcher.filing.recovery import recover

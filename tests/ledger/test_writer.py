@@ -14,7 +14,7 @@ import pytest
 
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import Decision, Identity, Order, Outcome, Timing
-from watcher.ledger import reader
+from watcher.ledger import status_counts
 from watcher.ledger.rows import Unended
 from watcher.ledger.writer import Ending, Ledger
 
@@ -229,7 +229,7 @@ class TestTally:
         book.ended([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
         book.ended([Ending(ids[3], "returned")])
         book.close()
-        told = reader.tally(path, NOON + timedelta(hours=1))
+        told = status_counts.tally(path, NOON + timedelta(hours=1))
         assert told.total == {"sorted": 2, "review": 1}
         assert told.since == {"sorted": 1, "review": 1}
         assert told.classes == {"Hand": 2}
@@ -238,18 +238,18 @@ class TestTally:
 
     def test_empty_ledger(self, path: Path, book: Ledger) -> None:
         """Before the first file everything is zero and there is no last filing."""
-        assert reader.tally(path, NOON) == reader.Tally({}, {}, {}, None, 0)
+        assert status_counts.tally(path, NOON) == status_counts.Tally({}, {}, {}, None, 0)
 
     def test_reads_beside_the_writer(self, path: Path, book: Ledger) -> None:
         """Status reads while the daemon has the ledger open, and makes no file of its own."""
         decided(book, [order()], ["/x"], "m")
         before = sorted(path.parent.iterdir())
-        assert reader.tally(path, NOON).unended == 1
+        assert status_counts.tally(path, NOON).unended == 1
         assert sorted(path.parent.iterdir()) == before
 
     def test_no_ledger_is_fatal_and_is_not_made(self, path: Path) -> None:
         """Where no daemon ever ran, status says so with exit code 5 and leaves nothing behind."""
         with pytest.raises(Fatal) as caught:
-            reader.tally(path, NOON)
+            status_counts.tally(path, NOON)
         assert caught.value.code is Exit.DIRECTORY
         assert not path.exists()

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from watcher.core.printable import printable
 from watcher.core.records import Decision, Filed, Order, Outcome, Timing
 from watcher.monitoring import log
+from watcher.service import log_lines
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.98765432, top=(("Hand", 0.98765432), ("CXR", 0.01)))
 TIMING = Timing(seen_s=100.0, queue_ms=1.234, decode_ms=2.0, infer_ms=3.0)
@@ -28,7 +30,7 @@ def written(form: Literal["json", "console"], *files: Filed, level: str = "info"
     stream = io.StringIO()
     logger = log.configure(form, level, stream)
     for file in files:
-        log.outcome(logger, file, 7, 5, "model", "cpu", now_s=100.5)
+        log_lines.outcome(logger, file, 7, 5, "model", "cpu", now_s=100.5)
     return stream.getvalue()
 
 
@@ -96,7 +98,7 @@ def test_no_name_forges_a_line(form: Literal["json", "console"]) -> None:
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=[])))
 def test_printable_is_safe_for_any_name(name: str) -> None:
     """Whatever the name, what is printed is printable and can be encoded; plain names are left as they are."""
-    safe = log.printable(name)
+    safe = printable(name)
     assert safe.isprintable()
     safe.encode()
     if name.isprintable():
@@ -120,7 +122,7 @@ def test_auto_is_for_people_on_a_terminal() -> None:
     """Coloured text where a person reads; no JSON."""
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as stream:
-        log.outcome(log.configure("auto", "info", stream), filed(), 7, 5, "model", "cpu", now_s=100.5)
+        log_lines.outcome(log.configure("auto", "info", stream), filed(), 7, 5, "model", "cpu", now_s=100.5)
         text = os.read(ours, 65536).decode()
     os.close(ours)
     assert "image.sorted" in text and "a.png" in text

@@ -28,6 +28,7 @@ from watcher.images import decode
 from watcher.monitoring import log
 from watcher.monitoring.log_output import File, Output
 from watcher.monitoring.rate_limit import WINDOW_S, Repeats
+from watcher.service import log_lines
 
 
 def lines(*paths: Path) -> list[str]:
@@ -462,7 +463,7 @@ def test_every_event_of_the_source_is_in_the_catalogue() -> None:
     source = "".join(path.read_text() for path in (TOP / "watcher").rglob("*.py"))
     call = r'(?:(?:\.(?:info|warning|error|critical)|_warn)\(\s*|_notice\("[a-z]+", )'
     logged = set(re.findall(call + r'"([a-z]+\.[a-z_]+)"', source))
-    logged |= set(log.EVENTS.values())
+    logged |= set(log_lines.EVENTS.values())
     assert logged == set(event_catalogue.catalogue().schema["properties"]["event"]["enum"])
 
 

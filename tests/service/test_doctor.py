@@ -16,12 +16,11 @@ import pytest
 from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
-from watcher.cli.commands import doctor as command
 from watcher.config.loader import load
 from watcher.core import mounts, no_overwrite
 from watcher.images.formats import detect
 from watcher.inbox.scan import Inbox
-from watcher.service.doctor import directory_checks, directory_probe
+from watcher.service.doctor import directory_checks, directory_probe, program_checks
 
 
 class House:
@@ -123,7 +122,7 @@ def test_what_computes_the_network(
     for name in ("onnx", "onnxruntime"):
         (tmp_path / f"{name}.py").write_text("" if there else "raise TypeError('Descriptors cannot be created')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    found = command.device("cpu", runtime)
+    found = program_checks.device("cpu", runtime)
     assert (found.state, told in found.told) == (state, True)
     assert (found.advice is not None and "mednet-watcher[onnx]" in found.advice) is (state == "fail")
 
@@ -144,7 +143,7 @@ def test_what_computes_the_network(
 def test_what_will_not_work(house: House, settings: str, wanted: dict[str, str]) -> None:
     """Each fault is told as what it is, with advice, and the other checks go on. Warnings leave the exit code at 0."""
     house.config.write_text(settings + "\n")
-    told = command.checks(load(house.config, {}))
+    told = program_checks.checks(load(house.config, {}))
     found = {each.what: each.state for each in told if each.state != "ok"}
     assert found == wanted
 

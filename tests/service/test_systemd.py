@@ -15,7 +15,7 @@ from numpy.random import default_rng
 
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon
-from watcher.service import sd_notify
+from watcher.service import systemd
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
 WATCHDOG_S = 0.9
@@ -199,18 +199,18 @@ def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: Manager) -> None
 
 def test_nobody_to_tell(tmp_path: Path) -> None:
     """Without a manager, with one that is gone, or for another process, nothing is sent and nothing fails."""
-    sd_notify.Notify(None).ready()
-    sd_notify.Notify(str(tmp_path / "gone")).ready()
+    systemd.Notify(None).ready()
+    systemd.Notify(str(tmp_path / "gone")).ready()
     environ = {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getpid() + 1), "NOTIFY_SOCKET": "/x"}
-    assert sd_notify.from_environment(environ).watchdog_s is None
+    assert systemd.from_environment(environ).watchdog_s is None
     assert environ == {}
-    assert sd_notify.from_environment({"WATCHDOG_USEC": "1500000"}).watchdog_s == 1.5
+    assert systemd.from_environment({"WATCHDOG_USEC": "1500000"}).watchdog_s == 1.5
 
 
 def test_reloading_has_the_time(manager: Manager) -> None:
     """RELOADING=1 comes in one message with the monotonic time in microseconds, as systemd asks."""
     before = time.monotonic_ns() // 1000
-    sd_notify.Notify(manager.environ["NOTIFY_SOCKET"]).reloading()
+    systemd.Notify(manager.environ["NOTIFY_SOCKET"]).reloading()
     first, second = manager.hear()[0].split("\n")
     key, _, value = second.partition("=")
     assert (first, key) == ("RELOADING=1", "MONOTONIC_USEC")
@@ -219,5 +219,5 @@ def test_reloading_has_the_time(manager: Manager) -> None:
 
 def test_a_status_is_one_line(manager: Manager) -> None:
     """No text becomes a second message."""
-    sd_notify.Notify(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
+    systemd.Notify(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
     assert manager.hear() == ["STATUS=a READY=1"]

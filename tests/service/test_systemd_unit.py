@@ -28,7 +28,7 @@ from watcher.core.records import Outcome
 from watcher.images import decode
 from watcher.model import checkpoint, classifier, thresholds
 from watcher.model import decision as deciding
-from watcher.service.pipeline import Network
+from watcher.model.decision import Network
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
 # Python's own library as well: where it was built to look for it may be hidden from the service.

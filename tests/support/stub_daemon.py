@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher.cli.commands import run
 from watcher.config import loader
 from watcher.core import no_overwrite, shipped_files
 from watcher.core.errors import Fatal
@@ -22,7 +21,7 @@ from watcher.filing import mover as moving
 from watcher.inbox import scan
 from watcher.model import checkpoint
 from watcher.monitoring import log
-from watcher.service import build, pipeline, stall_detection
+from watcher.service import build, pipeline, stall_detection, start
 
 
 def network(images: np.ndarray) -> Scored:
@@ -85,7 +84,7 @@ if __name__ == "__main__":
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
         build.limits = lambda settings: stall_detection.Limits(*[limit] * 7)
     try:
-        sys.exit(run.serve(Path(sys.argv[1]), load))
+        sys.exit(start.serve(Path(sys.argv[1]), load))
     except Fatal as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.code)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from watcher.config.settings import Review
 from watcher.core.records import Outcome, Scored
 from watcher.model import checkpoint, classifier, decision, thresholds
+from watcher.model import decision as deciding
 from watcher.model.out_of_distribution import Known
+from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
+from watcher.training.fit import evaluation
 from watcher.training.site import fine_tuning, promotion_gate, rehearsal
 
 BATCH = 64
@@ -44,3 +49,32 @@ def _decided(weights: checkpoint.Checkpoint, scored: list[Scored], review: Revie
     return promotion_gate.Said(
         np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_)
     )
+
+
+def judge(weights: checkpoint.Checkpoint, data: labelled_images.Examples) -> evaluation.Report:
+    """Classify every image as the daemon would, on the device there is.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that the weights do not know.
+    """
+    data = relabelled(data, weights.classes)
+    classifier.use_threads(0)
+    station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
+    network, policy = classifier.scoring(station, weights), thresholds.policy(Review(), weights)
+    shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
+    for start in range(0, len(data.images), BATCH):
+        scored = network(data.images[start : start + BATCH])
+        shares.append(deciding.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
+        decisions = deciding.decide(scored, [False] * len(scored.logits), policy)
+        filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
+    return evaluation.report(data, np.concatenate(shares), np.concatenate(filed))
+
+
+def relabelled(data: labelled_images.Examples, classes: Sequence[str]) -> labelled_images.Examples:
+    """The same images with labels in the weights' own class order.
+
+    Raises:
+        Fatal: exit code 5; the data has classes that are none of these.
+    """
+    advice = f"They know {', '.join(classes)}: name the class directories so."
+    return labelled_images.relabelled(data, classes, "the weights do not know the classes", advice)

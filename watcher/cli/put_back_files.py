@@ -11,11 +11,11 @@ from pathlib import Path
 
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit
+from watcher.core.printable import printable
 from watcher.core.records import Ending
 from watcher.filing import put_back, recovery
 from watcher.filing.put_back import Result
 from watcher.filing.put_back_requests import Name, Wish, as_it_came
-from watcher.monitoring import log
 from watcher.service import build
 
 
@@ -68,7 +68,7 @@ def naming(settings: loader.Config) -> Name:
 def tell_reconciled(ending: Ending) -> None:
     """Say what became of what a killed command left."""
     told = f"decision {ending.decision}, left by a killed command: {ending.state}"
-    print(f"mednet-watcher: {told}, {log.printable(ending.note or '')}", file=sys.stderr)
+    print(f"mednet-watcher: {told}, {printable(ending.note or '')}", file=sys.stderr)
 
 
 def _json_line(result: Result) -> str:
@@ -85,6 +85,6 @@ def _json_line(result: Result) -> str:
 
 
 def _text_line(result: Result) -> str:
-    end = f" -> {log.printable(result.destination)}" if result.destination else ""
-    why = f": {log.printable(result.why)}" if result.why else ""
-    return f"{result.state:8}  {log.printable(result.wish.path)}{end}{why}"
+    end = f" -> {printable(result.destination)}" if result.destination else ""
+    why = f": {printable(result.why)}" if result.why else ""
+    return f"{result.state:8}  {printable(result.wish.path)}{end}{why}"

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from watcher.config import conflicts, plain_yaml
+from watcher.config import conflicts, loader, plain_yaml
 from watcher.config.plain_yaml import Place, Unusable
 from watcher.config.settings import Config, Key
 from watcher.core.errors import Exit, Fatal
@@ -226,3 +226,8 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     else:
         bounds = f" greater than {above}" if above is not None else ""
     return names[schema["type"]] + bounds
+
+
+def optional_config(path: Path | None) -> loader.Config:
+    """The settings of a file, or the defaults where none is given and none lies here."""
+    return loader.load(path or loader.default(), os.environ, optional=path is None)

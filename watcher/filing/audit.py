@@ -9,70 +9,20 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from watcher.core import lock, no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import signed
 from watcher.filing import quarantine_notes
-from watcher.filing.decision_executor import Places
+from watcher.filing.audit_report import Finding, Kind, Report
+from watcher.filing.destinations import Places
 from watcher.inbox import claims
 from watcher.inbox.scan import Inbox
 from watcher.ledger.reader import Annals, Entry
-
-Kind = Literal["missing", "moved", "changed", "unreadable", "unknown", "doubled", "stray_reason", "unended", "partial"]
-
-ADVICE: dict[Kind, str] = {
-    "missing": "It is nowhere in our directories. Ask who works with them, or take it from a backup.",
-    "moved": "Somebody moved it by hand. Nothing is lost; move it back if that was a mistake.",
-    "changed": "Other bytes than those that were judged. See who writes there.",
-    "unreadable": "Run this as a user who may read it.",
-    "unknown": "Nobody filed it. Put it into the inbox if it is to be sorted.",
-    "doubled": "The same bytes lie where they were filed. Compare, and delete this one.",
-    "stray_reason": "The file it belongs to has gone. Delete it.",
-    "unended": "Its owner died at it. The next start reconciles.",
-    "partial": "An unfinished copy; its source is whole. The next start removes it, or delete it.",
-}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that does not match. ``where`` is where the same bytes lie instead."""
-
-    kind: Kind
-    path: str
-    name: str
-    id: int | None = None
-    where: str | None = None
-
-    @property
-    def advice(self) -> str:
-        """What the operator can do."""
-        return ADVICE[self.kind]
-
-
-@dataclass
-class Report:
-    """What was found, and how many files there are, by the ledger and by the disk.
-
-    ``by_people`` are files that shadow mode had decided upon and people sorted.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    filed: Counter[str] = field(default_factory=Counter)
-    restored: Counter[str] = field(default_factory=Counter)
-    elsewhere: int = 0
-    by_people: int = 0
-    on_disk: Counter[str] = field(default_factory=Counter)
-    pending: int = 0
-
-    def due(self, outcome: str) -> int:
-        """How many should lie where this outcome leads."""
-        return self.filed[outcome] - self.restored[outcome]
 
 
 @dataclass(frozen=True)

@@ -9,56 +9,18 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 
 from watcher.core import failpoints, no_overwrite
 from watcher.core.errors import Fatal, Retry, Vanished
-from watcher.core.records import Decision, Ending, Filed, Order, Outcome, Returned, Shadowed
+from watcher.core.records import Ending, Filed, Order, Outcome, Returned, Shadowed
 from watcher.filing import duplicates, quarantine_notes
+from watcher.filing.destinations import Places
 from watcher.filing.duplicates import Rules
 from watcher.filing.mover import Filing
+from watcher.filing.quarantine_notes import reason
 from watcher.inbox import claims
 from watcher.ledger.writer import Ledger
-from watcher.monitoring import log
-
-ADVICE = {
-    "empty": "Ask the sender for the file again.",
-    "truncated": "The file is not whole. Ask the sender for it again.",
-    "damaged": "The file was changed or cut on its way. Ask the sender for it again.",
-    "unsupported_format": "Convert it to a format that is read, PNG say, or keep it out of the inbox.",
-    "no_pixel_data": "A DICOM file without a picture (a report, a plan, a directory). Keep such out of the inbox.",
-    "needs_dicom_extra": "Install mednet-watcher[dicom], restart the daemon, then `mednet-watcher retry`.",
-    "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
-    "too_complex": "It would hold up the decoders. If it is genuine, save it anew, as a baseline JPEG or a plain PNG.",
-    "no_permission": "Let the daemon's user read what arrives in the inbox.",
-    "not_a_file": "Only regular files are sorted.",
-    "duplicate": "Its bytes were filed before. Delete it, or put it where it belongs by hand.",
-    "name_taken": "Another image of that name was filed before. See which of them is right.",
-}
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where files go. Class directories lie below ``sorted``."""
-
-    sorted: Path
-    review: Path
-    quarantine: Path
-    rejected: Path
-
-    def of(self, decision: Decision) -> Path:
-        """The directory for one decision."""
-        if decision.outcome is Outcome.SORTED and decision.label is not None:
-            return self.sorted / decision.label
-        if decision.outcome is Outcome.REJECTED:
-            return self.rejected
-        return self.review if decision.outcome is Outcome.REVIEW else self.quarantine
-
-    def all(self, classes: Sequence[str]) -> list[Path]:
-        """Every directory that a file can go to by itself. That of the rejected is made when it is first needed."""
-        return [*(self.sorted / name for name in classes), self.review, self.quarantine]
-
 
 Result = Filed | Returned | Shadowed
 """What became of an order. Shadowed: only of a :class:`watcher.filing.shadow_mode.ShadowClerk`'s."""
@@ -201,17 +163,3 @@ def _ending(number: int, result: Filed | Returned) -> Ending:
     if isinstance(result, Filed):
         return Ending(number, "filed", result.destination)
     return Ending(number, "returned", None, result.why)
-
-
-def reason(
-    name: str, reason: str | None, detail: str | None, digest: str | None, at: datetime
-) -> dict[str, str | None]:
-    """What is written beside a quarantined file."""
-    return {
-        "name": log.printable(name),
-        "reason": reason,
-        "detail": detail,
-        "digest": digest,
-        "at": at.isoformat(timespec="seconds"),
-        "what_to_do": ADVICE.get(reason or "", "Look at the file. `mednet-watcher retry` puts it back into the inbox."),
-    }

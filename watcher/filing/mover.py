@@ -20,7 +20,6 @@ from pathlib import Path
 from watcher.core import failpoints, mounts, no_overwrite, safe_paths
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.records import Identity
-from watcher.filing import quarantine_notes
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
 _SWAPPED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
@@ -176,20 +175,6 @@ class Filing:
         except OSError:
             return False
         return True
-
-
-def count(directory: Path) -> int | None:
-    """How many files wait in a directory for a person; None: it can not be listed."""
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        return sum(map(waits, entries))
-    return None
-
-
-def waits(entry: os.DirEntry[str]) -> bool:
-    """Whether this is a file that was put there, and not what we keep beside one."""
-    return not (
-        entry.name.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)) or entry.is_dir(follow_symlinks=False)
-    )
 
 
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:

@@ -23,7 +23,8 @@ from watcher.core import failpoints, lock, no_overwrite
 from watcher.core.errors import Exit, Fatal, Vanished
 from watcher.core.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing, signed
 from watcher.filing import mover, recovery
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.mover import Filing
 from watcher.filing.put_back_requests import Wish
 from watcher.inbox import claims

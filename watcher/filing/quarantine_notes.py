@@ -8,10 +8,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from watcher.core import no_overwrite
+from watcher.core.printable import printable
 
 ENDING = ".reason.json"
 """How its name ends."""
@@ -67,3 +69,33 @@ def beside(path: Path) -> Path:
         mark = f"-{hashlib.sha256(raw).hexdigest()[:8]}".encode()
         raw = raw[: no_overwrite.NAME_MAX - len(ENDING) - len(mark)] + mark
     return path.with_name(os.fsdecode(raw) + ENDING)
+
+
+ADVICE = {
+    "empty": "Ask the sender for the file again.",
+    "truncated": "The file is not whole. Ask the sender for it again.",
+    "damaged": "The file was changed or cut on its way. Ask the sender for it again.",
+    "unsupported_format": "Convert it to a format that is read, PNG say, or keep it out of the inbox.",
+    "no_pixel_data": "A DICOM file without a picture (a report, a plan, a directory). Keep such out of the inbox.",
+    "needs_dicom_extra": "Install mednet-watcher[dicom], restart the daemon, then `mednet-watcher retry`.",
+    "too_large": "If it is genuine, raise decode.max_bytes or decode.max_pixels.",
+    "too_complex": "It would hold up the decoders. If it is genuine, save it anew, as a baseline JPEG or a plain PNG.",
+    "no_permission": "Let the daemon's user read what arrives in the inbox.",
+    "not_a_file": "Only regular files are sorted.",
+    "duplicate": "Its bytes were filed before. Delete it, or put it where it belongs by hand.",
+    "name_taken": "Another image of that name was filed before. See which of them is right.",
+}
+
+
+def reason(
+    name: str, reason: str | None, detail: str | None, digest: str | None, at: datetime
+) -> dict[str, str | None]:
+    """What is written beside a quarantined file."""
+    return {
+        "name": printable(name),
+        "reason": reason,
+        "detail": detail,
+        "digest": digest,
+        "at": at.isoformat(timespec="seconds"),
+        "what_to_do": ADVICE.get(reason or "", "Look at the file. `mednet-watcher retry` puts it back into the inbox."),
+    }

@@ -18,7 +18,7 @@ from watcher.core import failpoints, mounts, no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.lock import Lock, path_of
 from watcher.core.records import Ending, Outcome, signed
-from watcher.filing import decision_executor, mover, quarantine_notes
+from watcher.filing import mover, quarantine_notes
 from watcher.inbox import claims
 from watcher.ledger.rows import Unended
 from watcher.ledger.writer import Ledger
@@ -181,7 +181,7 @@ def _is_entry(source: Path, path: Path) -> bool:
 def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
     """The reason beside a file in quarantine: there when it has come, gone when it has left."""
     if decision.outcome is Outcome.QUARANTINE:
-        told = decision_executor.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
+        told = quarantine_notes.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
         quarantine_notes.explain(target, told, ledger.was_bound_for)
     elif _is_persons(decision):
         quarantine_notes.unexplain(Path(decision.source), ledger.was_bound_for)

@@ -10,8 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +167,7 @@ class Annals:
         try:
             yield
         except sqlite3.Error as error:
-            raise _unreadable(self._path, error) from error
+            raise unreadable(self._path, error) from error
 
 
 def exists(path: Path) -> bool:
@@ -240,7 +239,8 @@ def _entry(row: tuple[Any, ...]) -> Entry:
     return Entry(*values)
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
+def unreadable(path: Path, error: sqlite3.Error) -> Fatal:
+    """Describe a ledger file that can not be read."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return Fatal(
             f"the ledger {path} was being written when its writer died",
@@ -250,56 +250,3 @@ def _unreadable(path: Path, error: sqlite3.Error) -> Fatal:
     return Fatal(
         f"the ledger {path} can not be read: {error}", "Move a damaged ledger aside and keep it.", Exit.DIRECTORY
     )
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said.
-
-    ``last_work_at`` is when a daemon last filed a file, or decided upon one in shadow mode.
-    """
-
-    total: dict[str, int]
-    since: dict[str, int]
-    classes: dict[str, int]
-    last_filed_at: str | None
-    unended: int
-    verdicts: dict[str, int] = field(default_factory=dict)
-    last_work_at: str | None = None
-
-
-def tally(path: Path, since: datetime) -> Tally:
-    """Read the counts, all and since a time, without disturbing the daemon.
-
-    Raises:
-        Fatal: exit code 5; there is no ledger, or it can not be read.
-    """
-    filed = "from ending join decision on decision.id = ending.decision where state = 'filed' and verdict is null"
-    at = since.astimezone(UTC).isoformat(timespec="milliseconds")
-    try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            return Tally(
-                total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
-                since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
-                classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),
-                last_filed_at=db.execute(_LAST_FILED).fetchone()[0],
-                unended=db.execute("select count(*) from unended").fetchone()[0],
-                verdicts=dict(db.execute(_VERDICTS)),
-                last_work_at=next((at for (at,) in db.execute(_LAST_WORK)), None),
-            )
-    except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
-
-
-_VERDICTS = f"select state, count(*) from ({VERDICT}) group by 1"
-
-_LAST_FILED = """
-select max(ended_at) from ending join decision on decision.id = ending.decision
-where state = 'filed' and outcome != 'restored'
-"""
-
-_LAST_WORK = """
-select ended_at from ending join decision on decision.id = ending.decision
-where state in ('filed', 'shadowed') and outcome != 'restored' and verdict is null
-order by ending.decision desc limit 1
-"""

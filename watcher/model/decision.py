@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from watcher.core.records import Decision, Outcome, Scored
+from watcher.core.records import (
+    Decision,
+    Outcome,
+    Scored,
+)
 
 REVIEW_REASONS = ("low_confidence", "out_of_distribution", "blank_image")
 
@@ -73,3 +78,10 @@ def _one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Pol
         detail = f"like nothing it was trained on: distance {distance:.4f} is above {policy.max_distance:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
     return Decision(Outcome.SORTED, label, confidence, None, None, top)
+
+
+class Network(Protocol):
+    """What a classifier station looks like from here: images (n, 64, 64) to their scores."""
+
+    def __call__(self, images: npt.NDArray[np.uint8], /) -> Scored:
+        """Score one batch."""

@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from watcher.core import atomic_write
+from watcher.config import loader
+from watcher.core import atomic_write, shipped_files
 from watcher.core.errors import Exit, Fatal
+from watcher.model import promotions
 
 DIRECTORY = "weights"
 FILE = "in-force.json"
@@ -121,3 +123,22 @@ def _unwritable(place: Path, error: OSError) -> Fatal:
         "Give yourself the right to write in the state directory, and make room there.",
         Exit.DIRECTORY,
     )
+
+
+def refuse_named_weights(settings: loader.Config) -> None:
+    """Where the config names weights, those promoted are not asked for.
+
+    Raises:
+        Fatal: exit code 3; it does.
+    """
+    if settings.model.weights is not None:
+        raise Fatal(
+            f"model.weights names {settings.model.weights}, which stays in force whatever is promoted or taken back",
+            "Set model.weights to null, or replace that file.",
+            Exit.CONFIG,
+        )
+
+
+def weights_path(wanted: Path | None, settings: loader.Config) -> Path:
+    """The weights named on the command line, else in the config, else those promoted here, else those shipped."""
+    return wanted or settings.model.weights or promotions.in_force(settings.state.path) or shipped_files.weights()

@@ -17,6 +17,11 @@ from collections import deque
 from pathlib import Path
 from typing import TextIO
 
+from watcher.config import loader
+from watcher.core import mounts
+from watcher.core.errors import Exit, Fatal
+from watcher.monitoring import log_output
+
 PATIENCE_S = 1.0
 """How long a line waits for a reader who is behind. Until he goes on, those after it do not wait at all."""
 
@@ -215,3 +220,22 @@ class File(Output):
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def log_file(settings: loader.Config) -> log_output.File | None:
+    """The file that the log is written to as well, if any.
+
+    Raises:
+        Fatal: exit code 5; it can not be opened.
+    """
+    path = settings.log.file
+    if path is None:
+        return None
+    try:
+        return log_output.File(path)
+    except OSError as error:
+        raise Fatal(
+            f"the log file {path} can not be written: {error.strerror}",
+            f"Make its directory, or set log.file. {mounts.let_write(path)}",
+            Exit.DIRECTORY,
+        ) from error

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
+from watcher.core.printable import printable
 from watcher.filing import mover
 from watcher.ledger.reader import Annals, Entry, Verdict
-from watcher.monitoring.log import printable
 from watcher.review import verdicts
 
 MANIFEST = "manifest.jsonl"

@@ -22,7 +22,8 @@ from watcher.core import failpoints, no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Timing, signed
 from watcher.filing import quarantine_notes
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.ledger import reader
 from watcher.ledger.reader import LIES, Annals, Entry, Verdict
 from watcher.ledger.rows import text

@@ -13,9 +13,10 @@ from watcher.config import loader, paths_and_limits
 from watcher.core import mounts
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import Decision, Decoded, Identity, Outcome
+from watcher.filing import destinations, recovery
 from watcher.filing import mover as moving
-from watcher.filing import recovery
-from watcher.filing.decision_executor import Clerk, Places
+from watcher.filing.decision_executor import Clerk
+from watcher.filing.destinations import Places
 from watcher.filing.duplicates import Rules
 from watcher.filing.shadow_mode import ShadowClerk, Standing
 from watcher.filing.takeover import Takeover
@@ -29,14 +30,15 @@ from watcher.inbox.ownership import Seat
 from watcher.inbox.scan import Inbox
 from watcher.inbox.sharing import Front
 from watcher.ledger.writer import Ledger
-from watcher.model import checkpoint, review_triggers, thresholds
+from watcher.model import checkpoint, promotions, review_triggers, thresholds
 from watcher.model.batching import Batcher
+from watcher.model.decision import Network
 from watcher.monitoring import drift, log
 from watcher.monitoring.counters import Tally
 from watcher.review import wake_pipe
 from watcher.review.verdict_worker import Desk
-from watcher.service import loop, stall_detection
-from watcher.service.pipeline import CAPACITY, Network, Route
+from watcher.service import log_lines, signals, stall_detection
+from watcher.service.pipeline import CAPACITY, Route
 
 PARTIAL_MAX_S = 3600.0
 """In shared mode, an unfinished copy that nobody has touched for so long is a dead worker's."""
@@ -56,7 +58,7 @@ def take_seat(settings: loader.Config) -> Seat:
 
 
 def build(
-    settings: loader.Config, at: Seat, wake: loop.Wake, logger: log.Logger, load: Loader, *, replaced: bool = False
+    settings: loader.Config, at: Seat, wake: signals.Wake, logger: log.Logger, load: Loader, *, replaced: bool = False
 ) -> Route:
     """Every station, ready to go. ``replaced``: other directories than files were moved in last are the right ones.
 
@@ -67,7 +69,7 @@ def build(
     decoders = pool(settings, at)
     decoders.start()  # its imports overlap with torch's
     try:
-        weights = checkpoint.load(paths_and_limits.weights_path(None, settings))
+        weights = checkpoint.load(promotions.weights_path(None, settings))
         ledger, mover, where = _reconciled(settings, at, weights, logger, replaced=replaced)
         if isinstance(source, Standing):
             source.remember(ledger)
@@ -106,14 +108,14 @@ def _reconciled(
     ledger = Ledger(paths_and_limits.ledger_path(settings), owner=at.owner)
     if replaced:
         ledger.forget_places()
-    places = paths_and_limits.places(settings)
+    places = destinations.places(settings)
     recovery.refuse_missing(ledger, [*places.all(weights.classes), places.rejected])
     mover, where = directories(settings, at, weights)
     for directory in (*where.all(weights.classes), where.rejected) if settings.mode == "sort" else ():
         moving.clear_partials(directory, 0 if at.claims is None else PARTIAL_MAX_S)
     if at.claims is not None:
         ledger.adopt(ownership.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
-    log.recovered(logger, recovery.at_start(ledger, settings.state.path))
+    log_lines.recovered(logger, recovery.at_start(ledger, settings.state.path))
     return ledger, mover, where
 
 
@@ -124,7 +126,7 @@ def _arriving(
     scan_interval_s = settings.inbox.scan_interval_s
     arrivals = Arrivals(source, events, _settle(settings), scan_interval_s)
     arrivals.keep_watched()
-    log.notices(logger, arrivals.notices)
+    log_lines.notices(logger, arrivals.notices)
     if at.claims is None:
         return arrivals, None
     claimed = Arrivals(Inbox(at.inbox, own=True), None, _settle(settings), scan_interval_s)
@@ -182,7 +184,7 @@ def directories(settings: loader.Config, at: Seat, weights: checkpoint.Checkpoin
     Raises:
         Fatal: exit code 5; one can not be made or written.
     """
-    where, mover = paths_and_limits.places(settings), moving.Filing(at.inbox, paths_and_limits.file_mode(settings))
+    where, mover = destinations.places(settings), moving.Filing(at.inbox, paths_and_limits.file_mode(settings))
     if settings.mode == "shadow":
         return mover, where  # nothing is moved there
     for directory in where.all(weights.classes):
@@ -270,8 +272,8 @@ def serve_metrics(settings: loader.Config, route: Route, logger: log.Logger) -> 
 
     def disk() -> dict[str, dict[str, float]]:
         now = route.clerk.places
-        counts = {place: float(count) for place, count in paths_and_limits.backlog(now).items() if count is not None}
-        return {"backlog_files": counts, "disk_free_bytes": paths_and_limits.free_space(settings, now)}
+        counts = {place: float(count) for place, count in destinations.backlog(now).items() if count is not None}
+        return {"backlog_files": counts, "disk_free_bytes": destinations.free_space(settings, now)}
 
     def facts() -> dict[str, str]:
         return {"model": route.clerk.model or "", "device": route.device(), "mode": settings.mode}

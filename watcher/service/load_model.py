@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from watcher.config.loader import Config
 from watcher.model.checkpoint import Checkpoint
+from watcher.model.decision import Network
 from watcher.monitoring.log import Logger
-from watcher.service.pipeline import Network
 
 
 def load(settings: Config, weights: Checkpoint, logger: Logger) -> tuple[Network, Callable[[], str]]:

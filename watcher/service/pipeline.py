@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from watcher.core import failpoints
 from watcher.core.errors import Fatal, Retry
@@ -31,7 +29,6 @@ from watcher.core.records import (
     Outcome,
     Rejected,
     Returned,
-    Scored,
     Shadowed,
     Timing,
 )
@@ -45,6 +42,7 @@ from watcher.inbox.sharing import Front
 from watcher.model import decision as deciding
 from watcher.model import review_triggers
 from watcher.model.batching import Batcher
+from watcher.model.decision import Network
 from watcher.monitoring import log
 from watcher.monitoring.counters import Figures, Tally
 from watcher.review.verdict_worker import Desk
@@ -59,13 +57,6 @@ COLLECT_S = 0.004
 
 PAUSE_S = 5.0
 """How long a file waits after its surroundings failed it (disk full, ...)."""
-
-
-class Network(Protocol):
-    """What a classifier station looks like from here: images (n, 64, 64) to their scores."""
-
-    def __call__(self, images: npt.NDArray[np.uint8], /) -> Scored:
-        """Score one batch."""
 
 
 @dataclass
@@ -109,7 +100,7 @@ class Route:
     def step(self, now: float) -> float | None:
         """One turn of the route. Gives the time at which the next is due, or None: only when woken."""
         self.arrivals.look(now)
-        log.notices(self.log, self.arrivals.notices)
+        log_lines.notices(self.log, self.arrivals.notices)
         self._claim(now)
         self._take_over(now)
         self._judge(now)
@@ -179,12 +170,12 @@ class Route:
     def _look_back(self, now: float) -> None:
         """Once a second: how long the oldest file has been waiting, whether the ledger follows, and drift."""
         if now >= self._look_back_s:
-            log.ledger(self.log, self._behind, self.clerk.ledger.behind)
+            log_lines.ledger(self.log, self._behind, self.clerk.ledger.behind)
             self._behind = self.clerk.ledger.behind
             self._look_back_s, oldest = now + 1, self.settle.oldest_s
             self._oldest_s = 0.0 if oldest is None else now - oldest
             if (report := self.tally.drift.to_tell(self.tally.clock())) is not None:
-                log.drifted(self.log, report)
+                log_lines.drifted(self.log, report)
 
     def renew(self, put_in: Callable[[], None]) -> None:
         """Call ``put_in`` as soon as no file is under way. Until then no other begins its way."""
@@ -205,7 +196,7 @@ class Route:
         """Shared mode: take files of the common inbox."""
         if self.front is not None:
             self.front.arrivals.look(now)
-            log.notices(self.log, self.front.arrivals.notices)
+            log_lines.notices(self.log, self.front.arrivals.notices)
             for name, seen_s in self.front.claim(now, self._room):
                 self.settle.arrived(name, now, seen_s)
 
@@ -217,7 +208,7 @@ class Route:
         endings, adopted = self.takeover.turn(mover, self._common.sweeps, self.wake)
         for name in adopted:
             self.settle.arrived(name, now)
-        log.recovered(self.log, endings)
+        log_lines.recovered(self.log, endings)
         if adopted:
             self.log.warning("inbox.taken_over", files=len(adopted))
 
@@ -340,14 +331,14 @@ class Route:
                 failed.append(result)
             else:
                 self.settle.pause(result.order.name, now, 0.0)
-                log.returned(self.log, result, number)
+                log_lines.returned(self.log, result, number)
         if failed:
-            log.not_filed(self.log, failed)
+            log_lines.not_filed(self.log, failed)
 
     def _filed(self, result: Filed, number: int, batch: int, now: float) -> None:
         order = result.order
         self.tally.record(result, now - order.timing.seen_s)
-        log.outcome(self.log, result, number, batch, self.clerk.model, self.device(), now)
+        log_lines.outcome(self.log, result, number, batch, self.clerk.model, self.device(), now)
         self.settle.filed(order.name)
 
     def _shadowed(self, result: Shadowed, number: int, batch: int, now: float) -> None:
@@ -355,7 +346,7 @@ class Route:
         order = result.order
         self.tally.shadow(order, now - order.timing.seen_s)
         if number:
-            log.shadowed(self.log, result, number, batch, self.clerk.model, self.device(), now)
+            log_lines.shadowed(self.log, result, number, batch, self.clerk.model, self.device(), now)
         self.keep(order.name, order.identity)
         self.settle.filed(order.name)
 

@@ -13,23 +13,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from watcher.config import loader, paths_and_limits
+from watcher.config import loader
 from watcher.config.loader import Config
 from watcher.core.errors import Exit, Fatal
+from watcher.filing import destinations
 from watcher.filing.decision_executor import Clerk
 from watcher.filing.shadow_mode import Standing
 from watcher.images.decoder_pool import DecoderPool
 from watcher.inbox.events import Watch
 from watcher.inbox.ownership import Seat
 from watcher.inbox.scan import Inbox
-from watcher.model import checkpoint, thresholds
+from watcher.model import checkpoint, promotions, thresholds
 from watcher.model.batching import Batcher
-from watcher.model.decision import Policy
+from watcher.model.decision import Network, Policy
+from watcher.monitoring import log_output
 from watcher.monitoring.log import Logger
 from watcher.monitoring.log_output import File
 from watcher.service import build
-from watcher.service.pipeline import Network, Route
-from watcher.service.sd_notify import Notify
+from watcher.service.pipeline import Route
+from watcher.service.systemd import Notify
 
 FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
@@ -110,7 +112,7 @@ class Maker:
         fixed = [key for key in changed if key in FIXED]
         if fixed:
             raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
-        weights = checkpoint.load(paths_and_limits.weights_path(None, new))
+        weights = checkpoint.load(promotions.weights_path(None, new))
         policy = thresholds.policy(new.review, weights)
         fresh = Fresh(new, changed, build.usable_inbox(new), clerk, weights, policy)
         with contextlib.ExitStack() as unwanted:
@@ -123,7 +125,7 @@ class Maker:
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=build.watch(new, self._wake))
-            fresh = replace(fresh, log_file=paths_and_limits.log_file(new))
+            fresh = replace(fresh, log_file=log_output.log_file(new))
             _refuse_lost_mounts(new, weights, clerk)
             mover, where = build.directories(new, self._seat, weights)
             unwanted.pop_all()
@@ -132,7 +134,7 @@ class Maker:
 
 def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, clerk: Clerk) -> None:
     """While a mount is gone, no directory is made beneath its mount point: files would be hidden there later."""
-    places = paths_and_limits.places(settings)
+    places = destinations.places(settings)
     for directory in (*places.all(weights.classes), places.rejected):
         try:
             clerk.filing.refuse_lost_mount(directory)

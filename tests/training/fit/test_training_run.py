@@ -15,8 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.cli import main
-from watcher.cli.commands import evaluate as evaluating
+from watcher.cli import judge_weights, main
 from watcher.core.errors import Exit, Fatal
 from watcher.images import decode
 from watcher.model import checkpoint, classifier, mednet
@@ -484,7 +483,7 @@ class TestCompressCommand:
         split.write_text(split.read_text().replace("7.png,CXR,train", "7.png,CXR,valid"))
         assert self.call(home, "--rank", "8", "--epochs", "0") == 0
         slim = checkpoint.load(home / "slim.safetensors")
-        valid = evaluating.relabelled(
+        valid = judge_weights.relabelled(
             labelled_images.load(labelled_images.listing(home, home / "split.csv", "valid")), ("CXR", "Hand")
         )
         logits, _ = calibration.answers(classifier.build(slim), valid.images)
@@ -492,7 +491,7 @@ class TestCompressCommand:
         heat = slim.thresholds["temperature"]
         assert heat == calibration.temperature(logits, valid.labels, doubt=1 / 6)
         shares = calibration.probabilities(logits, heat)[np.arange(4), valid.labels]
-        assert evaluating.judge(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
+        assert judge_weights.judge(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
 
     def test_the_threshold_is_that_of_what_is_stored(self, home: Path) -> None:
         """Fitted on the confidences of the compressed network at its temperature: no right answer lies below it."""
@@ -501,10 +500,10 @@ class TestCompressCommand:
         assert self.call(home, "--rank", "1", "--epochs", "0") == 0
         slim = checkpoint.load(home / "slim.safetensors")
         valid = labelled_images.load(labelled_images.listing(home, split, "valid"))
-        judged = evaluating.judge(slim, valid)
+        judged = judge_weights.judge(slim, valid)
         least = judged.confidences[judged.right].min()
         assert slim.thresholds["min_confidence"] == pytest.approx(np.floor(least * 1e4) / 1e4)
-        full = evaluating.judge(checkpoint.load(home / "full.safetensors"), valid)
+        full = judge_weights.judge(checkpoint.load(home / "full.safetensors"), valid)
         assert abs(full.confidences[full.right].min() - least) > 1e-3, "else it says nothing"
 
     @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from watcher.cli import judge_weights, main
 from watcher.cli.commands import promote
-from watcher.config import loader, paths_and_limits
+from watcher.config import loader
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, mednet, out_of_distribution, promotions
@@ -351,7 +351,7 @@ class TestPromote:
         return main.main([*map(str, words), "--config", str(tmp_path / "config.yaml")])
 
     def in_force(self, tmp_path: Path) -> str:
-        return checkpoint.load(paths_and_limits.weights_path(None, loader.load(tmp_path / "config.yaml", {}))).digest
+        return checkpoint.load(promotions.weights_path(None, loader.load(tmp_path / "config.yaml", {}))).digest
 
     def test_taught_promoted_and_taken_back(
         self,
@@ -533,7 +533,7 @@ class TestPromote:
         for name in "ab":
             checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
         assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
-        place = paths_and_limits.weights_path(None, loader.load(tmp_path / "config.yaml", {}))
+        place = promotions.weights_path(None, loader.load(tmp_path / "config.yaml", {}))
         place.write_bytes((tmp_path / "b").read_bytes())
         with pytest.raises(Fatal, match="other weights than its name says") as caught:
             checkpoint.load(place)

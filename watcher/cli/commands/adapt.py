@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from watcher.cli import judge_weights
-from watcher.config import paths_and_limits
+from watcher.config import loader
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
-from watcher.model import checkpoint, classifier
-from watcher.model import promotions as promoted
-from watcher.monitoring import log
+from watcher.core.printable import printable
+from watcher.model import checkpoint, classifier, promotions
 from watcher.training.data.labelled_images import Examples
 from watcher.training.site import fine_tuning, rehearsal, site_images
+from watcher.training.site.rehearsal import REHEARSAL
 
 LEAST = 10
 """Different images to learn from, at least: from fewer, chance is learnt."""
@@ -29,14 +29,12 @@ LEAST = 10
 ENOUGH = math.ceil(LEAST / (1 - site_images.HELD_BACK))
 """Verdicts of which so many are left, whatever their classes."""
 
-REHEARSAL = "rehearsal.safetensors"
-
 
 def run(args: argparse.Namespace) -> int:
     """Tune the last layers, set the thresholds anew, and write the new weights."""
-    settings = paths_and_limits.optional_config(args.config)
-    path = paths_and_limits.weights_path(args.weights, settings)
-    _refuse_in_use(args.out, (path, shipped_files.weights()), settings.state.path / promoted.DIRECTORY)
+    settings = loader.optional_config(args.config)
+    path = promotions.weights_path(args.weights, settings)
+    _refuse_in_use(args.out, (path, shipped_files.weights()), settings.state.path / promotions.DIRECTORY)
     present = checkpoint.load(path)
     classifier.use_threads(args.threads)
     net = classifier.build(present)
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         )
     data = site_images.load(args.data, present.classes)
     for name, _, why in data.broken:
-        print(f"left out: {log.printable(name)}: {why}", file=sys.stderr)
+        print(f"left out: {printable(name)}: {why}", file=sys.stderr)
     learn, held = site_images.split(data)
     different = len({image.tobytes() for image in learn.images})
     if different < LEAST:
@@ -75,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _refuse_in_use(out: Path, weights: Iterable[Path], promotions: Path) -> None:
+def _refuse_in_use(out: Path, weights: Iterable[Path], promoted: Path) -> None:
     """What is in force changes by ``promote`` alone. Told before the work is done, as is what can not be written to."""
     place = Path(os.path.realpath(out))
-    if place in map(Path, map(os.path.realpath, weights)) or place.is_relative_to(os.path.realpath(promotions)):
+    if place in map(Path, map(os.path.realpath, weights)) or place.is_relative_to(os.path.realpath(promoted)):
         raise Fatal(
             f"--out {out} would put the new weights in the place of those in use, and nobody had judged them",
             "Name another file, and promote it.",

@@ -10,9 +10,11 @@ from typing import Any
 
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit
-from watcher.filing.audit import Audit, Report
+from watcher.core.printable import printable
+from watcher.filing import destinations
+from watcher.filing.audit import Audit
+from watcher.filing.audit_report import Report
 from watcher.ledger.reader import Annals
-from watcher.monitoring import log
 from watcher.service import build
 
 PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "rejected": "rejected"}
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     settings = loader.load(args.config or loader.default(), os.environ)
     inbox = build.inbox(settings)
     with Annals(paths_and_limits.ledger_path(settings)) as annals:
-        report = Audit(annals, paths_and_limits.places(settings), inbox, settings.state.path, quick=args.quick).run()
+        report = Audit(annals, destinations.places(settings), inbox, settings.state.path, quick=args.quick).run()
     print(json.dumps(_json(report)) if args.json else _text(report))
     return Exit.FAILED if report.findings else Exit.OK
 
@@ -55,8 +57,8 @@ def _text(report: Report) -> str:
     lines = []
     for finding in report.findings:
         number = f"#{finding.id} " if finding.id is not None else ""
-        where = f" (the same bytes: {log.printable(finding.where)})" if finding.where else ""
-        lines += [f"{finding.kind:12}  {number}{log.printable(finding.path)}{where}", f"{'':14}{finding.advice}"]
+        where = f" (the same bytes: {printable(finding.where)})" if finding.where else ""
+        lines += [f"{finding.kind:12}  {number}{printable(finding.path)}{where}", f"{'':14}{finding.advice}"]
     lines.append(f"{'':12} {'filed':>12} {'put back':>12} {'so there are':>14} {'on disk':>12}")
     for place, told in PLACES.items():
         counts = f"{report.filed[place]:12,} {report.restored[place]:12,}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher.cli.commands import evaluate as judging
+from watcher.cli import judge_weights
 from watcher.core import atomic_write, shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _judged(path: Path, valid: labelled_images.Examples) -> tuple[str, str, list[str]]:
     weights = checkpoint.load(path)
-    return weights.name, weights.digest[:12], [error.path for error in judging.judge(weights, valid).errors]
+    return weights.name, weights.digest[:12], [error.path for error in judge_weights.judge(weights, valid).errors]
 
 
 def _of_study(

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import numpy as np
 
-from watcher.config import paths_and_limits
+from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Retry, Vanished
+from watcher.core.printable import printable
 from watcher.core.records import Decision, Decoded, Outcome, Rejected
 from watcher.filing import mover
-from watcher.filing.decision_executor import Places
+from watcher.filing.destinations import Places
 from watcher.images.decoder_pool import DecoderPool
-from watcher.model import checkpoint, review_triggers, thresholds
+from watcher.model import checkpoint, promotions, review_triggers, thresholds
 from watcher.model import decision as deciding
+from watcher.model.decision import Network
 from watcher.monitoring import log
 from watcher.service import build
 from watcher.service.load_model import load as load_network
-from watcher.service.pipeline import Network
 
 AHEAD = 4
 """Batches of files in the decoders' hands at once."""
@@ -35,12 +36,12 @@ Result = Decoded | Rejected
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each file, in the order given. Exit code 1 if one could not be found or copied."""
-    settings = paths_and_limits.optional_config(args.config)
+    settings = loader.optional_config(args.config)
     logger = log.configure("console", "warning", sys.stderr)
     pool = DecoderPool(None, paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
     pool.start()
     try:
-        weights = checkpoint.load(paths_and_limits.weights_path(args.weights, settings))
+        weights = checkpoint.load(promotions.weights_path(args.weights, settings))
         policy = thresholds.policy(settings.review, weights)
         network, _ = load_network(settings, weights, logger)
         show = _json_line(weights.digest) if args.json else _text_line
@@ -147,7 +148,7 @@ class _Sorter:
         try:
             return mover.copy(Path(path), result.identity, result.digest, self._places.of(decision))
         except (Retry, Vanished) as error:
-            print(f"mednet-watcher: not copied: {log.printable(str(error))}", file=sys.stderr)
+            print(f"mednet-watcher: not copied: {printable(str(error))}", file=sys.stderr)
             return None
 
 
@@ -172,13 +173,11 @@ def _json_line(model: str) -> Callable[[str, Decision, Path | None], str]:
 
 
 def _text_line(path: str, decision: Decision, destination: Path | None) -> str:
-    told = "  ".join(f"{name} {probability:.4f}" for name, probability in decision.top) or log.printable(
+    told = "  ".join(f"{name} {probability:.4f}" for name, probability in decision.top) or printable(
         f"{decision.reason}: {decision.detail}"
     )
     if decision.reason and decision.top:
         told += f"  ({decision.reason})"
-    arrow = f" -> {log.printable(str(destination))}" if destination else ""
+    arrow = f" -> {printable(str(destination))}" if destination else ""
     confidence = f"{decision.confidence:7.4f}" if decision.top else " " * 7
-    return (
-        f"{decision.outcome.value:10} {decision.label or '-':10} {confidence}  {log.printable(path):40} {told}{arrow}"
-    )
+    return f"{decision.outcome.value:10} {decision.label or '-':10} {confidence}  {printable(path):40} {told}{arrow}"

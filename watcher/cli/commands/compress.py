@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from watcher.cli.commands import evaluate as judging
+from watcher.cli import judge_weights
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, classifier, mednet
 from watcher.training.data import labelled_images
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         for part in (args.train_part, args.part)
     )
     labelled_images.refuse_broken(data, valid)
-    data, valid = judging.relabelled(data, full.classes), judging.relabelled(valid, full.classes)
+    data, valid = judge_weights.relabelled(data, full.classes), judge_weights.relabelled(valid, full.classes)
     tuning = compression.Tuning(args.rank, args.epochs, args.learning_rate, seed=args.seed)
     torch.manual_seed(args.seed)
     slim, steps = compression.compress(
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         calibration.answers(slim, valid.images)[0], valid.labels, calibration.platt(valid.labels)
     )
     shipped = replace(shipped, thresholds={"temperature": heat})
-    before, after = judging.judge(full, valid), judging.judge(shipped, valid)
+    before, after = judge_weights.judge(full, valid), judge_weights.judge(shipped, valid)
     shipped = checkpoint.save(
         replace(
             shipped,

@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import signal
-import sqlite3
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import metadata
-from multiprocessing.connection import wait
-from pathlib import Path
 
-from PIL import Image
-
-from watcher.config import loader, paths_and_limits
-from watcher.config.settings import Review
-from watcher.core import available_cpus, lock
-from watcher.core.errors import Exit, Fatal
-from watcher.core.records import Decoded, Rejected
-from watcher.images.decoder_pool import DecoderPool
-from watcher.images.formats import detect
-from watcher.inbox import ownership
-from watcher.ledger import reader
-from watcher.model import checkpoint, thresholds
-from watcher.monitoring import log
-from watcher.service.doctor import directory_checks
+from watcher.config import loader
+from watcher.core.errors import Exit
+from watcher.core.printable import printable
 from watcher.service.doctor.directory_checks import Check
-
-GPUS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
-"""Without any of these torch has no device to find, and need not be asked. It takes seconds to import."""
-
-LIBRARIES = ("Pillow", "simplejpeg", "pydicom", "python-gdcm", "pylibjpeg-openjpeg", "pyjpegls")
-"""What decodes, as distributions: those of the core and of the extra ``dicom``."""
+from watcher.service.doctor.program_checks import checks
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,131 +30,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _text(check: Check) -> str:
-    line = f"{check.state:4}  {check.what:20}  {log.printable(check.told)}"
-    return line if check.advice is None else f"{line}\n{'':28}{log.printable(check.advice)}"
-
-
-def checks(settings: loader.Config) -> Iterator[Check]:
-    """All of them, as they are made."""
-    yield running(settings)
-    yield from directory_checks.directories(settings)
-    yield ledger(paths_and_limits.ledger_path(settings))
-    yield weights(paths_and_limits.weights_path(None, settings), settings.review)
-    yield device(settings.model.device, settings.model.runtime)
-    yield threads(settings.model.threads)
-    yield from decoders(settings)
-
-
-def running(settings: loader.Config) -> Check:
-    """Who sorts this inbox just now."""
-    paths = [paths_and_limits.lock_path(settings), *ownership.workers(settings.state.path).values()]
-    pids = [str(facts.get("pid", "unknown")) for path in paths if (facts := lock.holder(path)) is not None]
-    return Check("ok", "daemon", f"runs, process {', '.join(pids)}" if pids else "does not run")
-
-
-def ledger(path: Path) -> Check:
-    """Can it be read, and by which SQLite?"""
-    version = f"SQLite {sqlite3.sqlite_version}"
-    try:
-        if not reader.exists(path):
-            return Check("ok", "ledger", f"made by the first start, {version}")
-        with reader.Annals(path) as book:
-            return Check("ok", "ledger", f"{book.last():,} decisions, {version}")
-    except Fatal as error:
-        return Check("fail", "ledger", error.problem, error.advice)
-
-
-def weights(path: Path, wishes: Review) -> Check:
-    """Whole, by their own digest, and with the operating point that is asked for?"""
-    try:
-        found = checkpoint.load(path)
-        thresholds.policy(wishes, found)
-    except Fatal as error:
-        return Check("fail", "weights", error.problem, error.advice)
-    return Check("ok", "weights", f"{found.name}, {len(found.classes)} classes, digest {found.digest}")
-
-
-def device(wanted: str, runtime: str) -> Check:
-    """Where the network will run, and by what. Torch is asked only where there could be a choice."""
-    version = f"torch {_version('torch') or 'is not installed'}"
-    if _version("torch") is None:
-        return Check("fail", "device", version, "Install mednet-watcher again, with what it requires.")
-    if wanted == "cpu" or (wanted == "auto" and not any(map(os.path.exists, GPUS))):
-        if runtime == "torch":
-            return Check("ok", "device", f"cpu, {version}")
-        if _imports("onnx", "onnxruntime"):
-            return Check("ok", "device", f"cpu, by onnxruntime, {version}")
-        told = f"cpu, {version}, onnxruntime can not be imported"
-        if runtime == "auto":
-            return Check("ok", "device", told)
-        return Check("fail", "device", told, "Install mednet-watcher[onnx], or set model.runtime to auto or torch.")
-    from watcher.model import classifier
-
-    try:
-        return Check("ok", "device", f"{classifier.choose_device(wanted)}, {version}")  # type: ignore[arg-type]
-    except Fatal as error:
-        return Check("fail", "device", error.problem, error.advice)
-
-
-def _imports(*names: str) -> bool:
-    """Whether they can be imported: not here, since a broken one can do anything."""
-    line = [sys.executable, "-c", f"import {', '.join(names)}"]
-    environ = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}  # as watcher.model.onnx_backend, which would import torch
-    return subprocess.run(line, capture_output=True, check=False, timeout=120, env=environ).returncode == 0
-
-
-def threads(wanted: int) -> Check:
-    """Whether there are as many cores as threads are asked for."""
-    usable = available_cpus.usable()
-    told = f"{usable} cores, {wanted or 'as many'} threads"
-    if wanted > usable:
-        return Check("warn", "cores", told, "More threads than cores are slower: lower model.threads.")
-    return Check("ok", "cores", told)
-
-
-def decoders(settings: loader.Config) -> Iterator[Check]:
-    """A picture of each format, through a decoder as confined as the daemon's; and what is installed."""
-    with tempfile.TemporaryDirectory(prefix="mednet-doctor-") as directory:
-        names = {kind: _picture(Path(directory), kind) for kind in detect.NAMES}
-        answers = _decoded(list(names.values()), Path(directory), settings)
-    for kind, name in names.items():
-        answer = answers.get(name)
-        if isinstance(answer, Decoded):
-            yield Check("ok", f"decoder {kind}", f"a picture in {answer.decode_ms:.1f} ms")
-        else:
-            told = f"{answer.reason}: {answer.detail}" if answer else "no answer"
-            advice = "Raise decode.memory_mb, and decode.timeout_s on a slow host; else install mednet-watcher again."
-            yield Check("fail", f"decoder {kind}", f"a sound picture is refused: {told}", advice)
-    found = [f"{name} {version}" for name in LIBRARIES if (version := _version(name))]
-    yield Check("ok", "libraries", ", ".join(found))
-
-
-def _picture(directory: Path, kind: str) -> str:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").save(buffer, kind)
-    name = f"picture.{kind.lower()}"
-    (directory / name).write_bytes(buffer.getvalue())
-    return name
-
-
-def _decoded(names: list[str], directory: Path, settings: loader.Config) -> dict[str, Decoded | Rejected]:
-    pool = DecoderPool(directory, paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
-    answers: dict[str, Decoded | Rejected] = {}
-    try:
-        for name in names:
-            pool.submit(name)
-        while len(pool):
-            wait(pool.connections, max(0.0, (pool.due_s() or 0.0) - time.monotonic()))
-            answers.update((answer.name, answer) for answer in pool.collect())
-    except Fatal:
-        pass  # no decoder starts: what has no answer is told
-    finally:
-        pool.close()
-    return answers
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    line = f"{check.state:4}  {check.what:20}  {printable(check.told)}"
+    return line if check.advice is None else f"{line}\n{'':28}{printable(check.advice)}"

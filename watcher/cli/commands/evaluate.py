@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from watcher.cli.judge_weights import judge
 from watcher.config.settings import Review
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
-from watcher.core.records import Outcome
-from watcher.model import checkpoint, classifier, thresholds
-from watcher.model import decision as deciding
+from watcher.model import checkpoint, thresholds
 from watcher.training.data import labelled_images
 from watcher.training.fit import evaluation
 
@@ -35,35 +31,6 @@ def run(args: argparse.Namespace) -> int:
         evaluation.picture(judged, args.picture, f"{weights.name} {weights.digest[:12]}, {args.part or args.data}")
     print(json.dumps(judged.to_dict()) if args.json else _text(path, weights, judged))
     return Exit.OK
-
-
-def judge(weights: checkpoint.Checkpoint, data: labelled_images.Examples) -> evaluation.Report:
-    """Classify every image as the daemon would, on the device there is.
-
-    Raises:
-        Fatal: exit code 5; the data has classes that the weights do not know.
-    """
-    data = relabelled(data, weights.classes)
-    classifier.use_threads(0)
-    station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
-    network, policy = classifier.scoring(station, weights), thresholds.policy(Review(), weights)
-    shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
-    for start in range(0, len(data.images), BATCH):
-        scored = network(data.images[start : start + BATCH])
-        shares.append(deciding.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
-        decisions = deciding.decide(scored, [False] * len(scored.logits), policy)
-        filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
-    return evaluation.report(data, np.concatenate(shares), np.concatenate(filed))
-
-
-def relabelled(data: labelled_images.Examples, classes: Sequence[str]) -> labelled_images.Examples:
-    """The same images with labels in the weights' own class order.
-
-    Raises:
-        Fatal: exit code 5; the data has classes that are none of these.
-    """
-    advice = f"They know {', '.join(classes)}: name the class directories so."
-    return labelled_images.relabelled(data, classes, "the weights do not know the classes", advice)
 
 
 def _thresholds(weights: checkpoint.Checkpoint) -> str:

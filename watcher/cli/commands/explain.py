@@ -16,9 +16,9 @@ from typing import Any
 from watcher.config import loader, paths_and_limits
 from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal
+from watcher.core.printable import printable
 from watcher.inbox import claims
 from watcher.ledger.reader import Annals, Entry, Verdict
-from watcher.monitoring import log
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
 
@@ -56,7 +56,7 @@ def about(words: Sequence[str], settings: loader.Config, *, as_json: bool) -> in
                 found = {entry.id: entry for entry in annals.entries("d.id = ?", (int(number[1]),))}
             if not found:
                 hint = f"the last decision is #{annals.last()}" if _NUMBER.fullmatch(word) else HINT
-                print(f"mednet-watcher: nothing is known of {log.printable(word)}: {hint}", file=sys.stderr)
+                print(f"mednet-watcher: nothing is known of {printable(word)}: {hint}", file=sys.stderr)
                 unknown = True
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
                 entry = _as_seen(entry)
@@ -156,16 +156,16 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
     if entry.restores is not None:
         judged += f", {'takes back' if entry.outcome == 'restored' else 'instead of'} #{entry.restores}"
     lines = [
-        f"#{entry.id}  {entry.decided_at}  {log.printable(entry.name)}  (batch {entry.batch})",
+        f"#{entry.id}  {entry.decided_at}  {printable(entry.name)}  (batch {entry.batch})",
         f"    decided  {judged}",
     ]
     if entry.reason:
-        lines.append(f"    because  {log.printable(': '.join(filter(None, (entry.reason, entry.detail))))}")
+        lines.append(f"    because  {printable(': '.join(filter(None, (entry.reason, entry.detail))))}")
     lines += [
         f"    model    {entry.model or 'none: a person decided'}",
         f"    digest   {entry.digest or 'unknown: it could not be read'}",
-        f"    from     {log.printable(entry.source)}",
-        f"    to       {log.printable(entry.destination or entry.directory)}",
+        f"    from     {printable(entry.source)}",
+        f"    to       {printable(entry.destination or entry.directory)}",
         f"    ended    {_ended(entry)}",
         f"    now      {NOW[state].format(by=by)}",
     ]
@@ -180,10 +180,10 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
         )
         if verdict.withdrawn_by:
             end = f"withdrawn by #{verdict.withdrawn_by}"
-        lines.append(f"    verdict  {log.printable(told)}; {end}")
+        lines.append(f"    verdict  {printable(told)}; {end}")
     return "\n".join(lines)
 
 
 def _ended(entry: Entry) -> str:
-    note = f": {log.printable(entry.note)}" if entry.note else ""
+    note = f": {printable(entry.note)}" if entry.note else ""
     return f"{entry.state} {entry.ended_at}{note}" if entry.state else "not yet"

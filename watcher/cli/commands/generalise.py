@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from watcher.cli.commands.adapt import REHEARSAL
 from watcher.core import atomic_write
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, classifier, mednet
@@ -28,6 +27,7 @@ from watcher.training.multi_source import (
     verdict_benefit,
 )
 from watcher.training.site import rehearsal
+from watcher.training.site.rehearsal import REHEARSAL
 
 SHIPPED = seed_spread.SHIPPED
 

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from watcher.cli import judge_weights
-from watcher.cli.commands.adapt import REHEARSAL
-from watcher.config import paths_and_limits
+from watcher.config import loader
 from watcher.config.settings import Review
 from watcher.core import atomic_write, shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, classifier, promotions, thresholds
 from watcher.review import verdicts
 from watcher.training.site import promotion_gate, rehearsal, site_images
+from watcher.training.site.rehearsal import REHEARSAL
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,10 +25,10 @@ def run(args: argparse.Namespace) -> int:
 
     What is in force already is left so, and that is told.
     """
-    settings = paths_and_limits.optional_config(args.config)
-    paths_and_limits.refuse_named_weights(settings)
+    settings = loader.optional_config(args.config)
+    promotions.refuse_named_weights(settings)
     before = promotions.in_force(settings.state.path)
-    present = checkpoint.load(paths_and_limits.weights_path(None, settings))
+    present = checkpoint.load(promotions.weights_path(None, settings))
     new = checkpoint.load(args.candidate)
     if new.classes != present.classes:
         raise Fatal(

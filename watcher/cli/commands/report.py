@@ -8,8 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from watcher.cli import contact_sheet
-from watcher.cli.commands import evaluate as judging
+from watcher.cli import contact_sheet, judge_weights
 from watcher.core import atomic_write, shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.images import decode
@@ -94,7 +93,7 @@ def _shipped(args: argparse.Namespace, out: Path) -> None:
     calibrated = {}
     for path in args.weights or [shipped_files.weights()]:
         weights = checkpoint.load(path)
-        judged = judging.judge(weights, data)
+        judged = judge_weights.judge(weights, data)
         found = evaluation.calibration(judged)
         bins = [list(column) for column in zip(*found.bins, strict=True)]
         calibrated[weights.name] = [{"bins": bins, "ece": found.error}]

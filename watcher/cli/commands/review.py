@@ -19,14 +19,13 @@ from watcher.cli.commands import explain
 from watcher.cli.put_back_files import tell_reconciled
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.filing import mover as file_mover
-from watcher.filing import put_back, recovery
+from watcher.core.printable import printable
+from watcher.filing import destinations, put_back, recovery
 from watcher.filing.decision_executor import Clerk
 from watcher.filing.mover import Filing
 from watcher.ledger.reader import LIES, Annals, Entry, Verdict
 from watcher.ledger.writer import Ledger
-from watcher.model import checkpoint
-from watcher.monitoring import log
+from watcher.model import checkpoint, promotions
 from watcher.review import export, verdicts, wake_pipe
 
 PATIENCE_S = 30.0
@@ -64,7 +63,7 @@ def _waiting(annals: Annals, settings: loader.Config, now: datetime) -> Iterator
         if os.path.lexists(path):
             yield _told(path, entry, given.get(path), now)
     with contextlib.suppress(OSError), os.scandir(review) as found:
-        unknown = sorted(e.path for e in found if file_mover.waits(e) and e.path not in entries)
+        unknown = sorted(e.path for e in found if destinations.waits(e) and e.path not in entries)
         moving = {entry.name for entry in annals.unended()}
         for path in unknown:
             if os.path.basename(path) not in moving:
@@ -96,13 +95,11 @@ def _told(path: str, entry: Entry | None, open_verdict: Verdict | None, now: dat
 def _text(told: dict[str, Any]) -> str:
     number = f"#{told['id']}" if told["id"] is not None else "-"
     top = ", ".join(f"{label} {probability:.4f}" for label, probability in told["top"][:3])
-    why = log.printable(": ".join(filter(None, (told["reason"], told["detail"]))))
+    why = printable(": ".join(filter(None, (told["reason"], told["detail"]))))
     age = "-" if told["age_s"] is None else durations.age(told["age_s"])
-    lines = [f"{number:>8}  {age:>5}  {log.printable(told['path'])}", f"{'':17}{top + '; ' if top else ''}{why}"]
+    lines = [f"{number:>8}  {age:>5}  {printable(told['path'])}", f"{'':17}{top + '; ' if top else ''}{why}"]
     if told["verdict"]:
-        lines.append(
-            f"{'':17}{_said(told['verdict']['label'])} by {log.printable(told['verdict']['user'])}, to be filed"
-        )
+        lines.append(f"{'':17}{_said(told['verdict']['label'])} by {printable(told['verdict']['user'])}, to be filed")
     return "\n".join(lines)
 
 
@@ -125,8 +122,8 @@ def _judge(args: argparse.Namespace, settings: loader.Config) -> int:
     """Record verdicts, and have the files moved: by the daemon that runs, else here."""
     label = None
     if args.doing == "accept":
-        label = verdicts.known(checkpoint.load(paths_and_limits.weights_path(None, settings)).classes, args.label)
-    path, places = paths_and_limits.ledger_path(settings), paths_and_limits.places(settings)
+        label = verdicts.known(checkpoint.load(promotions.weights_path(None, settings)).classes, args.label)
+    path, places = paths_and_limits.ledger_path(settings), destinations.places(settings)
     with Annals(path) as annals:
         put_back.refuse_root(path)
         judged = {each.path: each for each in (verdicts.subject(annals, file, places) for file in args.files)}
@@ -159,11 +156,11 @@ def _have_filed(given: list[int], annals: Annals, settings: loader.Config) -> No
     with put_back.at_work(paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled) as clerk:
         _refuse_missing(clerk.ledger, settings)
         mover = Filing(settings.inbox.path, paths_and_limits.file_mode(settings))
-        persons = Clerk(clerk.ledger, mover, paths_and_limits.places(settings), None)
+        persons = Clerk(clerk.ledger, mover, destinations.places(settings), None)
         while done := verdicts.carry_out(persons):
             failed = [each for each in done if each.state == "later"]
             for each in failed:
-                told = log.printable(f"{each.verdict.path} can not be moved: {each.why}")
+                told = printable(f"{each.verdict.path} can not be moved: {each.why}")
                 print(f"mednet-watcher: {told}; it is on record, and tried again", file=sys.stderr)
             if failed:
                 return
@@ -171,7 +168,7 @@ def _have_filed(given: list[int], annals: Annals, settings: loader.Config) -> No
 
 def _refuse_missing(ledger: Ledger, settings: loader.Config) -> None:
     """As the daemon's start does, and for every class: one that was never filed to lies where the others do."""
-    roots = vars(paths_and_limits.places(settings)).values()
+    roots = vars(destinations.places(settings)).values()
     try:
         recovery.refuse_missing(ledger, [path for path in ledger.noted() if any(map(path.is_relative_to, roots))])
     except Fatal as error:
@@ -192,9 +189,9 @@ def _tell(annals: Annals, number: int, *, as_json: bool) -> str:
         if as_json:
             print(json.dumps({**asdict(verdict), "class": verdict.label, "destination": destination}))
         else:
-            end = f" -> {log.printable(destination)}" if filed and destination else ""
+            end = f" -> {printable(destination)}" if filed and destination else ""
             why = f": {verdict.why}" if verdict.why else ""
-            print(f"{_said(verdict.label)}  {log.printable(verdict.path)}{end}  ({SHOWN[verdict.state]}{why})")
+            print(f"{_said(verdict.label)}  {printable(verdict.path)}{end}  ({SHOWN[verdict.state]}{why})")
     return verdict.state
 
 
@@ -215,7 +212,7 @@ def _export(args: argparse.Namespace, settings: loader.Config) -> int:
             counts[result.state] += 1
             if result.why:
                 path = result.path if result.state == "left" else str(result.destination)
-                print(f"{result.state}  {log.printable(path)}: {log.printable(result.why)}", file=sys.stderr)
+                print(f"{result.state}  {printable(path)}: {printable(result.why)}", file=sys.stderr)
     copied = f"{counts['copied']} copied to {args.to}, {counts['there']} were there, {counts['left']} left alone"
     copied += f", {counts['withdrawn']} withdrawn since" if counts["withdrawn"] else ""
     print(json.dumps(counts) if args.json else copied)

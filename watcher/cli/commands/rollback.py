@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from watcher.config import paths_and_limits
+from watcher.config import loader
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, promotions
@@ -17,12 +17,12 @@ from watcher.review import verdicts
 
 def run(args: argparse.Namespace) -> int:
     """Put the weights of before in force again, from the next start or reload on; or list what was promoted."""
-    settings = paths_and_limits.optional_config(args.config)
+    settings = loader.optional_config(args.config)
     state = settings.state.path
     if args.list:
         entries = promotions.history(state)
         return _list(entries, str(settings.model.weights) if settings.model.weights else _present(entries, state))
-    paths_and_limits.refuse_named_weights(settings)
+    promotions.refuse_named_weights(settings)
     if not promotions.history(state):
         raise _nothing()
     with promotions.alone(state):

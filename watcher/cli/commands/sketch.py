@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from watcher.core.errors import Exit, Fatal
-from watcher.training.data import images_by_class, synthetic_images
+from watcher.training.data import labelled_images, synthetic_images
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
     if args.components < 1:
         raise Fatal(f"{args.components} components say nothing", "Give --components at least 1.", Exit.USAGE)
     print(f"reading {args.data} ...", flush=True)
-    images = images_by_class.images_by_class(args.data, args.split, args.train_part)
+    images = labelled_images.images_by_class(args.data, args.split, args.train_part)
     fitted = synthetic_images.fit(images, args.components, rng=np.random.default_rng(args.seed))
     out: Path = args.out
     fitted.save(out)

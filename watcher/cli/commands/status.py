@@ -14,11 +14,11 @@ from watcher.cli import durations
 from watcher.config import loader, paths_and_limits
 from watcher.core import lock
 from watcher.core.errors import Exit, Retry
-from watcher.filing import shadow_agreement
-from watcher.filing.decision_executor import Places
+from watcher.core.printable import printable
+from watcher.filing import destinations, shadow_agreement
+from watcher.filing.destinations import Places
 from watcher.inbox import claims, ownership
-from watcher.ledger import reader
-from watcher.monitoring import log
+from watcher.ledger import reader, status_counts
 from watcher.service import build
 
 
@@ -38,8 +38,8 @@ def _state(settings: loader.Config) -> dict[str, Any]:
         name: facts for name, path in ownership.workers(settings.state.path).items() if (facts := lock.holder(path))
     }
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    tally = reader.tally(path, midnight) if known else reader.Tally({}, {}, {}, None, 0)
-    places, waiting = paths_and_limits.places(settings), _waiting(settings)
+    tally = status_counts.tally(path, midnight) if known else status_counts.Tally({}, {}, {}, None, 0)
+    places, waiting = destinations.places(settings), _waiting(settings)
     return {
         "running": holder is not None or bool(sharing),
         "daemon": holder,
@@ -47,8 +47,8 @@ def _state(settings: loader.Config) -> dict[str, Any]:
         "inbox": str(settings.inbox.path),
         "waiting": None if waiting is None else waiting[0],
         "oldest_pending_s": None if waiting is None else waiting[1],
-        "backlog": _to_see_to(paths_and_limits.backlog(places), places, settings),
-        "disk_free_bytes": paths_and_limits.free_space(settings, places),
+        "backlog": _to_see_to(destinations.backlog(places), places, settings),
+        "disk_free_bytes": destinations.free_space(settings, places),
         **told_of_error(_last_error(settings), _daemon(holder, sharing), tally.last_work_at, datetime.now(UTC)),
         "today": tally.since,
         "total": tally.total,
@@ -195,7 +195,7 @@ def last_error_text(told: dict[str, Any]) -> str:
     ago = "" if age_s is None else f"{durations.age(age_s)} ago, "
     told_line = f"{line.get('timestamp', '')}  {line.get('event', '')}  {about}".rstrip()
     lasting = "no config taken since" if line.get("event") == "reload.refused" else "no file done since"
-    return log.printable(f"{'over, ' if over else ''}{ago}{told_line}; {over or lasting}")
+    return printable(f"{'over, ' if over else ''}{ago}{told_line}; {over or lasting}")
 
 
 def _backlog(counts: dict[str, int | None]) -> str:

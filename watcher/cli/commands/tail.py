@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Any
 
-from watcher.config import paths_and_limits
+from watcher.config import loader
 from watcher.core.errors import Exit, Fatal
-from watcher.monitoring.log import printable
+from watcher.core.printable import printable
 
 POLL_S = 0.2
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    path = Path(args.file) if args.file else paths_and_limits.optional_config(args.config).log.file
+    path = Path(args.file) if args.file else loader.optional_config(args.config).log.file
     if path is None:
         raise Fatal(
             "the config has no log.file, so there is no file to read",

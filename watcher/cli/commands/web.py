@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal
-from watcher.filing import put_back
-from watcher.model import checkpoint
+from watcher.filing import destinations, put_back
+from watcher.model import checkpoint, promotions
 from watcher.review import verdicts
 from watcher.review.verdicts import Person
 from watcher.review.web import access
@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     site = Site(
         ledger,
         settings.state.path,
-        paths_and_limits.places(settings),
+        destinations.places(settings),
         building.inbox(settings),
-        checkpoint.load(paths_and_limits.weights_path(None, settings)).classes,
+        checkpoint.load(promotions.weights_path(None, settings)).classes,
         settings.decode.max_bytes,
     )
     pictures = Pictures(paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)

@@ -13,7 +13,7 @@ from typing import Any
 from watcher.cli import contact_sheet
 from watcher.cli.demo import synthetic_arrivals
 from watcher.cli.demo.synthetic_arrivals import Drop
-from watcher.monitoring import log
+from watcher.core.printable import printable
 
 PLACES = ("inbox", "sorted", "review", "quarantine")
 COLUMNS = ("its class", "another class", "review", "quarantine", "inbox", "lost or double")
@@ -58,7 +58,7 @@ def find(root: Path, drops: Sequence[Drop], lines: Sequence[Line]) -> list[Found
     found = []
     for drop in drops:
         paths = tuple(lying.get(drop.digest, ()))
-        line = told.get(log.printable(str(paths[0])), {}) if paths else {}
+        line = told.get(printable(str(paths[0])), {}) if paths else {}
         found.append(Found(drop, paths, line))
     return found
 

@@ -14,11 +14,11 @@ from typing import Any
 import flask
 
 from watcher.core.errors import Fatal, Reject, Retry
-from watcher.filing.decision_executor import Places
+from watcher.core.printable import printable
+from watcher.filing.destinations import Places
 from watcher.inbox.scan import Inbox
 from watcher.ledger.reader import LIES, Annals, Entry
 from watcher.ledger.writer import Ledger
-from watcher.monitoring.log import printable
 from watcher.review import verdicts, wake_pipe
 from watcher.review.verdicts import Person
 from watcher.review.web.access import COOKIE, Guard

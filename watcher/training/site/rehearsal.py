@@ -102,3 +102,6 @@ def load(path: Path) -> Rehearsal:
             "Take the one that came with the weights, or name another with --rehearsal.",
             Exit.MODEL,
         ) from error
+
+
+REHEARSAL = "rehearsal.safetensors"
