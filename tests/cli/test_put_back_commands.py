@@ -140,7 +140,7 @@ def test_a_second_one_is_told(site: Site) -> None:
 
 def test_nobody_reads_of_it(site: Site) -> None:
     """A reader that goes away does not end the work half-way."""
-    site.clerk.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(300)])
+    site.executor.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(300)])
     command = f'"{sys.executable}" -m watcher undo --since 1h | head -0'
     environ = {**os.environ, "PYTHONPATH": str(TOP)}
     ended = subprocess.run(["bash", "-c", command], cwd=site.root, env=environ, capture_output=True, text=True)
@@ -258,7 +258,7 @@ class TestExplain:
         (site.hand / "c").unlink()
         site.undo(number=4)
         again = site.order("d", SURE, b"d")
-        site.clerk.carry_out([again])
+        site.executor.carry_out([again])
         told = {line["id"]: (line["now"], line["now_by"]) for line in self.lines(site, "a", "b", "c", "d")}
         assert told == {
             1: ("there", None),

@@ -21,11 +21,11 @@ from watcher.cli import main
 from watcher.cli.commands import status
 from watcher.config import loader
 from watcher.core.errors import Exit, Fatal
-from watcher.core.records import Decision, Ending, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Ending, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import destinations
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.ledger import status_counts
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 from watcher.service.doctor import program_checks
 
@@ -168,12 +168,12 @@ def test_who_may_not_look_is_not_told_that_nothing_runs(closed: loader.Config) -
     assert (told.value.code, "root" in told.value.advice) == (Exit.DIRECTORY, True)
     assert program_checks.ledger(closed.state.path / "ledger.sqlite3").state == "fail"
     with pytest.raises(Fatal, match="can not be entered"):
-        Annals(closed.state.path / "ledger.sqlite3")
+        LedgerReader(closed.state.path / "ledger.sqlite3")
 
 
 def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
     """Review may hold thousands for all that is known: so it says, and no metric says 0."""
-    where = Places(tmp_path / "sorted", tmp_path / "away", tmp_path, tmp_path / "rejected")
+    where = Destinations(tmp_path / "sorted", tmp_path / "away", tmp_path, tmp_path / "rejected")
     (tmp_path / "a.jpeg").touch()
     counts = destinations.backlog(where)
     assert counts == {"review": None, "quarantine": 1}
@@ -190,7 +190,7 @@ def test_counts_today_and_all_time(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     book = Ledger(tmp_path / "state" / "ledger.sqlite3", lambda: next(times))
     for outcome in (Outcome.SORTED, Outcome.REVIEW):
-        order = Order("a", Identity(1, 2, 3, 4), "d", Decision(outcome, "Hand", 0.9), Timing(0.0))
+        order = MoveOrder("a", Identity(1, 2, 3, 4), "d", Decision(outcome, "Hand", 0.9), Timing(0.0))
         with book.deciding():
             [number] = book.decided([order], [str(tmp_path)], None, tmp_path / "inbox")
         book.ended([Ending(number, "filed", "/x/a")])
@@ -279,11 +279,11 @@ class TestTheLastError:
         sure, back = Decision(Outcome.SORTED, "Hand", 0.9), Decision(Outcome.RESTORED, None, 0.0, "undo")
         expected = []
         for decision, state in ((sure, "filed"), (sure, "shadowed"), (sure, "returned"), (back, "filed")):
-            order = Order("a", Identity(1, 2, 3, 4), "d" * 64, decision, Timing(0.0))
+            order = MoveOrder("a", Identity(1, 2, 3, 4), "d" * 64, decision, Timing(0.0))
             with book.deciding():
                 [number] = book.decided([order], ["/x"], "m")
             book.ended([Ending(number, state, "/x/a" if state == "filed" else None)])
-            expected.append(status_counts.tally(path, datetime.now(UTC)))
+            expected.append(status_counts.count_for_status(path, datetime.now(UTC)))
         book.close()
         assert [str(tally.last_work_at)[14:16] for tally in expected] == ["01", "03", "03", "03"]
         assert [str(tally.last_filed_at)[14:16] for tally in expected] == ["01", "01", "01", "01"]

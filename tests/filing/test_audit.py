@@ -12,14 +12,14 @@ import pytest
 from tests.filing.test_put_back import BROKEN, HAND, ODD, Site
 from tests.support.daemon import mednet
 from watcher.core.lock import Lock
-from watcher.core.records import Decision, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back, quarantine_notes
 from watcher.filing.audit import Audit
 from watcher.filing.audit_report import Finding, Report
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.filing.recovery import recover
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 UNSURE = Decision(Outcome.REVIEW, "Hand", 0.5, "low_confidence", "0.5")
@@ -36,9 +36,9 @@ def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]
 
 
 def audit(site: Site, quick: bool = False) -> Report:
-    places = Places(site.root / "sorted", site.root / "review", site.quarantine, site.root / "rejected")
-    with Annals(site.path) as annals:
-        return Audit(annals, places, Inbox(site.inbox, [".*"]), site.path.parent, quick=quick).run()
+    places = Destinations(site.root / "sorted", site.root / "review", site.quarantine, site.root / "rejected")
+    with LedgerReader(site.path) as ledger_reader:
+        return Audit(ledger_reader, places, Inbox(site.inbox, [".*"]), site.path.parent, quick=quick).run()
 
 
 def told(site: Site, quick: bool = False) -> list[tuple[str, str, int | None]]:
@@ -143,7 +143,7 @@ def test_unended(site: Site) -> None:
     """A move whose owner died is told, and what it explains is not; while its owner lives there is no finding."""
     book = Ledger(site.path, owner="operator")
     path = site.hand / "a.png"
-    order = Order(
+    order = MoveOrder(
         "a.png", site.identify(path), "d" * 64, Decision(Outcome.RESTORED, None, 0.0, "undo"), Timing(0.0), str(path), 1
     )
     with book.deciding():

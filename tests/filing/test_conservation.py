@@ -22,17 +22,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from watcher.core import no_overwrite
 from watcher.core.errors import Fatal
-from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back as putting
 from watcher.filing import put_back_requests
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.mover import Filing
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.mover import Mover
 from watcher.filing.recovery import recover_all
 from watcher.filing.takeover import Takeover
 from watcher.inbox import claims
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
@@ -131,7 +131,7 @@ class Conservation(RuleBasedStateMachine):
         across = shm.is_dir() and os.stat(shm).st_dev != os.stat(self.root).st_dev
         self.other = Path(tempfile.mkdtemp(prefix="mednet-model-", dir=shm if across else self.root))
         self.inbox = self.root / "inbox"
-        self.places = Places(
+        self.places = Destinations(
             self.root / "sorted", self.other / "review", self.root / "quarantine", self.root / "rejected"
         )
         for directory in (self.inbox, self.places.sorted / "A", self.places.review, self.places.quarantine):
@@ -192,13 +192,13 @@ class Conservation(RuleBasedStateMachine):
     def file(self, outcomes: list[Outcome], at: int, after: bool, error: int | None, mounts: bool) -> None:
         """The whole inbox is decided upon and filed, and at some step something fails, or everything dies."""
         Takeover(self.ledger, self.inbox, self.other / "state")()  # as after each scan
-        names = sorted(Inbox(self.inbox, recursive=True).sweep())
+        names = sorted(Inbox(self.inbox, recursive=True).scan())
         orders = [self._order(name, outcome) for name, outcome in zip(names, outcomes, strict=False)]
         if not orders:
             return
         self.faults.plan(at, after, error, mounts)
         try:
-            results = self.clerk.carry_out(orders)
+            results = self.executor.carry_out(orders)
         except (Crash, Fatal):
             self._restart()
         else:
@@ -220,17 +220,17 @@ class Conservation(RuleBasedStateMachine):
         """A person puts a few files back. If the command dies, the daemon goes on."""
         path = self.other / "state" / "ledger.sqlite3"
         try:
-            with Annals(path) as annals, putting.at_work(path, self.inbox) as clerk:
+            with LedgerReader(path) as ledger_reader, putting.at_work(path, self.inbox) as executor:
                 name = put_back_requests.as_it_came(self.inbox, recursive=True)
                 found = (
-                    put_back_requests.quarantined(annals, name=name)
+                    put_back_requests.quarantined(ledger_reader, name=name)
                     if retry
-                    else put_back_requests.filed(annals, since=LONG_AGO, name=name)
+                    else put_back_requests.filed(ledger_reader, since=LONG_AGO, name=name)
                 )
                 chosen = list(itertools.islice(found, count))
                 self.faults.plan(at, after, error, mounts)
-                for result in putting.put_back(chosen, "retry" if retry else "undo", self.inbox, clerk):
-                    there = os.path.lexists(result.wish.path)
+                for result in putting.put_back(chosen, "retry" if retry else "undo", self.inbox, executor):
+                    there = os.path.lexists(result.request.path)
                     assert (result.state == "restored") != there, "files put back leave, others stay"
         except (Crash, Fatal):
             pass
@@ -261,12 +261,14 @@ class Conservation(RuleBasedStateMachine):
         with contextlib.suppress(OSError):
             (self.inbox / name).rmdir()
 
-    def _order(self, name: str, outcome: Outcome) -> Order:
+    def _order(self, name: str, outcome: Outcome) -> MoveOrder:
         path = self.inbox / name
         found, data = path.lstat(), path.read_bytes()
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         return (
-            Order(name, identity, no_overwrite.digest(path), Decision(outcome, "A", 0.9), Timing(0.0)) if data else None
+            MoveOrder(name, identity, no_overwrite.digest(path), Decision(outcome, "A", 0.9), Timing(0.0))
+            if data
+            else None
         )
 
     def _restart(self, clear: bool = True) -> None:
@@ -275,7 +277,9 @@ class Conservation(RuleBasedStateMachine):
         if hasattr(self, "ledger"):
             self.ledger.close()
         self.ledger = Ledger(self.other / "state" / "ledger.sqlite3")
-        self.clerk = Clerk(self.ledger, Filing(self.inbox), self.places, "m" * 64, keep_subdirectories=True)
+        self.executor = DecisionExecutor(
+            self.ledger, Mover(self.inbox), self.places, "m" * 64, keep_subdirectories=True
+        )
         endings = recover_all(self.ledger, self.other / "state")
         assert all(ending.state != "missing" for ending in endings), [ending.note for ending in endings]
         self.faults.clear()

@@ -16,11 +16,11 @@ import pytest
 
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, digest
-from watcher.core.records import Decision, Ending, Filed, Identity, Order, Outcome, Timing
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.duplicates import Rules
-from watcher.filing.mover import Filing
+from watcher.core.records import Decision, Ending, Filed, Identity, MoveOrder, Outcome, Timing
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.duplicates import DuplicateRules
+from watcher.filing.mover import Mover
 from watcher.ledger.writer import Ledger
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
@@ -31,21 +31,21 @@ ACTIONS = ("keep", "review", "quarantine")
 class Office:
     """A clerk with rules, and what lies where."""
 
-    def __init__(self, root: Path, identify: Callable[[Path], Identity], rules: Rules) -> None:
+    def __init__(self, root: Path, identify: Callable[[Path], Identity], rules: DuplicateRules) -> None:
         self.root, self.identify = root, identify
         (root / "inbox").mkdir()
-        places = Places(root / "sorted", root / "review", root / "quarantine", root / "rejected")
+        places = Destinations(root / "sorted", root / "review", root / "quarantine", root / "rejected")
         self.ledger = Ledger(root / "ledger")
-        self.clerk = Clerk(self.ledger, Filing(root / "inbox"), places, "model", rules)
+        self.executor = DecisionExecutor(self.ledger, Mover(root / "inbox"), places, "model", rules)
 
-    def order(self, name: str, data: bytes, decision: Decision = HAND) -> Order:
+    def order(self, name: str, data: bytes, decision: Decision = HAND) -> MoveOrder:
         path = self.root / "inbox" / name
         path.write_bytes(data)
-        return Order(name, self.identify(path), hashlib.sha256(data).hexdigest(), decision, Timing(0.0))
+        return MoveOrder(name, self.identify(path), hashlib.sha256(data).hexdigest(), decision, Timing(0.0))
 
-    def file(self, *orders: Order) -> list[tuple[str, str | None, bytes]]:
+    def file(self, *orders: MoveOrder) -> list[tuple[str, str | None, bytes]]:
         """Carry out orders: where each file lies, why, and what is in it."""
-        filed = [result for _, result in self.clerk.carry_out(orders)]
+        filed = [result for _, result in self.executor.carry_out(orders)]
         assert all(isinstance(result, Filed) for result in filed)
         paths = [Path(result.destination) for result in filed if isinstance(result, Filed)]
         return [
@@ -70,7 +70,7 @@ def test_each_case_has_its_action(
     tmp_path: Path, identify: Callable[[Path], Identity], case: str, name: str, data: bytes, reason: str, action: Any
 ) -> None:
     """Each of the three collisions goes where its own key says, and the file that was there first stays as it is."""
-    office = Office(tmp_path, identify, Rules(**{case: action}))
+    office = Office(tmp_path, identify, DuplicateRules(**{case: action}))
     office.file(office.order("a.png", b"first"))
     place, told = WHERE[action]
     assert office.file(office.order(name, data)) == [(place, reason if told else None, data)]
@@ -83,7 +83,7 @@ def test_another_name_and_other_bytes_are_no_collision(
     tmp_path: Path, identify: Callable[[Path], Identity], actions: tuple[Any, Any, Any]
 ) -> None:
     """The fourth case is sorted under every rule."""
-    office = Office(tmp_path, identify, Rules(*actions))
+    office = Office(tmp_path, identify, DuplicateRules(*actions))
     office.file(office.order("a.png", b"first"))
     assert office.file(office.order("b.png", b"second")) == [("sorted/Hand", None, b"second")]
     office.ledger.close()
@@ -91,7 +91,7 @@ def test_another_name_and_other_bytes_are_no_collision(
 
 def test_of_two_in_one_batch_the_second_is_the_duplicate(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
     """Two files with the same bytes that are decided at once: the first is sorted, the second is not."""
-    office = Office(tmp_path, identify, Rules(other_name_same_bytes="review"))
+    office = Office(tmp_path, identify, DuplicateRules(other_name_same_bytes="review"))
     found = office.file(office.order("a.png", b"x"), office.order("b.png", b"x"))
     assert [place for place, _, _ in found] == ["sorted/Hand", "review"]
     office.ledger.close()
@@ -102,7 +102,7 @@ def test_what_another_worker_moves_just_now_counts(
     tmp_path: Path, identify: Callable[[Path], Identity], name: str, data: bytes, case: int
 ) -> None:
     """Of two that collide and are decided by two workers at the same time, the second is judged, by its own case."""
-    rules = Rules(*("quarantine" if n == case else "keep" for n in range(3)))  # type: ignore[arg-type]
+    rules = DuplicateRules(*("quarantine" if n == case else "keep" for n in range(3)))  # type: ignore[arg-type]
     office = Office(tmp_path, identify, rules)
     other = Ledger(tmp_path / "ledger", owner="worker-2")
     with other.deciding():
@@ -117,7 +117,7 @@ def test_what_another_worker_moves_just_now_counts(
 
 def test_files_in_doubt_are_not_judged(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
     """What goes to review anyway goes there, however often its bytes came before."""
-    office = Office(tmp_path, identify, Rules("quarantine", "quarantine", "quarantine"))
+    office = Office(tmp_path, identify, DuplicateRules("quarantine", "quarantine", "quarantine"))
     unsure = Decision(Outcome.REVIEW, "Hand", 0.4, "low_confidence")
     for _ in range(2):
         assert office.file(office.order("a.png", b"x", unsure)) == [("review", "low_confidence", b"x")]

@@ -20,7 +20,7 @@ from tests.support.repository import TOP
 from watcher.core import no_overwrite
 from watcher.core.errors import Retry, Vanished
 from watcher.core.records import Identity
-from watcher.filing.mover import Filing
+from watcher.filing.mover import Mover
 from watcher.inbox.scan import Inbox
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.2, sentinel: MOUNTED}\n"
@@ -40,9 +40,9 @@ class TestSentinel:
         inbox = Inbox(tmp_path, sentinel="MOUNTED")
         (tmp_path / "x.jpeg").touch()
         with pytest.raises(Retry, match="MOUNTED"):
-            next(inbox.sweep())
+            next(inbox.scan())
         (tmp_path / "MOUNTED").touch()
-        assert list(inbox.sweep()) == ["x.jpeg"]
+        assert list(inbox.scan()) == ["x.jpeg"]
         assert not inbox.wants("MOUNTED")
 
     def test_sorting_waits_for_it(self, tmp_path: Path, image: bytes) -> None:
@@ -97,7 +97,7 @@ class TestMode:
             (tmp_path / directory).mkdir()
         (tmp_path / "secret").touch(mode=0o600)
         os.symlink(tmp_path / "secret", tmp_path / "inbox" / "x.jpeg")
-        Filing(tmp_path / "inbox", mode=0o644).move("x.jpeg", None, None, tmp_path / "quarantine")
+        Mover(tmp_path / "inbox", mode=0o644).move("x.jpeg", None, None, tmp_path / "quarantine")
         assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
     def test_another_file_of_the_name_keeps_its_own(
@@ -118,7 +118,7 @@ class TestMode:
 
         monkeypatch.setattr(no_overwrite, "same", then_swapped)
         with pytest.raises(Vanished):
-            Filing(tmp_path / "inbox", mode=0o644).move("x.jpeg", identity, None, tmp_path / "sorted")
+            Mover(tmp_path / "inbox", mode=0o644).move("x.jpeg", identity, None, tmp_path / "sorted")
         assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
         assert decided.exists()
 

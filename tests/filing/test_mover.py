@@ -25,7 +25,7 @@ from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.records import Identity
 from watcher.filing import mover as moving
 from watcher.filing import quarantine_notes
-from watcher.filing.mover import Filing
+from watcher.filing.mover import Mover
 
 Identify = Callable[[Path], Identity]
 CONTENT = b"a radiograph"
@@ -78,7 +78,7 @@ class TestMove:
         name = os.fsdecode(raw)
         (inbox / name).write_bytes(CONTENT)
         stamp = identify(inbox / name)
-        path = Filing(inbox).move(name, stamp, DIGEST, target)
+        path = Mover(inbox).move(name, stamp, DIGEST, target)
         assert path == target / name
         assert identify(path) == stamp
         assert content(inbox) == {}
@@ -89,7 +89,7 @@ class TestMove:
         name = os.fsdecode(raw)
         for number in range(4):
             (inbox / name).write_bytes(str(number).encode())
-            _within(5, lambda: Filing(inbox).move(name, None, DIGEST, target))
+            _within(5, lambda: Mover(inbox).move(name, None, DIGEST, target))
         assert sorted(content(target).values()) == [b"0", b"1", b"2", b"3"]
         assert (target / name).read_bytes() == b"0"
         assert content(inbox) == {}
@@ -106,7 +106,7 @@ class TestMove:
         def run(inbox: Path) -> None:
             for turn in range(20):
                 barrier.wait()
-                Filing(inbox).move(f"{turn}.png", None, None, target)
+                Mover(inbox).move(f"{turn}.png", None, None, target)
 
         threads = [threading.Thread(target=run, args=(inbox,)) for inbox in inboxes]
         for thread in threads:
@@ -125,7 +125,7 @@ class TestMove:
         os.rename(path, inbox / "kept")
         os.rename(inbox / "new", path)
         with pytest.raises(Vanished):
-            Filing(inbox).move("a.png", stamp, None, target)
+            Mover(inbox).move("a.png", stamp, None, target)
         assert content(inbox) == {"a.png": b"new", "kept": b"old"}
         assert content(target) == {}
 
@@ -137,7 +137,7 @@ class TestMove:
         path.write_bytes(b"new")
         os.utime(path, ns=(0, stamp.mtime_ns + 1))
         with pytest.raises(Vanished):
-            Filing(inbox).move("a.png", stamp, None, target)
+            Mover(inbox).move("a.png", stamp, None, target)
         assert content(inbox) == {"a.png": b"new"}
 
     def test_swap_between_look_and_rename_is_undone(
@@ -157,19 +157,19 @@ class TestMove:
 
         monkeypatch.setattr(no_overwrite, "rename_noreplace", swap_first)
         with pytest.raises(Vanished):
-            Filing(inbox).move("a.png", stamp, None, target)
+            Mover(inbox).move("a.png", stamp, None, target)
         assert content(inbox) == {"a.png": b"newer"}
         assert content(target) == {}
 
     def test_file_that_is_gone_has_vanished(self, inbox: Path, target: Path) -> None:
         """A file no longer in the inbox raises Vanished, not Retry: there is nothing to try again."""
         with pytest.raises(Vanished):
-            Filing(inbox).move("a.png", None, None, target)
+            Mover(inbox).move("a.png", None, None, target)
 
     def test_removed_target_directory_is_made_again(self, inbox: Path, target: Path) -> None:
         """A class directory that somebody removed meanwhile, parents and all, is made again."""
         (inbox / "a.png").write_bytes(CONTENT)
-        path = Filing(inbox).move("a.png", None, DIGEST, target / "deep" / "Hand")
+        path = Mover(inbox).move("a.png", None, DIGEST, target / "deep" / "Hand")
         assert path == target / "deep" / "Hand" / "a.png"
         assert path.read_bytes() == CONTENT
 
@@ -178,20 +178,20 @@ class TestMove:
         (inbox / "a.png").write_bytes(CONTENT)
         (target / "Hand").write_bytes(b"a file where a directory should be")
         with pytest.raises(Retry):
-            Filing(inbox).move("a.png", None, DIGEST, target / "Hand")
+            Mover(inbox).move("a.png", None, DIGEST, target / "Hand")
         assert content(inbox) == {"a.png": CONTENT}
 
     def test_link_is_moved_not_followed(self, inbox: Path, target: Path, tmp_path: Path) -> None:
         """A symbolic link is moved as the link it is; what it points to is not touched."""
         (tmp_path / "secret").write_bytes(b"secret")
         (inbox / "a.png").symlink_to(tmp_path / "secret")
-        path = Filing(inbox).move("a.png", None, None, target)
+        path = Mover(inbox).move("a.png", None, None, target)
         assert os.readlink(path) == str(tmp_path / "secret")
         assert (tmp_path / "secret").read_bytes() == b"secret"
 
     def test_flush_survives_and_forgets(self, inbox: Path, target: Path) -> None:
         """Flush syncs the directories touched since the last flush; one that is gone raises Retry, once."""
-        mover = Filing(inbox)
+        mover = Mover(inbox)
         (inbox / "a.png").write_bytes(CONTENT)
         mover.move("a.png", None, None, target)
         shutil.rmtree(target)
@@ -202,7 +202,7 @@ class TestMove:
     @pytest.mark.parametrize(("device", "inode", "lost"), [(0, 0, False), (1, 0, False), (0, 1, False), (1, 1, True)])
     def test_what_is_mounted_there_now(self, inbox: Path, target: Path, device: int, inode: int, lost: bool) -> None:
         """A share that comes back under another number is the same directory; another directory on another is none."""
-        filing = Filing(inbox)
+        filing = Mover(inbox)
         filing.expect(target)
         filing._expected[target] = target.stat().st_dev + device, target.stat().st_ino + inode
         (inbox / "a.jpeg").write_bytes(b"x")
@@ -213,7 +213,7 @@ class TestMove:
     def test_an_inbox_unmounted_right_after_a_move(self, inbox: Path, target: Path) -> None:
         """That the source's directory is gone by then is no failure: the file has arrived."""
         (inbox / "a.png").write_bytes(CONTENT)
-        mover = Filing(inbox)
+        mover = Mover(inbox)
         mover.move("a.png", None, None, target)
         inbox.rename(inbox.with_name("away"))
         mover.flush()
@@ -222,7 +222,7 @@ class TestMove:
     def test_a_subdirectory_taken_right_after_a_move(self, inbox: Path, target: Path) -> None:
         """A consumer takes whole subdirectories, with what has just come: there is nothing left here to sync."""
         (inbox / "a.png").write_bytes(CONTENT)
-        mover = Filing(inbox)
+        mover = Mover(inbox)
         mover.expect(target)
         mover.move("a.png", None, None, target, below="ward/monday")
         (target / "ward").rename(inbox / "taken")
@@ -232,7 +232,7 @@ class TestMove:
     def test_a_subdirectory_that_went_with_its_mount(self, inbox: Path, target: Path) -> None:
         """Nobody took it: what was moved there may not be on disk."""
         (inbox / "a.png").write_bytes(CONTENT)
-        mover = Filing(inbox)
+        mover = Mover(inbox)
         mover.move("a.png", None, None, target, below="ward")
         shutil.rmtree(target / "ward")
         mover._expected[target] = target.stat().st_dev + 1, target.stat().st_ino + 1
@@ -245,7 +245,7 @@ class TestLinkFallback:
         """Without renameat2 a file moves by link and unlink: the same file, one name."""
         (inbox / "a.png").write_bytes(CONTENT)
         stamp = identify(inbox / "a.png")
-        path = Filing(inbox).move("a.png", stamp, DIGEST, target)
+        path = Mover(inbox).move("a.png", stamp, DIGEST, target)
         assert identify(path) == stamp
         assert path.stat().st_nlink == 1
         assert content(inbox) == {}
@@ -254,7 +254,7 @@ class TestLinkFallback:
         """Without renameat2 a taken name makes the link fail, and the newcomer gets a suffix."""
         (inbox / "a.png").write_bytes(b"new")
         (target / "a.png").write_bytes(b"old")
-        Filing(inbox).move("a.png", None, DIGEST, target)
+        Mover(inbox).move("a.png", None, DIGEST, target)
         assert content(target) == {"a.png": b"old", f"a-{DIGEST[:8]}.png": b"new"}
 
     def test_tries_that_fail_do_not_pile_up(
@@ -265,7 +265,7 @@ class TestLinkFallback:
         _keep(inbox / "a.png", monkeypatch)
         for _ in range(3):
             with pytest.raises(Retry):
-                Filing(inbox).move("a.png", None, DIGEST, target)
+                Mover(inbox).move("a.png", None, DIGEST, target)
         assert content(inbox) == {"a.png": CONTENT}
         assert content(target) == {}
 
@@ -275,7 +275,7 @@ class TestOtherFileSystem:
         """The bytes and the time arrive, the inbox is empty, and no hidden partial file stays behind."""
         (inbox / "a.png").write_bytes(CONTENT)
         stamp = identify(inbox / "a.png")
-        path = Filing(inbox).move("a.png", stamp, DIGEST, elsewhere)
+        path = Mover(inbox).move("a.png", stamp, DIGEST, elsewhere)
         assert content(elsewhere) == {"a.png": CONTENT}
         assert path.stat().st_mtime_ns == stamp.mtime_ns
         assert content(inbox) == {}
@@ -286,14 +286,14 @@ class TestOtherFileSystem:
         name = os.fsdecode(raw)
         for number in range(3):
             (inbox / name).write_bytes(str(number).encode())
-            _within(5, lambda: Filing(inbox).move(name, None, None, elsewhere))
+            _within(5, lambda: Mover(inbox).move(name, None, None, elsewhere))
         assert sorted(content(elsewhere).values()) == [b"0", b"1", b"2"]
 
     def test_wrong_digest_publishes_nothing(self, inbox: Path, elsewhere: Path) -> None:
         """Bytes other than those decided upon are not filed: Vanished, the file stays, no litter."""
         (inbox / "a.png").write_bytes(CONTENT)
         with pytest.raises(Vanished):
-            Filing(inbox).move("a.png", None, "0" * 64, elsewhere)
+            Mover(inbox).move("a.png", None, "0" * 64, elsewhere)
         assert content(inbox) == {"a.png": CONTENT}
         assert content(elsewhere) == {}
 
@@ -302,13 +302,13 @@ class TestOtherFileSystem:
         (inbox / "a.png").write_bytes(CONTENT)
         theirs = elsewhere / ".0123456789abcdef.mednet-partial"
         theirs.write_bytes(b"a rad")
-        Filing(inbox).move("a.png", None, DIGEST, elsewhere)
+        Mover(inbox).move("a.png", None, DIGEST, elsewhere)
         assert content(elsewhere) == {"a.png": CONTENT, theirs.name: b"a rad"}
 
     def test_removed_target_directory_is_made_again(self, inbox: Path, elsewhere: Path) -> None:
         """A class directory removed meanwhile is made again on another file system too."""
         (inbox / "a.png").write_bytes(CONTENT)
-        assert Filing(inbox).move("a.png", None, DIGEST, elsewhere / "Hand").read_bytes() == CONTENT
+        assert Mover(inbox).move("a.png", None, DIGEST, elsewhere / "Hand").read_bytes() == CONTENT
 
     def test_tries_that_fail_do_not_pile_up(
         self, inbox: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
@@ -318,7 +318,7 @@ class TestOtherFileSystem:
         _keep(inbox / "a.png", monkeypatch)
         for _ in range(3):
             with pytest.raises(Retry):
-                Filing(inbox).move("a.png", None, DIGEST, elsewhere)
+                Mover(inbox).move("a.png", None, DIGEST, elsewhere)
         assert content(inbox) == {"a.png": CONTENT}
         assert len(content(elsewhere)) <= 1
 
@@ -338,7 +338,7 @@ class TestOtherFileSystem:
 
         monkeypatch.setattr(no_overwrite, "sync_directory", replace_first)
         with contextlib.suppress(Vanished):
-            Filing(inbox).move("a.png", stamp, DIGEST, elsewhere)
+            Mover(inbox).move("a.png", stamp, DIGEST, elsewhere)
         assert b"another one" in content(inbox).values()
 
     @pytest.mark.parametrize("renamed", [True, False])
@@ -356,7 +356,7 @@ class TestOtherFileSystem:
 
         monkeypatch.setattr(moving.failpoints, "reach", reach)
         with pytest.raises(Vanished):
-            Filing(inbox).move(source.name, stamp, DIGEST, elsewhere)
+            Mover(inbox).move(source.name, stamp, DIGEST, elsewhere)
         assert content(elsewhere) == {}
         assert content(inbox) == ({"a.png": CONTENT} if renamed else {})
 
@@ -364,7 +364,7 @@ class TestOtherFileSystem:
         """A pipe has no bytes to copy: it is made again over there, under a name of its own, and leaves the inbox."""
         os.mkfifo(inbox / "pipe")
         (elsewhere / "pipe").touch()
-        found = Filing(inbox).move("pipe", None, None, elsewhere)
+        found = Mover(inbox).move("pipe", None, None, elsewhere)
         assert found == elsewhere / "pipe-1"
         assert stat.S_ISFIFO(found.lstat().st_mode)
         assert list(inbox.iterdir()) == []

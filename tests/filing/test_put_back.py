@@ -17,16 +17,16 @@ import pytest
 
 from watcher.core.errors import Exit, Fatal
 from watcher.core.lock import Lock
-from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back, put_back_requests, quarantine_notes
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.mover import Filing
-from watcher.filing.put_back import Result
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.mover import Mover
+from watcher.filing.put_back import PutBackResult
 from watcher.filing.recovery import recover
 from watcher.filing.takeover import Takeover
 from watcher.inbox import claims
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
@@ -46,36 +46,36 @@ class Site:
         self.quarantine.mkdir()
         self.path = root / "state" / "ledger.sqlite3"
         self.book = Ledger(self.path)
-        places = Places(root / "sorted", root / "review", self.quarantine, root / "rejected")
-        self.clerk = Clerk(self.book, Filing(self.inbox), places, "m" * 64)
+        places = Destinations(root / "sorted", root / "review", self.quarantine, root / "rejected")
+        self.executor = DecisionExecutor(self.book, Mover(self.inbox), places, "m" * 64)
 
-    def order(self, name: str, decision: Decision, content: bytes) -> Order:
+    def order(self, name: str, decision: Decision, content: bytes) -> MoveOrder:
         path = self.inbox / name
         path.write_bytes(content)
-        return Order(name, self.identify(path), hashlib.sha256(content).hexdigest(), decision, Timing(0.0))
+        return MoveOrder(name, self.identify(path), hashlib.sha256(content).hexdigest(), decision, Timing(0.0))
 
     def file(self, name: str, decision: Decision = HAND, content: bytes = b"a radiograph") -> int:
-        [(number, result)] = self.clerk.carry_out([self.order(name, decision, content)])
+        [(number, result)] = self.executor.carry_out([self.order(name, decision, content)])
         assert isinstance(result, Filed)
         return number
 
-    def undo(self, to: Path | None = None, dry: bool = False, **which: object) -> list[Result]:
-        with Annals(self.path) as annals, put_back.at_work(self.path, self.inbox) as clerk:
-            chosen = put_back_requests.filed(annals, **which)  # type: ignore[arg-type]
-            return list(put_back.put_back(chosen, "undo", to or self.inbox, None if dry else clerk))
+    def undo(self, to: Path | None = None, dry: bool = False, **which: object) -> list[PutBackResult]:
+        with LedgerReader(self.path) as ledger_reader, put_back.at_work(self.path, self.inbox) as executor:
+            chosen = put_back_requests.filed(ledger_reader, **which)  # type: ignore[arg-type]
+            return list(put_back.put_back(chosen, "undo", to or self.inbox, None if dry else executor))
 
-    def retry(self, *files: Path, reason: str | None = None) -> list[Result]:
-        with Annals(self.path) as annals, put_back.at_work(self.path, self.inbox) as clerk:
+    def retry(self, *files: Path, reason: str | None = None) -> list[PutBackResult]:
+        with LedgerReader(self.path) as ledger_reader, put_back.at_work(self.path, self.inbox) as executor:
             chosen = (
-                put_back_requests.named(annals, map(str, files), self.quarantine)
+                put_back_requests.named(ledger_reader, map(str, files), self.quarantine)
                 if files
-                else put_back_requests.quarantined(annals, reason)
+                else put_back_requests.quarantined(ledger_reader, reason)
             )
-            return list(put_back.put_back(chosen, "retry", self.inbox, clerk))
+            return list(put_back.put_back(chosen, "retry", self.inbox, executor))
 
     def entries(self) -> list[tuple[str, str | None, str | None, int | None]]:
-        with Annals(self.path) as annals:
-            return [(e.outcome, e.reason, e.state, e.restores) for e in annals.entries()]
+        with LedgerReader(self.path) as ledger_reader:
+            return [(e.outcome, e.reason, e.state, e.restores) for e in ledger_reader.entries()]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ class TestRetry:
         """With a reason, files quarantined for another stay."""
         site.file("a.png", BROKEN)
         site.file("b.png", EMPTY, b"")
-        assert [r.wish.name for r in site.retry(reason="empty")] == ["b.png"]
+        assert [r.request.name for r in site.retry(reason="empty")] == ["b.png"]
         assert (site.quarantine / "a.png").exists()
 
     def test_a_file_that_had_a_suffix_gets_its_name_back(self, site: Site) -> None:
@@ -210,7 +210,7 @@ class TestUndo:
         site.book._clock = lambda: then + timedelta(minutes=1)
         number = site.file(ODD, content=b"b")
         [result] = site.undo(since=then)
-        assert (result.wish.path, result.state) == (str(site.hand / ODD), "restored")
+        assert (result.request.path, result.state) == (str(site.hand / ODD), "restored")
         assert os.listdir(site.hand) == ["a.png"]
         assert site.entries()[2:] == [("restored", "undo", "filed", number)]
 
@@ -218,9 +218,9 @@ class TestUndo:
         """One transaction's files, or one decision's."""
         site.file("a.png", content=b"a")
         orders = [site.order(f"{n}.png", HAND, b"%d" % n) for n in range(3)]
-        batch = site.clerk.carry_out(orders)[0][0]
-        assert [r.wish.name for r in site.undo(number=batch + 2)] == ["2.png"]
-        assert [r.wish.name for r in site.undo(batch=batch)] == ["0.png", "1.png"]
+        batch = site.executor.carry_out(orders)[0][0]
+        assert [r.request.name for r in site.undo(number=batch + 2)] == ["2.png"]
+        assert [r.request.name for r in site.undo(batch=batch)] == ["0.png", "1.png"]
         assert sorted(os.listdir(site.inbox)) == ["0.png", "1.png", "2.png"]
 
     def test_nothing_twice(self, site: Site) -> None:
@@ -229,8 +229,8 @@ class TestUndo:
         site.undo(number=number)
         site.file("b.png", content=b"b")
         (site.inbox / "a.png").unlink()
-        assert [r.wish.name for r in site.undo(batch=number)] == []
-        assert [r.wish.name for r in site.undo(since=NOW - timedelta(days=9999))] == ["b.png"]
+        assert [r.request.name for r in site.undo(batch=number)] == []
+        assert [r.request.name for r in site.undo(since=NOW - timedelta(days=9999))] == ["b.png"]
 
     def test_what_changed_or_went_is_left_alone(self, site: Site) -> None:
         """Other bytes, even of the same size and time, and files moved by hand stay as they are, and are told."""
@@ -266,15 +266,15 @@ class TestUndo:
 
     def test_in_chunks(self, site: Site) -> None:
         """Many files are put back in transactions of 64, and what is filed meanwhile is not among them."""
-        site.clerk.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(150)])
-        with Annals(site.path) as annals, put_back.at_work(site.path, site.inbox) as clerk:
-            chosen = put_back_requests.filed(annals, since=NOW - timedelta(days=9999))
-            for count, _ in enumerate(put_back.put_back(chosen, "undo", site.inbox, clerk), 1):
+        site.executor.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(150)])
+        with LedgerReader(site.path) as ledger_reader, put_back.at_work(site.path, site.inbox) as executor:
+            chosen = put_back_requests.filed(ledger_reader, since=NOW - timedelta(days=9999))
+            for count, _ in enumerate(put_back.put_back(chosen, "undo", site.inbox, executor), 1):
                 if count == 1:
                     site.file("again.png", content=b"again")
         assert count == 150
-        with Annals(site.path) as annals:
-            sizes = [e.batch for e in annals.entries("outcome = 'restored'")]
+        with LedgerReader(site.path) as ledger_reader:
+            sizes = [e.batch for e in ledger_reader.entries("outcome = 'restored'")]
         assert [sizes.count(batch) for batch in sorted(set(sizes))] == [64, 64, 22]
         assert os.listdir(site.hand) == ["again.png"]
 
@@ -317,7 +317,7 @@ class TestOneAtATime:
     def test_no_ledger(self, tmp_path: Path) -> None:
         """Where no daemon ever ran, that is told and nothing is made."""
         with pytest.raises(Fatal) as caught:
-            Annals(tmp_path / "state" / "ledger.sqlite3")
+            LedgerReader(tmp_path / "state" / "ledger.sqlite3")
         assert (caught.value.code, os.listdir(tmp_path)) == (Exit.DIRECTORY, [])
 
 
@@ -332,12 +332,12 @@ class TestKilledAtIt:
         self.decide(site, self.order(site, path, number))
         return path
 
-    def order(self, site: Site, path: Path, restores: int | None = None) -> Order:
+    def order(self, site: Site, path: Path, restores: int | None = None) -> MoveOrder:
         decision = Decision(Outcome.RESTORED, None, 0.0, "undo")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Order("a.png", site.identify(path), digest, decision, Timing(0.0), str(path), restores)
+        return MoveOrder("a.png", site.identify(path), digest, decision, Timing(0.0), str(path), restores)
 
-    def decide(self, site: Site, *orders: Order, to: Path | None = None) -> None:
+    def decide(self, site: Site, *orders: MoveOrder, to: Path | None = None) -> None:
         book = Ledger(site.path, owner="operator")
         with book.deciding():
             book.decided(orders, [str(to or put_back.ready(site.inbox, site.inbox))] * len(orders), None)
@@ -409,7 +409,7 @@ class TestKilledAtIt:
         for _ in range(2):
             order = site.order("a.png", HAND, b"a radiograph")
             os.utime(site.inbox / "a.png", ns=(10**18, 10**18))
-            site.clerk.carry_out([replace(order, identity=site.identify(site.inbox / "a.png"))])
+            site.executor.carry_out([replace(order, identity=site.identify(site.inbox / "a.png"))])
         first, second = sorted(site.hand.iterdir())
         self.decide(site, self.order(site, first), self.order(site, second))
         shutil.copy2(first, claims.place(site.inbox, "operator") / "a.png")
@@ -420,7 +420,7 @@ class TestKilledAtIt:
         """That a file of this name passed through before does not hide a copy that just came."""
         [result] = site.undo(since=NOW - timedelta(days=9999))
         again = replace(self.order(site, site.inbox / "a.png"), decision=HAND, source=None)
-        [(_, sorted_again)] = site.clerk.carry_out([again])
+        [(_, sorted_again)] = site.executor.carry_out([again])
         assert (result.state, type(sorted_again)) == ("restored", Filed)
         self.decide(site, self.order(site, half))
         self.copy(site, half)
@@ -459,13 +459,13 @@ class TestKilledAtIt:
         """Moved, and the ledger can not be written: that is told, and nothing appears in the inbox before it can."""
         site.file("a.png")
         other = sqlite3.connect(site.path, isolation_level=None)
-        flush = Filing.flush
+        flush = Mover.flush
 
-        def then_busy(filing: Filing) -> None:
+        def then_busy(filing: Mover) -> None:
             flush(filing)
             other.execute("begin immediate")
 
-        monkeypatch.setattr(Filing, "flush", then_busy)
+        monkeypatch.setattr(Mover, "flush", then_busy)
         monkeypatch.setattr("watcher.ledger.writer.BUSY_S", 0)
         with pytest.raises(Fatal, match="can not be written after files were moved"):
             site.undo(since=NOW - timedelta(days=9999))

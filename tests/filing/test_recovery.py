@@ -15,7 +15,7 @@ import pytest
 
 from watcher.core import mounts
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.core.records import Decision, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
 from watcher.filing.recovery import at_start, recover, refuse_missing
 from watcher.ledger.writer import Ending, Ledger
 
@@ -25,7 +25,7 @@ NAME = os.fsdecode(b"odd \xff\n.png")
 
 
 def decided(
-    book: Ledger, orders: list[Order], directories: list[str], model: str, inbox: Path = Path("/inbox")
+    book: Ledger, orders: list[MoveOrder], directories: list[str], model: str, inbox: Path = Path("/inbox")
 ) -> list[int]:
     with book.deciding():
         book.note([inbox, *map(Path, directories)])
@@ -42,7 +42,7 @@ class Scene:
         self.source.write_bytes(CONTENT)
         self.ledger = Ledger(root / "ledger")
         decision = Decision(Outcome.SORTED, "Hand", 1.0)
-        order = Order(name, identify(self.source), DIGEST, decision, Timing(0.0))
+        order = MoveOrder(name, identify(self.source), DIGEST, decision, Timing(0.0))
         [self.id] = decided(self.ledger, [order], [str(target)], "m", self.inbox)
 
     def recover(self) -> Ending:

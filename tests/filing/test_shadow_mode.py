@@ -17,15 +17,15 @@ from tests.support.daemon import Daemon, digest
 from watcher.cli import main
 from watcher.config import loader
 from watcher.core.errors import Fatal
-from watcher.core.records import Decision, Identity, Order, Outcome, Returned, Shadowed, Timing
+from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Returned, Shadowed, Timing
 from watcher.filing import shadow_agreement
 from watcher.filing.audit import Audit
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.duplicates import Rules
-from watcher.filing.mover import Filing
-from watcher.filing.shadow_mode import ShadowClerk, Standing
-from watcher.ledger.reader import Annals
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.duplicates import DuplicateRules
+from watcher.filing.mover import Mover
+from watcher.filing.shadow_mode import ShadowExecutor, ShadowInbox
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 from watcher.service import build
 
@@ -43,19 +43,19 @@ class Trial:
         self.inbox.mkdir()
         self.path = root / "ledger"
         self.book = Ledger(self.path)
-        self.places = Places(*(root / place for place in ("sorted", "review", "quarantine", "rejected")))
-        self.clerk = ShadowClerk(self.book, Filing(self.inbox), self.places, "m" * 64)
+        self.places = Destinations(*(root / place for place in ("sorted", "review", "quarantine", "rejected")))
+        self.executor = ShadowExecutor(self.book, Mover(self.inbox), self.places, "m" * 64)
 
-    def order(self, name: str, decision: Decision = HAND, data: bytes | None = None) -> Order:
+    def order(self, name: str, decision: Decision = HAND, data: bytes | None = None) -> MoveOrder:
         path = self.inbox / name
         if data is not None or not path.exists():
             path.write_bytes(os.fsencode(name) if data is None else data)
         found = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Order(name, self.identify(path), found, decision, Timing(0.0))
+        return MoveOrder(name, self.identify(path), found, decision, Timing(0.0))
 
     def recorded(self) -> list[tuple[str, str, str | None]]:
-        with Annals(self.path) as annals:
-            return [(entry.name, entry.outcome, entry.state) for entry in annals.entries()]
+        with LedgerReader(self.path) as ledger_reader:
+            return [(entry.name, entry.outcome, entry.state) for entry in ledger_reader.entries()]
 
     def put(self, name: str, label: str) -> Path:
         """What a person does."""
@@ -63,8 +63,8 @@ class Trial:
         return (self.inbox / name).rename(self.places.sorted / label / name)
 
     def compare(self) -> dict[str, dict[str, int]]:
-        with Annals(self.path) as annals:
-            found = shadow_agreement.compare(annals, self.places.sorted).classes
+        with LedgerReader(self.path) as ledger_reader:
+            found = shadow_agreement.compare(ledger_reader, self.places.sorted).classes
         return {label: dict(decided) for label, decided in found.items()}
 
 
@@ -79,7 +79,7 @@ class TestTheClerk:
     def test_records_and_moves_nothing(self, trial: Trial) -> None:
         """Every outcome is on record, with where the file would have gone; nothing is moved, made, or left open."""
         orders = [trial.order("a", HAND), trial.order("b", UNSURE), trial.order("c", BROKEN)]
-        results = trial.clerk.handle(orders)
+        results = trial.executor.handle(orders)
         assert [r.destination for _, r in results if isinstance(r, Shadowed)] == [
             str(trial.root / place) for place in ("sorted/Hand/a", "review/b", "quarantine/c")
         ]
@@ -94,91 +94,91 @@ class TestTheClerk:
     def test_each_file_once(self, trial: Trial) -> None:
         """Touched, renamed, or handed in again: the same bytes of the same file are not decided upon again."""
         first = trial.order("a")
-        trial.clerk.handle([first])
+        trial.executor.handle([first])
         os.utime(trial.inbox / "a", ns=(1, 1))
         again = [first, trial.order("a")]
         (trial.inbox / "a").rename(trial.inbox / "b")
         again.append(trial.order("b"))
-        assert [number for number, _ in trial.clerk.handle(again)] == [0, 0, 0]
+        assert [number for number, _ in trial.executor.handle(again)] == [0, 0, 0]
         assert len(trial.recorded()) == 1
 
     def test_another_file_is_decided_upon(self, trial: Trial) -> None:
         """Other bytes under the same name, and equal bytes of another file."""
-        trial.clerk.handle([trial.order("a")])
+        trial.executor.handle([trial.order("a")])
         more = [trial.order("a", data=b"new"), trial.order("copy", data=b"a")]
-        assert [number for number, _ in trial.clerk.handle(more)] == [2, 3]
+        assert [number for number, _ in trial.executor.handle(more)] == [2, 3]
 
     def test_without_a_digest(self, trial: Trial) -> None:
         """What can not be read is known by inode, size and time; another of its name is another."""
         order = replace(trial.order("a", BROKEN), digest=None)
-        trial.clerk.handle([order])
+        trial.executor.handle([order])
         trial.inbox.joinpath("a").unlink()
         other = replace(trial.order("a", BROKEN, b"longer"), digest=None)
-        assert [number for number, _ in trial.clerk.handle([order, other])] == [0, 2]
+        assert [number for number, _ in trial.executor.handle([order, other])] == [0, 2]
 
     def test_a_full_disk(self, trial: Trial) -> None:
         """What can not be recorded is tried again later."""
         pages = trial.book._db.execute("pragma page_count").fetchone()[0]
         trial.book._db.execute(f"pragma max_page_count = {pages}")
-        results = trial.clerk.handle([trial.order(str(n)) for n in range(300)])
+        results = trial.executor.handle([trial.order(str(n)) for n in range(300)])
         assert all(isinstance(result, Returned) and result.later for _, result in results)
         assert trial.recorded() == []
 
     def test_decides_as_the_other_would(self, trial: Trial) -> None:
         """Collisions are judged as well."""
-        trial.clerk.rules = Rules(same_name_other_bytes="review")
+        trial.executor.rules = DuplicateRules(same_name_other_bytes="review")
         (trial.places.sorted / "Hand").mkdir(parents=True)
         (trial.places.sorted / "Hand" / "a").write_bytes(b"another")
-        trial.clerk.handle([trial.order("a")])
+        trial.executor.handle([trial.order("a")])
         assert trial.recorded() == [("a", "review", "shadowed")]
 
 
 class TestTheInbox:
     def test_what_is_known_is_not_seen_until_it_changes(self, trial: Trial) -> None:
         """And what has gone is forgotten, so that memory follows the inbox and not its history."""
-        standing = Standing(trial.inbox, [])
+        standing = ShadowInbox(trial.inbox, [])
         for name in "abc":
             order = trial.order(name)
             standing.know(name, order.identity)
         (trial.inbox / "d").write_bytes(b"d")
         (trial.inbox / "b").write_bytes(b"changed")
-        assert sorted(standing.sweep()) == ["b", "d"]
+        assert sorted(standing.scan()) == ["b", "d"]
         (trial.inbox / "a").unlink()
-        assert (sorted(standing.sweep()), len(standing._known)) == (["b", "d"], 1)
+        assert (sorted(standing.scan()), len(standing._known)) == (["b", "d"], 1)
 
     def test_what_is_learned_during_a_sweep_is_kept(self, trial: Trial) -> None:
         """A sweep lasts while decisions are taken."""
-        standing = Standing(trial.inbox, [])
+        standing = ShadowInbox(trial.inbox, [])
         orders = {name: trial.order(name) for name in "abc"}
-        for name in standing.sweep():
+        for name in standing.scan():
             standing.know(name, orders[name].identity)
-        assert list(standing.sweep()) == []
+        assert list(standing.scan()) == []
 
     def test_after_a_restart(self, trial: Trial) -> None:
         """The ledger tells what was decided upon; not what was changed since."""
-        trial.clerk.handle([trial.order("a"), trial.order("b")])
+        trial.executor.handle([trial.order("a"), trial.order("b")])
         trial.order("b", data=b"changed")
         trial.order("new")
-        standing = Standing(trial.inbox, [])
+        standing = ShadowInbox(trial.inbox, [])
         standing.remember(trial.book)
-        assert sorted(standing.sweep()) == ["b", "new"]
-        fresh = Standing(trial.inbox, [])
+        assert sorted(standing.scan()) == ["b", "new"]
+        fresh = ShadowInbox(trial.inbox, [])
         fresh.inherit(standing)
-        assert sorted(fresh.sweep()) == ["b", "new"]
+        assert sorted(fresh.scan()) == ["b", "new"]
 
 
 class TestAgreement:
     def test_by_class(self, trial: Trial) -> None:
         """For each class that people chose: what had been decided. Files still in the inbox do not count."""
         orders = [trial.order("a"), trial.order("b"), trial.order("c", UNSURE), trial.order("d", BROKEN)]
-        trial.clerk.handle([*orders, trial.order("e")])
+        trial.executor.handle([*orders, trial.order("e")])
         for name, label in (("a", "Hand"), ("b", "CXR"), ("c", "CXR"), ("d", "Knee")):
             trial.put(name, label)
         assert trial.compare() == {"Hand": {"Hand": 1}, "CXR": {"Hand": 1, "review": 1}, "Knee": {"quarantine": 1}}
 
     def test_by_bytes(self, trial: Trial) -> None:
         """A copy under another name and time is found, a file of other bytes and the same size is not; each once."""
-        trial.clerk.handle([trial.order("a", data=b"aaaa")])
+        trial.executor.handle([trial.order("a", data=b"aaaa")])
         folder = trial.places.sorted / "Hand" / "2026" / "03"
         folder.mkdir(parents=True)
         (folder / "other").write_bytes(b"bbbb")
@@ -189,8 +189,8 @@ class TestAgreement:
 
     def test_what_a_model_filed_is_no_evidence(self, trial: Trial) -> None:
         """After a change to `mode: sort` the daemon does not agree with itself."""
-        trial.clerk.handle([trial.order("a")])
-        Clerk(trial.book, trial.clerk.filing, trial.places, "m" * 64).carry_out([trial.order("a")])
+        trial.executor.handle([trial.order("a")])
+        DecisionExecutor(trial.book, trial.executor.mover, trial.places, "m" * 64).carry_out([trial.order("a")])
         assert (trial.places.sorted / "Hand" / "a").exists()
         assert trial.compare() == {}
 
@@ -199,8 +199,8 @@ class TestAudit:
     """What people sort during a trial is what is expected then."""
 
     def audit(self, trial: Trial, *, quick: bool = False) -> tuple[list[tuple[str, str]], int]:
-        with Annals(trial.path) as annals:
-            look = Audit(annals, trial.places, Standing(trial.inbox, []), trial.root / "state", quick=quick)
+        with LedgerReader(trial.path) as ledger_reader:
+            look = Audit(ledger_reader, trial.places, ShadowInbox(trial.inbox, []), trial.root / "state", quick=quick)
             report = look.run()
         return [(found.kind, os.path.basename(found.path)) for found in report.findings], report.by_people
 
@@ -212,7 +212,7 @@ class TestAudit:
     @pytest.mark.parametrize("quick", [False, True])
     def test_what_people_sorted_is_no_finding(self, trial: Trial, quick: bool) -> None:
         """Moved, copied or renamed by hand, a file that was decided upon is counted; what was not stays unknown."""
-        trial.clerk.handle([trial.order(name) for name in ("a", "b", "waits")] + [trial.order("c", BROKEN)])
+        trial.executor.handle([trial.order(name) for name in ("a", "b", "waits")] + [trial.order("c", BROKEN)])
         trial.put("a", "Hand")
         trial.put("c", "CXR")
         (trial.places.sorted / "Hand" / "renamed").write_bytes((trial.inbox / "b").read_bytes())
@@ -221,8 +221,8 @@ class TestAudit:
 
     def test_what_the_daemon_filed_since_is_doubled(self, trial: Trial) -> None:
         """After a change to `mode: sort` a second copy of a filed file is told, although there was a trial."""
-        trial.clerk.handle([trial.order("a")])
-        Clerk(trial.book, trial.clerk.filing, trial.places, "m" * 64).carry_out([trial.order("a")])
+        trial.executor.handle([trial.order("a")])
+        DecisionExecutor(trial.book, trial.executor.mover, trial.places, "m" * 64).carry_out([trial.order("a")])
         (trial.places.sorted / "Hand" / "again").write_bytes(b"a")
         assert self.audit(trial) == ([("doubled", "again")], 0)
 
@@ -232,7 +232,7 @@ def test_the_inbox_need_only_be_readable(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "inbox").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     shadow, sort = (loader.Config(mode=mode).below(tmp_path) for mode in ("shadow", "sort"))
-    assert isinstance(build.usable_inbox(shadow), Standing)
+    assert isinstance(build.usable_inbox(shadow), ShadowInbox)
     with pytest.raises(Fatal, match="moved out"):
         build.usable_inbox(sort)
 

@@ -41,8 +41,8 @@ def test_once_after_each_scan(tmp_path: Path) -> None:
     """It begins after a scan, never twice at once, wakes the loop at its end and gives what it found once."""
     takeover, mover, woken = Left(Ledger(tmp_path / "ledger.sqlite3"), tmp_path, tmp_path), Later(), list[int]()
 
-    def turn(sweeps: int) -> list[str]:
-        return takeover.turn(mover, sweeps, lambda: woken.append(sweeps))[1]
+    def turn(scans: int) -> list[str]:
+        return takeover.turn(mover, scans, lambda: woken.append(scans))[1]
 
     assert (turn(0), takeover.busy) == ([], False)
     assert (turn(1), takeover.busy, len(mover.given)) == ([], True, 1)

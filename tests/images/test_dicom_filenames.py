@@ -17,15 +17,15 @@ from tests.support.dicom_files import SHADE, dicom
 from watcher.config import loader
 from watcher.config.loader import ConfigError
 from watcher.core import no_overwrite
-from watcher.core.records import Decision, Decoded, Filed, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Decoded, Filed, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back_requests
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.mover import Filing
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.mover import Mover
 from watcher.filing.recovery import recover
 from watcher.images import dicom_filenames
 from watcher.images.decoder_pool import DecoderPool, _result
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 TEMPLATE = "{Modality}-{BodyPartExamined}-{SOPInstanceUID}"
@@ -128,25 +128,27 @@ def test_names_on_record(tmp_path: Path, identify: Callable[[Path], Identity]) -
     """A file with a name of its own lies under it, is found under it after a crash, and gets its old name back."""
     inbox, book = tmp_path / "inbox", Ledger(tmp_path / "state/ledger.sqlite3")
     (inbox / "x").mkdir(parents=True)
-    places = Places(*(tmp_path / place for place in ("sorted", "review", "quarantine", "rejected")))
-    clerk = Clerk(book, Filing(inbox), places, "m", keep_subdirectories=True)
+    places = Destinations(*(tmp_path / place for place in ("sorted", "review", "quarantine", "rejected")))
+    executor = DecisionExecutor(book, Mover(inbox), places, "m", keep_subdirectories=True)
     orders = []
     for name in ("x/IM0001", "x/IM0002"):
         (inbox / name).write_bytes(name.encode())
         digest = no_overwrite.digest(inbox / name)
         decision = Decision(Outcome.SORTED, "Hand", 1.0)
-        orders.append(Order(name, identify(inbox / name), digest, decision, Timing(0.0), call="CT.dcm"))
+        orders.append(MoveOrder(name, identify(inbox / name), digest, decision, Timing(0.0), call="CT.dcm"))
     hand = tmp_path / "sorted/Hand/x"
     destinations = [hand / "CT.dcm", hand / f"CT-{orders[1].digest[:8]}.dcm"]
-    results = [result for _, result in clerk.carry_out(orders)]
+    results = [result for _, result in executor.carry_out(orders)]
     assert [Path(result.destination) for result in results if isinstance(result, Filed)] == destinations
-    with Annals(tmp_path / "state/ledger.sqlite3") as annals:
+    with LedgerReader(tmp_path / "state/ledger.sqlite3") as ledger_reader:
         chosen = list(
-            put_back_requests.filed(annals, batch=1, name=put_back_requests.as_it_came(inbox, recursive=True))
+            put_back_requests.filed(ledger_reader, batch=1, name=put_back_requests.as_it_came(inbox, recursive=True))
         )
-        assert [wish.name for wish in chosen] == ["x/IM0001", "x/IM0002"]
-        flat = put_back_requests.filed(annals, batch=1, name=put_back_requests.as_it_came(inbox, recursive=False))
-        assert [wish.name for wish in flat] == ["IM0001", "IM0002"]
+        assert [request.name for request in chosen] == ["x/IM0001", "x/IM0002"]
+        flat = put_back_requests.filed(
+            ledger_reader, batch=1, name=put_back_requests.as_it_came(inbox, recursive=False)
+        )
+        assert [request.name for request in flat] == ["IM0001", "IM0002"]
     (inbox / "x/IM0003").write_bytes(b"3")
     third = replace(orders[0], name="x/IM0003", identity=identify(inbox / "x/IM0003"), digest="3" * 64)
     with book.deciding():

@@ -16,14 +16,14 @@ from tests.support.daemon import Daemon
 from watcher.core import mounts
 from watcher.core.errors import Retry
 from watcher.inbox.arrivals import Arrivals
-from watcher.inbox.completeness import Settle
-from watcher.inbox.events import Watch
+from watcher.inbox.completeness import PendingFiles
+from watcher.inbox.events import EventWatcher
 from watcher.inbox.scan import Inbox
 
 SCAN_S = 5.0
 
 
-class Broken(Watch):
+class Broken(EventWatcher):
     """A watch that can not be had, or not always."""
 
     why = ""
@@ -41,8 +41,8 @@ class Place:
 
     def __init__(self, path: Path, capacity: int = 100) -> None:
         self.path = path
-        self.watch, self.settle = Broken(path, lambda: None), Settle(2.0, 30.0, capacity)
-        self.arrivals = Arrivals(Inbox(path), self.watch, self.settle, SCAN_S)
+        self.watch, self.pending = Broken(path, lambda: None), PendingFiles(2.0, 30.0, capacity)
+        self.arrivals = Arrivals(Inbox(path), self.watch, self.pending, SCAN_S)
 
     def told(self) -> list[str]:
         """The events that the log is to tell."""
@@ -63,7 +63,7 @@ def test_without_a_watch_the_scan_serves(place: Place) -> None:
     (place.path / "a").touch()
     for turn in range(5):
         place.arrivals.look(turn * SCAN_S)
-    assert "a" in place.settle
+    assert "a" in place.pending
     assert place.watch.starts == 6
     assert place.told() == ["inbox.not_watched"]
 
@@ -85,7 +85,7 @@ def test_burst_is_told_once(place: Place) -> None:
         (place.path / str(turn)).touch()
         place.watch.on_queue_overflow()
         place.arrivals.look(turn / 10)
-        assert str(turn) in place.settle
+        assert str(turn) in place.pending
     assert (place.arrivals.losses, place.told()) == (3, ["inbox.events_lost"])
     place.arrivals.look(SCAN_S * 2)
     place.watch.on_queue_overflow()
@@ -100,15 +100,15 @@ def test_what_a_scan_under_way_has_passed(tmp_path: Path, monkeypatch: pytest.Mo
     place.arrivals.keep_watched()
     (tmp_path / "a").touch()
     place.arrivals.look(0.0)
-    assert place.arrivals.sweeping
+    assert place.arrivals.scanning
     place.watch.on_queue_overflow()
     place.arrivals.look(0.0)
-    assert place.arrivals.sweeps == 1
+    assert place.arrivals.scans == 1
     (tmp_path / "b").touch()
     assert place.arrivals.due_s() == 0.0
     for _ in range(3):
         place.arrivals.look(0.0)
-    assert place.arrivals.sweeps == 2 and "b" in place.settle
+    assert place.arrivals.scans == 2 and "b" in place.pending
     assert place.arrivals.due_s() == SCAN_S
     place.arrivals.close()
 
@@ -119,7 +119,7 @@ def test_shares_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     table = tmp_path / "mountinfo"
     table.write_text(f"27 1 0:1 / / rw - {kind} source rw\n")
     monkeypatch.setattr(mounts, "MOUNTINFO", table)
-    watch = Watch(tmp_path, lambda: None, anywhere=False)
+    watch = EventWatcher(tmp_path, lambda: None, anywhere=False)
     if watched:
         watch.start()
     else:
@@ -127,7 +127,7 @@ def test_shares_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             watch.start()
     assert watch.current is watched
     watch.stop()
-    everywhere = Watch(tmp_path, lambda: None)
+    everywhere = EventWatcher(tmp_path, lambda: None)
     everywhere.start()
     assert everywhere.current
     everywhere.stop()

@@ -21,22 +21,22 @@ from tests.support.accounts import check, picture
 from tests.support.daemon import Daemon, digest, mednet
 from watcher.core import no_overwrite, safe_paths
 from watcher.core.errors import Retry, Vanished
-from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Returned, Timing
+from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Returned, Timing
 from watcher.filing import put_back as putting
 from watcher.filing import put_back_requests
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.duplicates import Rules
-from watcher.filing.mover import Filing
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.duplicates import DuplicateRules
+from watcher.filing.mover import Mover
 from watcher.filing.recovery import recover
 from watcher.images.decode import Limits
 from watcher.images.decoder_process import answer
 from watcher.inbox import claims, scan
 from watcher.inbox.arrivals import STIR_S, Arrivals
-from watcher.inbox.completeness import Settle
-from watcher.inbox.events import Watch
+from watcher.inbox.completeness import PendingFiles
+from watcher.inbox.events import EventWatcher
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
@@ -67,24 +67,24 @@ class TestSweep:
         put(tmp_path, *names)
         (tmp_path / "empty").mkdir()
         found = Inbox(tmp_path, recursive=True)
-        assert sorted(found.sweep()) == sorted(names)
+        assert sorted(found.scan()) == sorted(names)
         assert {name for name, _ in found.folders} == {"b", "b/c", f"b/{ODD}", "empty"}
-        assert (found.directories, list(Inbox(tmp_path).sweep())) == (0, ["a.png"])
+        assert (found.directories, list(Inbox(tmp_path).scan())) == (0, ["a.png"])
 
     def test_leaves_out_what_is_ignored_with_all_below(self, tmp_path: Path) -> None:
         """Hidden directories, those of network storage and the daemon's own are passed over, whatever is in them."""
         put(tmp_path, "@eaDir/a.png", ".hidden/b/a.png", "b/@eaDir/a.png", "b/.a.png", "b/a.part", "b/a.png")
         put(tmp_path, f"{claims.DIRECTORY}/operator/a.png", f"b/{claims.DIRECTORY}/x/a.png", "b/.a.mednet-partial")
         found = Inbox(tmp_path, [".*", "@eaDir", "*.part"], recursive=True)
-        assert list(found.sweep()) == ["b/a.png"]
+        assert list(found.scan()) == ["b/a.png"]
         assert found.directories == 0
         assert not found.wants("@eaDir/a.png") and not found.wants("b/.hidden/a.png") and found.wants("b/a.png")
-        assert "a.png" not in {Path(name).name for name in Inbox(tmp_path / claims.DIRECTORY, [".*"]).sweep()}
+        assert "a.png" not in {Path(name).name for name in Inbox(tmp_path / claims.DIRECTORY, [".*"]).scan()}
 
     def test_a_sentinel_is_one_at_the_top_only(self, tmp_path: Path) -> None:
         """A file of the sentinel's name in a directory below is a file like others."""
         put(tmp_path, "MOUNTED", "b/MOUNTED")
-        assert list(Inbox(tmp_path, sentinel="MOUNTED", recursive=True).sweep()) == ["b/MOUNTED"]
+        assert list(Inbox(tmp_path, sentinel="MOUNTED", recursive=True).scan()) == ["b/MOUNTED"]
 
     def test_many_empty_directories_are_no_long_wait(self, tmp_path: Path) -> None:
         """Between any two there is a step without a name, for whoever has other things to do."""
@@ -93,14 +93,14 @@ class TestSweep:
         put(tmp_path, "a.png")
         found = Inbox(tmp_path, recursive=True)
         assert sorted(found.steps()) == [""] * 20 + ["a.png"]
-        assert list(found.sweep()) == ["a.png"]
+        assert list(found.scan()) == ["a.png"]
 
     def test_never_follows_a_link(self, tmp_path: Path) -> None:
         """A link to a directory is a file that is none; nothing behind it is told, and there is no end to go round."""
         put(tmp_path, "outside/a.png", "inbox/b/a.png")
         (tmp_path / "inbox/link").symlink_to(tmp_path / "outside")
         (tmp_path / "inbox/b/round").symlink_to(tmp_path / "inbox")
-        assert sorted(Inbox(tmp_path / "inbox", recursive=True).sweep()) == ["b/a.png", "b/round", "link"]
+        assert sorted(Inbox(tmp_path / "inbox", recursive=True).scan()) == ["b/a.png", "b/round", "link"]
 
     def test_goes_only_so_deep(self, tmp_path: Path) -> None:
         """Directories within each other without end, or with endless names, are passed over and counted."""
@@ -108,7 +108,7 @@ class TestSweep:
         put(tmp_path, f"{deep[:-2]}/in.png", f"{deep}/out.png")
         put(tmp_path, "/".join(["long" * 60] * 5) + "/out.png")
         found = Inbox(tmp_path, recursive=True)
-        assert [Path(name).name for name in found.sweep()] == ["in.png"]
+        assert [Path(name).name for name in found.scan()] == ["in.png"]
         assert found.directories == 2
 
     def test_stays_on_one_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ class TestSweep:
             return os.stat_result([*told[:2], told.st_dev + 1, *told[3:10]]) if path == tmp_path else told
 
         monkeypatch.setattr(os, "stat", elsewhere)
-        assert (list(found.sweep()), found.directories) == (["a.png"], 1)
+        assert (list(found.scan()), found.directories) == (["a.png"], 1)
 
     def test_one_that_is_removed_meanwhile_hides_no_other(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +138,7 @@ class TestSweep:
                 yield name, entry
 
         monkeypatch.setattr(Inbox, "_entries", slow)
-        assert [name for name in Inbox(tmp_path, recursive=True).sweep() if name] == ["x.jpeg"]
+        assert [name for name in Inbox(tmp_path, recursive=True).scan() if name] == ["x.jpeg"]
 
     def test_one_that_can_not_be_entered_hides_no_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A directory that may not be read is counted, one that has gone meanwhile is not; the others are told."""
@@ -152,7 +152,7 @@ class TestSweep:
 
         monkeypatch.setattr(safe_paths, "held", refused)
         found = Inbox(tmp_path, recursive=True)
-        assert (list(found.sweep()), found.directories) == (["open/a.png"], 1)
+        assert (list(found.scan()), found.directories) == (["open/a.png"], 1)
 
 
 class TestLinks:
@@ -183,7 +183,7 @@ class TestLinks:
         """A move that was decided upon before is refused: the file outside stays, even if it is the very same one."""
         outside = swapped.parent / "outside/a.png"
         with pytest.raises(Vanished, match=r"inbox/b/a\.png"):
-            Filing(swapped).move(
+            Mover(swapped).move(
                 "b/a.png",
                 identify(outside),
                 no_overwrite.digest(outside) if digests else None,
@@ -216,7 +216,7 @@ class TestLinks:
             rename(source, target)
 
         monkeypatch.setattr(no_overwrite, "rename_noreplace", swap_first)
-        filing = Filing(tmp_path / "inbox")
+        filing = Mover(tmp_path / "inbox")
         (tmp_path / "sorted").mkdir()
         path = filing.move("b/a.png", identify(tmp_path / "inbox/b/a.png"), None, tmp_path / "sorted", below="x/y")
         filing.flush()
@@ -230,12 +230,12 @@ class Watched:
 
     def __init__(self, path: Path) -> None:
         self.inbox, self.wakes = Inbox(path, recursive=True), threading.Semaphore(0)
-        self.watch = Watch(path, self.wakes.release, recursive=True)
+        self.watch = EventWatcher(path, self.wakes.release, recursive=True)
         self.watch.start()
         self.cover()
 
     def cover(self) -> bool:
-        list(self.inbox.sweep())
+        list(self.inbox.scan())
         return self.watch.cover(self.inbox.folders)
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -327,8 +327,8 @@ class TestWatch:
 class TestArrivals:
     @pytest.fixture
     def arrivals(self, tmp_path: Path) -> Iterator[Arrivals]:
-        watch = Watch(tmp_path, lambda: None, recursive=True)
-        arrivals = Arrivals(Inbox(tmp_path, recursive=True), watch, Settle(2.0, 30.0, 100), 5.0)
+        watch = EventWatcher(tmp_path, lambda: None, recursive=True)
+        arrivals = Arrivals(Inbox(tmp_path, recursive=True), watch, PendingFiles(2.0, 30.0, 100), 5.0)
         arrivals.keep_watched()
         yield arrivals
         arrivals.close()
@@ -343,13 +343,13 @@ class TestArrivals:
         while not arrivals.watch._stirred.is_set():
             assert time.monotonic() < deadline
         arrivals.look(1.0)
-        assert (arrivals.due_s(), "new/a.png" in arrivals.settle) == (1.0 + STIR_S, False)
+        assert (arrivals.due_s(), "new/a.png" in arrivals.pending) == (1.0 + STIR_S, False)
         arrivals.look(1.0 + STIR_S)
-        assert "new/a.png" in arrivals.settle
+        assert "new/a.png" in arrivals.pending
         put(tmp_path, "new/b.png")  # just before it was watched, for all that anybody knows
         assert arrivals.due_s() == 1.0 + 2 * STIR_S
         arrivals.look(1.0 + 2 * STIR_S)
-        assert "new/b.png" in arrivals.settle
+        assert "new/b.png" in arrivals.pending
         assert arrivals.due_s() == 1.0 + 2 * STIR_S + 5.0
 
     def test_a_new_directory_that_a_scan_has_passed(
@@ -359,10 +359,10 @@ class TestArrivals:
         monkeypatch.setattr("watcher.inbox.arrivals.SWEEP_CHUNK", 1)
         put(tmp_path, "a.png")
         arrivals.look(0.0)
-        assert arrivals.sweeping and arrivals.watch is not None
+        assert arrivals.scanning and arrivals.watch is not None
         arrivals.watch._stirred.set()
         arrivals.look(0.5)
-        assert (arrivals.sweeps, arrivals.due_s()) == (1, 0.5 + STIR_S)
+        assert (arrivals.scans, arrivals.due_s()) == (1, 0.5 + STIR_S)
 
     def test_directories_that_are_not_watched(
         self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -374,7 +374,7 @@ class TestArrivals:
             patch.setattr("ctypes.get_errno", lambda: errno.ENOSPC)
             for turn in range(3):
                 arrivals.look(turn * 5.0)
-        assert "new/a.png" in arrivals.settle
+        assert "new/a.png" in arrivals.pending
         arrivals.look(15.0)
         assert [notice.event for notice in arrivals.notices] == ["inbox.not_watched", "inbox.watched"]
 
@@ -389,21 +389,23 @@ class Site:
             directory.mkdir(parents=True)
         self.path = root / "state/ledger.sqlite3"
         self.ledger = Ledger(self.path)
-        self.places = Places(root / "sorted", root / "review", self.quarantine, root / "rejected")
-        self.clerk = self.hire(True)
+        self.places = Destinations(root / "sorted", root / "review", self.quarantine, root / "rejected")
+        self.executor = self.hire(True)
 
-    def hire(self, keep: bool, **rules: Any) -> Clerk:
-        return Clerk(self.ledger, Filing(self.inbox), self.places, "m", Rules(**rules), keep_subdirectories=keep)
+    def hire(self, keep: bool, **rules: Any) -> DecisionExecutor:
+        return DecisionExecutor(
+            self.ledger, Mover(self.inbox), self.places, "m", DuplicateRules(**rules), keep_subdirectories=keep
+        )
 
-    def file(self, clerk: Clerk | None = None, **decisions: Decision) -> list[str | Returned]:
+    def file(self, executor: DecisionExecutor | None = None, **decisions: Decision) -> list[str | Returned]:
         """File the inbox: what is called so, whatever its path, by its decision. Where each lies, from the root."""
         orders = []
-        for name in sorted(Inbox(self.inbox, recursive=True).sweep()):
+        for name in sorted(Inbox(self.inbox, recursive=True).scan()):
             path = self.inbox / name
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             decision = decisions.get(path.stem, HAND)
-            orders.append(Order(name, self.identify(path), content, decision, Timing(0.0)))
-        results = (clerk or self.clerk).carry_out(orders)
+            orders.append(MoveOrder(name, self.identify(path), content, decision, Timing(0.0)))
+        results = (executor or self.executor).carry_out(orders)
         return [
             str(Path(result.destination).relative_to(self.root)) if isinstance(result, Filed) else result
             for _, result in results
@@ -411,12 +413,12 @@ class Site:
 
     def put_back(self, why: putting.Why, to: Path | None = None) -> list[str | None]:
         name = put_back_requests.as_it_came(self.inbox, recursive=True)
-        with Annals(self.path) as annals, putting.at_work(self.path, self.inbox) as clerk:
+        with LedgerReader(self.path) as ledger_reader, putting.at_work(self.path, self.inbox) as executor:
             if why == "retry":
-                chosen = put_back_requests.quarantined(annals, name=name)
+                chosen = put_back_requests.quarantined(ledger_reader, name=name)
             else:
-                chosen = list(put_back_requests.filed(annals, batch=1, name=name))
-            return [result.destination for result in putting.put_back(chosen, why, to or self.inbox, clerk)]
+                chosen = list(put_back_requests.filed(ledger_reader, batch=1, name=name))
+            return [result.destination for result in putting.put_back(chosen, why, to or self.inbox, executor)]
 
 
 @pytest.fixture
@@ -435,8 +437,8 @@ class TestFiling:
         assert set(found) == {f"sorted/Hand/{name}" for name in hand} | {"review/unsure.png", "quarantine/broken.png"}
         assert set(tree(site.hand)) == hand
         assert '"name": "x/y/broken.png"' in (site.quarantine / "broken.png.reason.json").read_text()
-        with Annals(site.path) as annals:
-            assert {(e.name, e.source) for e in annals.entries()} == {
+        with LedgerReader(site.path) as ledger_reader:
+            assert {(e.name, e.source) for e in ledger_reader.entries()} == {
                 (Path(name).name, str(site.inbox / name)) for name in (*hand, "x/unsure.png", "x/y/broken.png")
             }
 
@@ -460,10 +462,10 @@ class TestFiling:
     def test_collisions_are_those_of_the_path(self, site: Site) -> None:
         """The same name in another directory is no collision; in the same one it is, also on the way there."""
         put(site.inbox, "x/a.png", "y/a.png")
-        clerk = site.hire(True, same_name_other_bytes="review")
-        assert site.file(clerk) == ["sorted/Hand/x/a.png", "sorted/Hand/y/a.png"]
+        executor = site.hire(True, same_name_other_bytes="review")
+        assert site.file(executor) == ["sorted/Hand/x/a.png", "sorted/Hand/y/a.png"]
         (site.inbox / "x/a.png").write_bytes(b"other")
-        assert site.file(clerk) == ["review/a.png"]
+        assert site.file(executor) == ["review/a.png"]
 
     def test_directories_that_come_and_go_are_not_on_record(self, site: Site) -> None:
         """Inbox and class directory are noted, by which the next start tells a mount that has gone; none below them."""
@@ -481,7 +483,7 @@ class TestFiling:
     def test_a_directory_shut_by_its_producer(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         """A producer who puts something else in a directory's place right after a move does not stop the daemon."""
         put(site.inbox, "x/a.png")
-        move = site.clerk.filing.move
+        move = site.executor.mover.move
 
         def swap_after(*words: Any) -> Path:
             found = move(*words)
@@ -489,7 +491,7 @@ class TestFiling:
             (site.inbox / "x").write_bytes(b"a file")
             return found
 
-        monkeypatch.setattr(site.clerk.filing, "move", swap_after)
+        monkeypatch.setattr(site.executor.mover, "move", swap_after)
         assert site.file() == ["sorted/Hand/x/a.png"]
 
 
@@ -548,11 +550,11 @@ class TestPutBack:
 
 
 class TestRecover:
-    def _die(self, site: Site, name: str) -> Order:
+    def _die(self, site: Site, name: str) -> MoveOrder:
         """A daemon that has decided upon a file, and no more."""
         put(site.inbox, name)
         path = site.inbox / name
-        order = Order(name, site.identify(path), no_overwrite.digest(path), HAND, Timing(0.0))
+        order = MoveOrder(name, site.identify(path), no_overwrite.digest(path), HAND, Timing(0.0))
         below = os.path.dirname(name)
         with site.ledger.deciding():
             site.ledger.decided([order], [str(site.hand / below)], "m", site.inbox)

@@ -16,7 +16,7 @@ from watchdog.observers import inotify_c
 from watcher.config.settings import IGNORE
 from watcher.core.errors import Retry
 from watcher.core.records import Identity
-from watcher.inbox.events import Watch
+from watcher.inbox.events import EventWatcher
 from watcher.inbox.scan import Inbox
 
 
@@ -28,24 +28,24 @@ class TestSweep:
             (tmp_path / os.fsdecode(name)).touch()
         (tmp_path / "link").symlink_to("nowhere")
         os.mkfifo(tmp_path / "pipe")
-        found = sorted(os.fsencode(name) for name in Inbox(tmp_path).sweep())
+        found = sorted(os.fsencode(name) for name in Inbox(tmp_path).scan())
         assert found == sorted([*names, b"link", b"pipe"])
 
     def test_reads_as_it_is_asked_for(self, tmp_path: Path) -> None:
         """A sweep holds no list: files removed behind its back in a large directory are not all told of."""
         for number in range(5000):
             (tmp_path / str(number)).touch()
-        sweep = Inbox(tmp_path).sweep()
-        first = next(sweep)
+        scan = Inbox(tmp_path).scan()
+        first = next(scan)
         for path in tmp_path.iterdir():
             path.unlink()
-        assert len({first, *sweep}) < 5000
+        assert len({first, *scan}) < 5000
 
     def test_ignores_patterns(self, tmp_path: Path) -> None:
         """Names that match a pattern are passed over whole; a newline does not smuggle one past, nor hide one."""
         for name in ("a.part", ".hidden", "b.png", "c.part.png", "x\ny.part", "d.part\nz.png"):
             (tmp_path / name).touch()
-        assert set(Inbox(tmp_path, [".*", "*.part"]).sweep()) == {"b.png", "c.part.png", "d.part\nz.png"}
+        assert set(Inbox(tmp_path, [".*", "*.part"]).scan()) == {"b.png", "c.part.png", "d.part\nz.png"}
 
     def test_ignores_by_default_what_is_in_flight_and_junk(self, tmp_path: Path) -> None:
         """What programs call a file until it is whole, and what network storage and desktops leave; no real name."""
@@ -70,22 +70,22 @@ class TestSweep:
             (tmp_path / name).mkdir()
         (tmp_path / "link").symlink_to("one")
         inbox = Inbox(tmp_path, [".*"])
-        sweep = inbox.sweep()
-        assert next(sweep) == "link"
+        scan = inbox.scan()
+        assert next(scan) == "link"
         assert inbox.directories == 0
-        assert list(sweep) == []
+        assert list(scan) == []
         assert inbox.directories == 2
 
     def test_absent_directory_is_not_an_empty_one(self, tmp_path: Path) -> None:
         """An inbox that is gone raises Retry with its path; it is not mistaken for an empty one."""
         with pytest.raises(Retry, match=r"nowhere.*No such file"):
-            list(Inbox(tmp_path / "nowhere").sweep())
+            list(Inbox(tmp_path / "nowhere").scan())
 
     def test_file_in_its_place_raises_retry(self, tmp_path: Path) -> None:
         """Something that is no directory can not be listed: Retry."""
         (tmp_path / "file").touch()
         with pytest.raises(Retry):
-            list(Inbox(tmp_path / "file").sweep())
+            list(Inbox(tmp_path / "file").scan())
 
 
 class TestLook:
@@ -120,7 +120,7 @@ class Watched:
 
     def __init__(self, path: Path, capacity: int = 65536) -> None:
         self.path, self.wakes = path, threading.Semaphore(0)
-        self.watch = Watch(path, self.wakes.release, capacity)
+        self.watch = EventWatcher(path, self.wakes.release, capacity)
         self.watch.start()
 
     def until(self, true: Callable[[], bool]) -> None:
@@ -186,7 +186,7 @@ class TestWatch:
         os.link(tmp_path / "outside", watched.path / "linked")
         (watched.path / "last").write_bytes(b"x")
         assert watched.names_up_to("last") == ["last"]
-        assert set(Inbox(watched.path).sweep()) == {"linked", "last"}
+        assert set(Inbox(watched.path).scan()) == {"linked", "last"}
 
     def test_misses_nothing_of_a_burst(self, watched: Watched) -> None:
         """Of a thousand files written at once each is told."""
@@ -222,7 +222,7 @@ class TestWatch:
     def test_absent_directory_raises_retry(self, tmp_path: Path) -> None:
         """A directory that is not there can not be watched: Retry, no thread left behind, and a later start works."""
         threads = threading.active_count()
-        watch = Watch(tmp_path / "later", lambda: None)
+        watch = EventWatcher(tmp_path / "later", lambda: None)
         with pytest.raises(Retry, match="later"):
             watch.start()
         assert threading.active_count() == threads
@@ -235,7 +235,7 @@ class TestWatch:
 
     def test_no_inotify_left_raises_retry(self, tmp_path: Path) -> None:
         """When the kernel gives no inotify instance (here: no descriptor, the same error), Retry: scans serve."""
-        watch = Watch(tmp_path, lambda: None)
+        watch = EventWatcher(tmp_path, lambda: None)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)
         os.close(free)
@@ -250,7 +250,7 @@ class TestWatch:
         """A watch on a removed directory is no longer current, nor is it once another directory has its place."""
         inbox = tmp_path / "inbox"
         inbox.mkdir()
-        watch = Watch(inbox, lambda: None)
+        watch = EventWatcher(inbox, lambda: None)
         watch.start()
         assert watch.current
         shutil.rmtree(inbox)
@@ -266,7 +266,7 @@ class TestWatch:
         """A directory renamed away, with another put in its place, makes the watch worth nothing."""
         inbox = tmp_path / "inbox"
         inbox.mkdir()
-        watch = Watch(inbox, lambda: None)
+        watch = EventWatcher(inbox, lambda: None)
         watch.start()
         inbox.rename(tmp_path / "aside")
         inbox.mkdir()
@@ -276,7 +276,7 @@ class TestWatch:
     def test_stop_ends_its_threads(self, tmp_path: Path) -> None:
         """Nothing runs on after stop, and stopping twice is harmless."""
         threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
-        watch = Watch(tmp_path, lambda: None)
+        watch = EventWatcher(tmp_path, lambda: None)
         watch.start()
         watch.stop()
         watch.stop()

@@ -357,12 +357,12 @@ class TestLinks:
         assert Claims(inbox, "worker-2").adopt("worker-1") == []
         assert (owners(inbox), held(inbox)) == ([], 0)
         with pytest.raises(Retry):
-            next(Inbox(Claims(inbox, "worker-1").path, own=True).sweep())
+            next(Inbox(Claims(inbox, "worker-1").path, own=True).scan())
 
     def test_a_worker_does_not_start_there(self, tmp_path: Path, elsewhere: Path) -> None:
         """Shared mode is refused with exit code 5."""
         with pytest.raises(Fatal) as caught:
-            ownership.shared(tmp_path / "inbox", tmp_path / "state")
+            ownership.take_shared(tmp_path / "inbox", tmp_path / "state")
         assert caught.value.code == 5
         assert os.listdir(elsewhere.parent) == ["worker-1"]
 
@@ -400,9 +400,9 @@ def test_a_full_house_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """One worker more than there may be gets exit code 6."""
     monkeypatch.setattr(claims, "MOST_WORKERS", 1)
     (tmp_path / "inbox").mkdir()
-    first = ownership.shared(tmp_path / "inbox", tmp_path / "state")
+    first = ownership.take_shared(tmp_path / "inbox", tmp_path / "state")
     with pytest.raises(Fatal) as caught:
-        ownership.shared(tmp_path / "inbox", tmp_path / "state")
+        ownership.take_shared(tmp_path / "inbox", tmp_path / "state")
     assert caught.value.code == 6
     first.leave()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.core.records import Decision, Identity, Order, Outcome, Timing
+from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
 from watcher.ledger import status_counts
 from watcher.ledger.rows import Unended
 from watcher.ledger.writer import Ending, Ledger
@@ -32,14 +32,14 @@ def waiting(number: int, name: str, directory: str, identity: Identity | None, a
 
 
 def decided(
-    book: Ledger, orders: list[Order], directories: list[str], model: str, inbox: Path = Path("/inbox")
+    book: Ledger, orders: list[MoveOrder], directories: list[str], model: str, inbox: Path = Path("/inbox")
 ) -> list[int]:
     with book.deciding():
         return book.decided(orders, directories, model, inbox)
 
 
-def order(name: str = "a.png", decision: Decision = HAND, identity: Identity | None = STAMP) -> Order:
-    return Order(name, identity, "d" * 64, decision, Timing(0.0))
+def order(name: str = "a.png", decision: Decision = HAND, identity: Identity | None = STAMP) -> MoveOrder:
+    return MoveOrder(name, identity, "d" * 64, decision, Timing(0.0))
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ class TestTally:
         book.ended([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
         book.ended([Ending(ids[3], "returned")])
         book.close()
-        told = status_counts.tally(path, NOON + timedelta(hours=1))
+        told = status_counts.count_for_status(path, NOON + timedelta(hours=1))
         assert told.total == {"sorted": 2, "review": 1}
         assert told.since == {"sorted": 1, "review": 1}
         assert told.classes == {"Hand": 2}
@@ -238,18 +238,18 @@ class TestTally:
 
     def test_empty_ledger(self, path: Path, book: Ledger) -> None:
         """Before the first file everything is zero and there is no last filing."""
-        assert status_counts.tally(path, NOON) == status_counts.Tally({}, {}, {}, None, 0)
+        assert status_counts.count_for_status(path, NOON) == status_counts.StatusCounts({}, {}, {}, None, 0)
 
     def test_reads_beside_the_writer(self, path: Path, book: Ledger) -> None:
         """Status reads while the daemon has the ledger open, and makes no file of its own."""
         decided(book, [order()], ["/x"], "m")
         before = sorted(path.parent.iterdir())
-        assert status_counts.tally(path, NOON).unended == 1
+        assert status_counts.count_for_status(path, NOON).unended == 1
         assert sorted(path.parent.iterdir()) == before
 
     def test_no_ledger_is_fatal_and_is_not_made(self, path: Path) -> None:
         """Where no daemon ever ran, status says so with exit code 5 and leaves nothing behind."""
         with pytest.raises(Fatal) as caught:
-            status_counts.tally(path, NOON)
+            status_counts.count_for_status(path, NOON)
         assert caught.value.code is Exit.DIRECTORY
         assert not path.exists()

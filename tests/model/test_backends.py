@@ -227,8 +227,8 @@ class TestChoice:
         weights = checkpoint.load(shipped_files.weights())
         for runtime, precision in (("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")):
             model = {"runtime": runtime, "precision": precision, "threads": 1, "device": "cpu"}
-            wishes = settings.Config.model_validate({"model": model, "batch": {"size": 1}})
-            load_model.load(wishes, weights, logger)  # type: ignore[arg-type]
+            requests = settings.Config.model_validate({"model": model, "batch": {"size": 1}})
+            load_model.load(requests, weights, logger)  # type: ignore[arg-type]
         assert asked == [("torch", "float32"), ("auto", "float32"), ("auto", "bfloat16")]
         assert [each["runtime"] for each in logged[:2]] == ["torch", "onnxruntime"]
         assert set(threads) == {1}

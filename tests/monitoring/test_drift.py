@@ -16,17 +16,17 @@ from tests.support.accounts import metrics
 from tests.support.daemon import Daemon
 from watcher.config import loader
 from watcher.core import shipped_files
-from watcher.core.records import Decision, Identity, Order, Outcome, Shadowed, Timing
+from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Shadowed, Timing
 from watcher.ledger.writer import Ledger
 from watcher.model import checkpoint
 from watcher.monitoring import drift
-from watcher.monitoring.counters import Tally
-from watcher.monitoring.drift import TELL_S, Drift, Means, Rules, Sample
+from watcher.monitoring.counters import Counters
+from watcher.monitoring.drift import TELL_S, Drift, DriftRules, Means, Sample
 from watcher.monitoring.metrics import Metrics
 from watcher.service import build
 
 HOUR = 3600.0
-RULES = Rules(window_files=100, window_h=24, min_files=50, reference_files=400)
+RULES = DriftRules(window_files=100, window_h=24, min_files=50, reference_files=400)
 VALIDATED = Means(0.02, 0.98, {"CXR": 0.5, "Hand": 0.5})
 
 
@@ -37,7 +37,7 @@ def files(
     return [Sample(at_s, labels[n % len(labels)], confidence, n % 10 < round(review * 10)) for n in range(count)]
 
 
-def watching(*batches: Iterable[Sample], rules: Rules = RULES, validated: Means | None = None) -> Drift:
+def watching(*batches: Iterable[Sample], rules: DriftRules = RULES, validated: Means | None = None) -> Drift:
     return Drift(rules, validated, [each for batch in batches for each in batch])
 
 
@@ -183,7 +183,7 @@ class TestFiguresOfValidation:
 
 def test_metrics() -> None:
     """Served with bounded labels; what is not known is not there."""
-    tally = Tally(drift=watching(files(100, review=0.5), validated=replace(VALIDATED, confidence=None)))
+    tally = Counters(drift=watching(files(100, review=0.5), validated=replace(VALIDATED, confidence=None)))
     tally.drift.look(0.0)
     served = {
         (sample.name, *sample.labels.values()): sample.value
@@ -207,8 +207,8 @@ def test_metrics() -> None:
 
 def test_shadow_decisions_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are decisions like any other."""
-    tally = Tally(clock=lambda: 5.0)
-    order = Order("a", Identity(1, 1, 1, 1), None, Decision(Outcome.SORTED, "CXR", 0.9), Timing(0.0))
+    tally = Counters(clock=lambda: 5.0)
+    order = MoveOrder("a", Identity(1, 1, 1, 1), None, Decision(Outcome.SORTED, "CXR", 0.9), Timing(0.0))
     tally.shadow(Shadowed(order, "/x").order, 1.0)
     assert tally.drift.look(6.0).files == 1
 
@@ -221,7 +221,7 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     told = [(ours, 0.9, "sorted"), (other, 0.1, "sorted"), (None, 0.0, "sorted")]
     for model, confidence, outcome in (*told, (ours, 0.7, "review"), (ours, 0.0, "quarantine")):
         label = None if outcome == "quarantine" else "CXR"
-        order = Order("a", None, "d" * 64, Decision(Outcome(outcome), label, confidence), Timing(0.0))
+        order = MoveOrder("a", None, "d" * 64, Decision(Outcome(outcome), label, confidence), Timing(0.0))
         with book.deciding():
             book.shadowed(book.decided([order], ["/x"], model))
     now = book.now().timestamp()

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watcher.core.printable import printable
-from watcher.core.records import Decision, Filed, Order, Outcome, Timing
+from watcher.core.records import Decision, Filed, MoveOrder, Outcome, Timing
 from watcher.monitoring import log
 from watcher.service import log_lines
 
@@ -23,7 +23,7 @@ EVIL = '\n{"event": "image.sorted"}\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\u2028\
 
 
 def filed(name: str = "a.png", decision: Decision = HAND) -> Filed:
-    return Filed(Order(name, None, "d" * 64, decision, TIMING), f"/sorted/Hand/{name}", 4.0)
+    return Filed(MoveOrder(name, None, "d" * 64, decision, TIMING), f"/sorted/Hand/{name}", 4.0)
 
 
 def written(form: Literal["json", "console"], *files: Filed, level: str = "info") -> str:

@@ -26,8 +26,8 @@ from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
 from watcher.images import decode
 from watcher.monitoring import log
-from watcher.monitoring.log_output import File, Output
-from watcher.monitoring.rate_limit import WINDOW_S, Repeats
+from watcher.monitoring.log_output import LineOutput, LogFile
+from watcher.monitoring.rate_limit import WINDOW_S, RateLimiter
 from watcher.service import log_lines
 
 
@@ -39,7 +39,7 @@ class TestFile:
     def test_moved_away_and_made_anew(self, tmp_path: Path) -> None:
         """After a rotation by rename the next line goes to the new file, whether somebody made one or not."""
         path = tmp_path / "x.log"
-        file = File(path)
+        file = LogFile(path)
         file.write("1\n")
         path.rename(tmp_path / "x.log.1")
         path.touch()
@@ -52,7 +52,7 @@ class TestFile:
     def test_copied_and_truncated(self, tmp_path: Path) -> None:
         """After copytruncate lines begin at the new start: no hole of zeros."""
         path = tmp_path / "x.log"
-        file = File(path)
+        file = LogFile(path)
         file.write("1\n")
         shutil.copy(path, tmp_path / "x.log.1")
         os.truncate(path, 0)
@@ -63,7 +63,7 @@ class TestFile:
     def test_written_between_copy_and_cut(self, tmp_path: Path) -> None:
         """Lines that the copy does not have are written again; those that it has are not."""
         path = tmp_path / "x.log"
-        file = File(path)
+        file = LogFile(path)
         for number in range(5):
             file.write(f"{number}\n")
         shutil.copy(path, tmp_path / "x.log.1")
@@ -80,7 +80,7 @@ class TestFile:
     def test_copied_while_a_line_was_written(self, tmp_path: Path) -> None:
         """The half line at the end of the copy is taken off; the line comes back whole, and once."""
         path, copy = tmp_path / "x.log", tmp_path / "x.log.1"
-        file = File(path)
+        file = LogFile(path)
         for number in range(3):
             file.write(f"line {number}\n")
         copy.write_bytes(path.read_bytes()[:-3])
@@ -104,7 +104,7 @@ class TestFile:
             return count
 
         monkeypatch.setattr(os, "write", rotate)
-        file = File(path)
+        file = LogFile(path)
         for number in range(10):
             file.write(f"line {number}\n")
             if number == 4:
@@ -119,7 +119,7 @@ class TestFile:
     def test_cut_without_a_copy(self, tmp_path: Path) -> None:
         """Somebody emptied the file on purpose: nothing comes back."""
         path = tmp_path / "x.log"
-        file = File(path)
+        file = LogFile(path)
         (tmp_path / "x.log.1").write_text("another\n")
         file.write("1\n")
         os.truncate(path, 0)
@@ -131,7 +131,7 @@ class TestFile:
         """Without its directory lines are lost and counted, nothing fails; when it is back they are written."""
         path = tmp_path / "logs" / "x.log"
         path.parent.mkdir()
-        file = File(path)
+        file = LogFile(path)
         shutil.rmtree(path.parent)
         file.write("1\n")
         assert file.lost == 1
@@ -143,7 +143,7 @@ class TestFile:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_a_full_disk(self) -> None:
         """What can not be written is counted."""
-        file = File(Path("/dev/full"))
+        file = LogFile(Path("/dev/full"))
         file.write("1\n")
         file.close()
         assert file.lost == 1
@@ -155,7 +155,7 @@ class Stalled:
     def __init__(self, unshared: bool) -> None:
         self.reader, self.writer = os.pipe()
         self.stream = os.fdopen(self.writer, "w")
-        self.output = Output(self.stream, patience_s=0.3)
+        self.output = LineOutput(self.stream, patience_s=0.3)
         self.written = 0
         if not unshared:  # as where another user made it
             self.output._fd = self.writer
@@ -225,7 +225,7 @@ def test_a_pipe_without_a_reader_does_not_hold_up_the_start(tmp_path: Path) -> N
     """A named pipe as log.file that nobody reads is an error at once, not a wait."""
     os.mkfifo(tmp_path / "p")
     with pytest.raises(OSError, match="No such device"):
-        File(tmp_path / "p")
+        LogFile(tmp_path / "p")
 
 
 @dataclass
@@ -297,8 +297,8 @@ def test_a_log_file_that_fails_is_told_where_it_can_be(tmp_path: Path) -> None:
     now, path = [0.0], tmp_path / "logs" / "x.log"
     path.parent.mkdir()
     with (tmp_path / "out").open("w") as stream:
-        journal = log.Journal(Output(stream), lambda: now[0])
-        journal.use("json", "info", File(path))
+        journal = log.DaemonLog(LineOutput(stream), lambda: now[0])
+        journal.use("json", "info", LogFile(path))
         shutil.rmtree(path.parent)
         lost = []
         for now[0] in (1.0, 2.0, 30.0, 62.0, 63.0):
@@ -318,7 +318,7 @@ def test_a_log_file_that_fails_is_told_where_it_can_be(tmp_path: Path) -> None:
 class TestRepeats:
     def setup_method(self) -> None:
         self.now = 0.0
-        self.repeats = Repeats(lambda: self.now)
+        self.repeats = RateLimiter(lambda: self.now)
 
     def hold(self, event: str = "filing.failed", method: str = "error", **fields: object) -> bool:
         return self.repeats.hold(method, {"event": event, **fields})

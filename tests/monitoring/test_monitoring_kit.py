@@ -16,8 +16,8 @@ from numpy.random import default_rng
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon
 from tests.support.repository import TOP
-from watcher.core.records import Decision, Filed, Order, Outcome, Timing
-from watcher.monitoring.counters import Figures, Tally
+from watcher.core.records import Decision, Filed, MoveOrder, Outcome, Timing
+from watcher.monitoring.counters import Counters, Totals
 from watcher.monitoring.metrics import Metrics
 
 KIT = TOP / "docs" / "monitoring"
@@ -69,15 +69,15 @@ def test_every_query_is_promql(tmp_path: Path) -> None:
 
 def test_every_metric_asked_for_is_served() -> None:
     """No alert and no panel asks for a name that the daemon does not have."""
-    tally = Tally()
-    order = Order("a", None, None, Decision(Outcome.SORTED, "CXR", 0.9), Timing(0.0))
+    tally = Counters()
+    order = MoveOrder("a", None, None, Decision(Outcome.SORTED, "CXR", 0.9), Timing(0.0))
     tally.record(Filed(order, "/a"), 1.0)
-    bad = Order("b", None, None, Decision(Outcome.QUARANTINE, None, 0.0, "empty"), Timing(0.0))
+    bad = MoveOrder("b", None, None, Decision(Outcome.QUARANTINE, None, 0.0, "empty"), Timing(0.0))
     tally.record(Filed(bad, "/b"), 1.0)
     disk = {"backlog_files": {"review": 1.0}, "disk_free_bytes": {"inbox": 1.0}}
     tally.drift.look(0.0)
     metrics = Metrics(lambda: {"model": "m"}, tally, lambda: disk)
-    metrics.observe(Figures(1, tally.all_lives, 0, 0, True))
+    metrics.observe(Totals(1, tally.all_lives, 0, 0, True))
     served = {sample.name for family in metrics.collect() for sample in family.samples}
     asked = {name for query in queries().values() for name in re.findall(r"\bmednet_[a-z_]+", query)}
     assert asked

@@ -23,40 +23,43 @@ from watcher.cli.commands import review
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import Decision, Identity, Outcome
 from watcher.filing import put_back
-from watcher.filing.decision_executor import Clerk
+from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.recovery import recover
 from watcher.filing.takeover import Takeover
-from watcher.ledger.reader import Annals, Verdict
+from watcher.ledger.reader import LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
 from watcher.review import export, verdicts, wake_pipe
-from watcher.review.verdict_worker import Desk
-from watcher.review.verdicts import Done, Person
+from watcher.review.verdict_worker import VerdictWorker
+from watcher.review.verdicts import Reviewer, VerdictResult
 from watcher.service import log_lines
 
 UNSURE = Decision(Outcome.REVIEW, "CXR", 0.5, "low_confidence", "0.5 is below 0.9", (("CXR", 0.5), ("Hand", 0.4)))
-ANNA = Person(1234, "anna")
+ANNA = Reviewer(1234, "anna")
 
 
 class Reading(Site):
     """A site with people who judge."""
 
-    def subject(self, word: str | Path) -> verdicts.Subject:
-        with Annals(self.path) as annals:
-            return verdicts.subject(annals, str(word), self.clerk.places)
+    def subject(self, word: str | Path) -> verdicts.JudgedFile:
+        with LedgerReader(self.path) as ledger_reader:
+            return verdicts.subject(ledger_reader, str(word), self.executor.destinations)
 
     def give(self, word: str | Path, label: str | None, note: str | None = None) -> int:
         return verdicts.give(self.book, self.subject(word), label, ANNA, note)
 
-    def carry_out(self) -> list[Done]:
-        return verdicts.carry_out(Clerk(self.book, self.clerk.filing, self.clerk.places, None))
+    def carry_out(self) -> list[VerdictResult]:
+        return verdicts.carry_out(DecisionExecutor(self.book, self.executor.mover, self.executor.destinations, None))
 
     def verdicts(self, where: str = "true") -> list[Verdict]:
-        with Annals(self.path) as annals:
-            return annals.verdicts(where)
+        with LedgerReader(self.path) as ledger_reader:
+            return ledger_reader.verdicts(where)
 
     def export(self, to: Path) -> list[tuple[str, str]]:
-        with Annals(self.path) as annals:
-            return [(r.state, str(r.destination and r.destination.relative_to(to))) for r in export.export(annals, to)]
+        with LedgerReader(self.path) as ledger_reader:
+            return [
+                (r.state, str(r.destination and r.destination.relative_to(to)))
+                for r in export.export(ledger_reader, to)
+            ]
 
     def tree(self) -> dict[str, bytes]:
         places = ("inbox", "sorted", "review", "quarantine", "rejected")
@@ -114,10 +117,10 @@ class TestAVerdict:
         site.give(site.hand / "a.png", "CXR")
         [done] = site.carry_out()
         assert site.tree() == {"sorted/CXR/a.png": b"a radiograph"}
-        with Annals(site.path) as annals:
-            [entry] = annals.entries("d.id = ?", (done.id,))
+        with LedgerReader(site.path) as ledger_reader:
+            [entry] = ledger_reader.entries("d.id = ?", (done.id,))
             assert (entry.model, entry.detail) == (None, "by anna")
-            model = verdicts.models_word(annals, site.verdicts()[0], entry)
+            model = verdicts.models_word(ledger_reader, site.verdicts()[0], entry)
         assert model is not None and (model.id, model.label) == (number, "Hand")
 
     def test_a_confirmation_moves_nothing(self, site: Reading) -> None:
@@ -230,12 +233,12 @@ class TestAVerdict:
     def test_undo_of_many_leaves_what_people_judged(self, site: Reading, which: dict[str, Any]) -> None:
         """What was filed, confirmed or is yet to be filed by a person's word stays, and can still be exported."""
         names = ("filed.png", "confirmed.png", "open.png", "models.png")
-        site.clerk.carry_out([site.order(name, HAND, name.encode()) for name in names])
+        site.executor.carry_out([site.order(name, HAND, name.encode()) for name in names])
         site.give(site.hand / "filed.png", "CXR")
         site.give(site.hand / "confirmed.png", "Hand")
         site.carry_out()
         site.give(site.hand / "open.png", "CXR")
-        results = {result.wish.name: (result.state, result.why) for result in site.undo(**which)}
+        results = {result.request.name: (result.state, result.why) for result in site.undo(**which)}
         assert results.pop("models.png") == ("restored", None)
         assert results.pop("filed.png", None) == (("kept", "anna said that it is CXR") if "since" in which else None)
         assert results == {
@@ -357,10 +360,10 @@ def _decide(site: Reading, owner: str = "daemon") -> None:
     """As by one who dies before the move, or is about to make it."""
     book = Ledger(site.path, owner=owner)
     [verdict] = verdicts._awaited(book, 10)
-    order = verdicts._order(verdict, site.clerk.places)
-    assert not isinstance(order, Done)
+    order = verdicts._order(verdict, site.executor.destinations)
+    assert not isinstance(order, VerdictResult)
     with book.deciding():
-        book.decided([order], [str(site.clerk.places.of(order.decision))], None)
+        book.decided([order], [str(site.executor.destinations.of(order.decision))], None)
     book.close()
 
 
@@ -374,7 +377,7 @@ class TestWhoeverDies:
         site.carry_out()
         monkeypatch.setattr(verdicts, "_awaited", lambda ledger, limit: seen)
         (site.root / "review" / "a.png").write_bytes(b"a radiograph")  # as if it were there still
-        [done] = verdicts.carry_out(Clerk(first, site.clerk.filing, site.clerk.places, None))
+        [done] = verdicts.carry_out(DecisionExecutor(first, site.executor.mover, site.executor.destinations, None))
         first.close()
         assert (done.state, done.id, done.why) == ("later", None, "somebody else carries out that verdict")
         assert len([v for v in site.verdicts() if v.state == "filed"]) == 1
@@ -436,43 +439,45 @@ class TestWhoeverDies:
 
 class TestTheDesk:
     @pytest.fixture
-    def desk(self, site: Reading) -> Iterator[Desk]:
-        desk = Desk(wake_pipe.Bell(site.path.parent), lambda: None)
+    def desk(self, site: Reading) -> Iterator[VerdictWorker]:
+        desk = VerdictWorker(wake_pipe.WakePipe(site.path.parent), lambda: None)
         with ThreadPoolExecutor(1) as self.mover:
             yield desk
         desk.close(0.0)
 
-    def turn(self, site: Reading, desk: Desk, now: float = 0.0, sweeps: int = 0, free: bool = True) -> list[str]:
+    def turn(
+        self, site: Reading, desk: VerdictWorker, now: float = 0.0, scans: int = 0, free: bool = True
+    ) -> list[str]:
         """A turn, and the next when what it began has ended: the states of the verdicts."""
-        done = desk.turn(now, site.clerk, self.mover if free else None, sweeps)
+        done = desk.turn(now, site.executor, self.mover if free else None, scans)
         while desk.busy:
-            done += desk.turn(now, site.clerk, None, sweeps)
+            done += desk.turn(now, site.executor, None, scans)
         return [each.state for each in done]
 
-    def test_at_the_start_and_when_the_bell_rings(self, site: Reading, desk: Desk) -> None:
+    def test_at_the_start_and_when_the_bell_rings(self, site: Reading, desk: VerdictWorker) -> None:
         """What was open at the start, and what is rung for; without either nothing is looked at."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         assert [self.turn(site, desk) for _ in range(2)] == [["filed"], []]
         site.give(site.hand / "a.png", "Hand")
         assert self.turn(site, desk) == []
-        assert wake_pipe.ring(site.path.parent)
+        assert wake_pipe.wake_daemon(site.path.parent)
         assert self.turn(site, desk) == ["confirmed"]
 
-    def test_after_each_scan(self, site: Reading, desk: Desk) -> None:
+    def test_after_each_scan(self, site: Reading, desk: VerdictWorker) -> None:
         """Whoever was killed before ringing is heard at the next scan."""
         self.turn(site, desk)
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk, sweeps=n) for n in (0, 1)] == [[], ["filed"]]
+        assert [self.turn(site, desk, scans=n) for n in (0, 1)] == [[], ["filed"]]
 
-    def test_not_while_files_may_not_move(self, site: Reading, desk: Desk) -> None:
+    def test_not_while_files_may_not_move(self, site: Reading, desk: VerdictWorker) -> None:
         """It waits, and is not forgotten."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         assert [self.turn(site, desk, free=free) for free in (False, True)] == [[], ["filed"]]
 
-    def test_what_fails_is_tried_again_later(self, site: Reading, desk: Desk) -> None:
+    def test_what_fails_is_tried_again_later(self, site: Reading, desk: VerdictWorker) -> None:
         """A class directory that can not be made: tried again ever more seldom, and at once when the bell rings."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -480,10 +485,10 @@ class TestTheDesk:
         tried = [now for now in range(60) if self.turn(site, desk, float(now), now) == ["later"]]
         assert tried == [0, 5, 15, 35]
         (site.root / "sorted").unlink()
-        wake_pipe.ring(site.path.parent)
+        wake_pipe.wake_daemon(site.path.parent)
         assert self.turn(site, desk, 61.0, 61) == ["filed"]
 
-    def test_more_than_a_chunk(self, site: Reading, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_more_than_a_chunk(self, site: Reading, desk: VerdictWorker, monkeypatch: pytest.MonkeyPatch) -> None:
         """One ring is enough for any number."""
         for name in "abc":
             site.file(f"{name}.png", UNSURE, name.encode())
@@ -492,15 +497,17 @@ class TestTheDesk:
         told = [event for _ in range(5) for event in self.turn(site, desk)]
         assert told == ["filed"] * 3
 
-    def test_each_file_of_a_chunk_counts(self, site: Reading, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_each_file_of_a_chunk_counts(
+        self, site: Reading, desk: VerdictWorker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Many large files onto a slow share are slow, not stuck: with each something is finished."""
         for name in "abc":
             site.file(f"{name}.png", UNSURE, name.encode())
             site.give(f"{name}.png", "Hand")
         finished = []
-        digest, move = verdicts.unique.digest, site.clerk.filing.move
+        digest, move = verdicts.unique.digest, site.executor.mover.move
         monkeypatch.setattr(verdicts.unique, "digest", lambda path: (finished.append(desk.finished), digest(path))[1])
-        monkeypatch.setattr(site.clerk.filing, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
+        monkeypatch.setattr(site.executor.mover, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
         assert self.turn(site, desk) == ["filed"] * 3
         finished.append(desk.finished)
         assert len(finished) == len(set(finished)) == 7
@@ -511,31 +518,31 @@ class TestTheDesk:
         lines: list[dict[str, object]] = []
         logger = type("L", (), {"info": lambda self, event, **fields: lines.append(fields)})()
         verdict = Verdict(1, 1, "/r/a", "a", "d" * 64, None, 1, "anna", "Mr Smith", "now", "filed", None, 2)
-        log_lines.verdicts(logger, [Done(verdict, "filed", 2, "/x")])  # type: ignore[arg-type]
+        log_lines.verdicts(logger, [VerdictResult(verdict, "filed", 2, "/x")])  # type: ignore[arg-type]
         assert "Smith" not in str(lines) and lines[0]["by"] == "anna"
 
 
 class TestTheBell:
     def test_nobody_listens(self, tmp_path: Path) -> None:
         """Without a daemon, and after one, that is known at once."""
-        assert not wake_pipe.ring(tmp_path)
-        listening = wake_pipe.Bell(tmp_path)
-        assert (wake_pipe.ring(tmp_path), listening.rung(), listening.rung()) == (True, True, False)
+        assert not wake_pipe.wake_daemon(tmp_path)
+        listening = wake_pipe.WakePipe(tmp_path)
+        assert (wake_pipe.wake_daemon(tmp_path), listening.rung(), listening.rung()) == (True, True, False)
         listening.close()
-        assert not wake_pipe.ring(tmp_path)
+        assert not wake_pipe.wake_daemon(tmp_path)
         assert not listening.rung()
 
     def test_rung_without_end(self, tmp_path: Path) -> None:
         """A daemon that does not come to listen holds up nobody."""
-        listening = wake_pipe.Bell(tmp_path)
-        assert all(wake_pipe.ring(tmp_path) for _ in range(70_000))
+        listening = wake_pipe.WakePipe(tmp_path)
+        assert all(wake_pipe.wake_daemon(tmp_path) for _ in range(70_000))
         listening.close()
 
     def test_where_there_can_be_none(self, tmp_path: Path) -> None:
         """A file system without pipes: nothing is rung, nothing fails."""
         (tmp_path / wake_pipe.NAME).mkdir()
-        listening = wake_pipe.Bell(tmp_path)
-        assert (listening.fds, listening.rung(), wake_pipe.ring(tmp_path)) == ([], False, False)
+        listening = wake_pipe.WakePipe(tmp_path)
+        assert (listening.fds, listening.rung(), wake_pipe.wake_daemon(tmp_path)) == ([], False, False)
 
 
 class TestExport:
@@ -819,6 +826,6 @@ def test_another_is_at_work(house: House) -> None:
 
 def test_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who called sudo is who judges; a user that the system does not know has a number."""
-    assert verdicts.me({"SUDO_UID": "0"}) == Person(0, "root")
-    assert verdicts.me({"SUDO_UID": "987654"}) == Person(987654, "987654")
+    assert verdicts.me({"SUDO_UID": "0"}) == Reviewer(0, "root")
+    assert verdicts.me({"SUDO_UID": "987654"}) == Reviewer(987654, "987654")
     assert verdicts.me({}).uid == os.getuid()

@@ -26,7 +26,7 @@ from watcher.core.records import Identity
 from watcher.images.decode import Limits
 from watcher.inbox.scan import Inbox
 from watcher.review import wake_pipe
-from watcher.review.web.access import COOKIE, Guard, names
+from watcher.review.web.access import COOKIE, AccessGuard, names
 from watcher.review.web.pictures import Pictures
 from watcher.review.web.uploads import put
 
@@ -44,15 +44,15 @@ def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Readi
 class TestTheGuard:
     def test_names(self) -> None:
         """On this host it may be asked for by any of its names, elsewhere by its own; never by a stranger's."""
-        guard = Guard(names("127.0.0.1", 8090))
+        guard = AccessGuard(names("127.0.0.1", 8090))
         assert [guard.knows(host) for host in ("LOCALHOST:8090", "[::1]:8090", "evil.example:8090", "localhost")] == [
             *(True, True, False, False),
         ]
-        assert Guard(names("10.0.0.5", 80)).knows("10.0.0.5:80")
+        assert AccessGuard(names("10.0.0.5", 80)).knows("10.0.0.5:80")
 
     def test_keys(self) -> None:
         """Each start has another key; neither cookie nor form has it in it."""
-        one, other = Guard(frozenset()), Guard(frozenset())
+        one, other = AccessGuard(frozenset()), AccessGuard(frozenset())
         assert one.opens(one.key) and not one.opens(other.key) and not one.opens("")
         assert one.admits({COOKIE: one.cookie}) and not one.admits({COOKIE: one.token}) and not one.admits({})
         assert one.key not in one.cookie + one.token + repr(one)
@@ -63,7 +63,7 @@ class TestTheGuard:
     )
     def test_changes(self, origin: str | None, asked: bool) -> None:
         """With the form's token, and from the page itself where the browser tells."""
-        guard = Guard(names("127.0.0.1", 8090))
+        guard = AccessGuard(names("127.0.0.1", 8090))
         assert guard.asked_here(guard.token, origin) is asked
         assert not guard.asked_here("", origin)
 
@@ -126,10 +126,10 @@ class Browser:
         from watcher.review.web.page import Site, build
 
         self.site = site
-        self.guard = Guard(names("127.0.0.1", 8090))
+        self.guard = AccessGuard(names("127.0.0.1", 8090))
         self.pictures = Pictures(LIMITS, 10.0)
         inbox = Inbox(site.inbox, [".*"])
-        facts = Site(site.path, site.path.parent, site.clerk.places, inbox, ("CXR", "Hand"), 1000)
+        facts = Site(site.path, site.path.parent, site.executor.destinations, inbox, ("CXR", "Hand"), 1000)
         self.client = build(facts, self.guard, self.pictures, lambda: ANNA).test_client()
         self.stranger = self.client.application.test_client()
         assert self.get(f"/?key={self.guard.key}").status_code == 303
@@ -175,7 +175,7 @@ def test_pages(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_judges(browser: Browser) -> None:
     """A verdict is on record with who and why; the daemon is rung for, and files it."""
     browser.site.file("a.png", UNSURE)
-    listening = wake_pipe.Bell(browser.site.path.parent)
+    listening = wake_pipe.WakePipe(browser.site.path.parent)
     answer = browser.post("/judge", id="1", verdict="accept", note="why", **{"class": "Hand"})
     assert (answer.status_code, listening.rung()) == (303, True)
     listening.close()

@@ -199,8 +199,8 @@ def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: Manager) -> None
 
 def test_nobody_to_tell(tmp_path: Path) -> None:
     """Without a manager, with one that is gone, or for another process, nothing is sent and nothing fails."""
-    systemd.Notify(None).ready()
-    systemd.Notify(str(tmp_path / "gone")).ready()
+    systemd.SystemdNotifier(None).ready()
+    systemd.SystemdNotifier(str(tmp_path / "gone")).ready()
     environ = {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getpid() + 1), "NOTIFY_SOCKET": "/x"}
     assert systemd.from_environment(environ).watchdog_s is None
     assert environ == {}
@@ -210,7 +210,7 @@ def test_nobody_to_tell(tmp_path: Path) -> None:
 def test_reloading_has_the_time(manager: Manager) -> None:
     """RELOADING=1 comes in one message with the monotonic time in microseconds, as systemd asks."""
     before = time.monotonic_ns() // 1000
-    systemd.Notify(manager.environ["NOTIFY_SOCKET"]).reloading()
+    systemd.SystemdNotifier(manager.environ["NOTIFY_SOCKET"]).reloading()
     first, second = manager.hear()[0].split("\n")
     key, _, value = second.partition("=")
     assert (first, key) == ("RELOADING=1", "MONOTONIC_USEC")
@@ -219,5 +219,5 @@ def test_reloading_has_the_time(manager: Manager) -> None:
 
 def test_a_status_is_one_line(manager: Manager) -> None:
     """No text becomes a second message."""
-    systemd.Notify(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
+    systemd.SystemdNotifier(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
     assert manager.hear() == ["STATUS=a READY=1"]

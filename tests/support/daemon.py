@@ -38,8 +38,8 @@ class Daemon:
         self.config = root / "config.yaml"
         self.process: subprocess.Popen[bytes] | None = None
         self.inbox.mkdir(parents=True, exist_ok=True)
-        settle = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
-        self.config.write_text((extra if "inbox:" in extra else settle + extra) + "log: {format: json}\n")
+        pending = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
+        self.config.write_text((extra if "inbox:" in extra else pending + extra) + "log: {format: json}\n")
 
     def __enter__(self) -> Daemon:
         return self if self.process and self.process.poll() is None else self.start()

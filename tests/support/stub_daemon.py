@@ -54,7 +54,7 @@ def look(directory: scan.Inbox, name: str, found=scan.Inbox.look):  # type: igno
     return found(directory, name)
 
 
-def flush(mover: moving.Filing, found=moving.Filing.flush):  # type: ignore[no-untyped-def]
+def flush(mover: moving.Mover, found=moving.Mover.flush):  # type: ignore[no-untyped-def]
     """A disk that takes its time over a move."""
     time.sleep(float(os.environ.get("STUB_MOVE_S", "0")))
     return found(mover)
@@ -79,10 +79,10 @@ if __name__ == "__main__":
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
     pipeline.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", pipeline.PAUSE_S))
-    moving.Filing.flush = flush  # type: ignore[method-assign]
+    moving.Mover.flush = flush  # type: ignore[method-assign]
     scan.Inbox.look = look  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
-        build.limits = lambda settings: stall_detection.Limits(*[limit] * 7)
+        build.limits = lambda settings: stall_detection.StallLimits(*[limit] * 7)
     try:
         sys.exit(start.serve(Path(sys.argv[1]), load))
     except Fatal as error:

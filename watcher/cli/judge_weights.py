@@ -24,7 +24,7 @@ FITTED = Review()
 
 def of_rehearsed(
     weights: checkpoint.Checkpoint, memory: rehearsal.Rehearsal, review: Review = FITTED
-) -> promotion_gate.Said:
+) -> promotion_gate.Predictions:
     """Of the rehearsal's validation images, which are there as the first linear layer gave them.
 
     ``review`` is what the operator asks for: by default the thresholds that were fitted.
@@ -34,7 +34,7 @@ def of_rehearsed(
     return _decided(weights, [Scored(logits, None if known is None else known.distance(features))], review)
 
 
-def of_images(weights: checkpoint.Checkpoint, data: Examples, review: Review = FITTED) -> promotion_gate.Said:
+def of_images(weights: checkpoint.Checkpoint, data: Examples, review: Review = FITTED) -> promotion_gate.Predictions:
     """Of images (n, 64, 64), by the stations of the daemon. ``review`` as above."""
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
     network = classifier.scoring(station, weights)
@@ -42,11 +42,11 @@ def of_images(weights: checkpoint.Checkpoint, data: Examples, review: Review = F
     return _decided(weights, [network(batch) for batch in batches], review)
 
 
-def _decided(weights: checkpoint.Checkpoint, scored: list[Scored], review: Review) -> promotion_gate.Said:
+def _decided(weights: checkpoint.Checkpoint, scored: list[Scored], review: Review) -> promotion_gate.Predictions:
     policy = thresholds.policy(review, weights)
     decisions = [d for each in scored for d in decision.decide(each, [False] * len(each.logits), policy)]
     labels = [0 if d.label is None else weights.classes.index(d.label) for d in decisions]
-    return promotion_gate.Said(
+    return promotion_gate.Predictions(
         np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_)
     )
 

@@ -14,13 +14,13 @@ from watcher.core.errors import Exit
 from watcher.core.printable import printable
 from watcher.core.records import Ending
 from watcher.filing import put_back, recovery
-from watcher.filing.put_back import Result
-from watcher.filing.put_back_requests import Name, Wish, as_it_came
+from watcher.filing.put_back import PutBackResult
+from watcher.filing.put_back_requests import Name, PutBackRequest, as_it_came
 from watcher.service import build
 
 
 def run(
-    wishes: Callable[[], Iterable[Wish]],
+    requests: Callable[[], Iterable[PutBackRequest]],
     why: put_back.Why,
     to: Path,
     settings: loader.Config,
@@ -36,14 +36,14 @@ def run(
     path = paths_and_limits.ledger_path(settings)
     work = contextlib.nullcontext() if dry else put_back.at_work(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
-    with work as clerk:
-        chosen = wishes()
-        if clerk is not None:
+    with work as executor:
+        chosen = requests()
+        if executor is not None:
             if to == settings.inbox.path:  # nor beneath its mount, if that is gone
                 build.usable_inbox(settings)
-                recovery.refuse_missing(clerk.ledger, [to])
-            clerk.filing.expect(put_back.ready(to, settings.inbox.path))
-        for result in put_back.put_back(chosen, why, to, clerk):
+                recovery.refuse_missing(executor.ledger, [to])
+            executor.mover.expect(put_back.ready(to, settings.inbox.path))
+        for result in put_back.put_back(chosen, why, to, executor):
             counts[result.state] += 1
             with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
                 print(_json_line(result) if as_json else _text_line(result))
@@ -71,12 +71,12 @@ def tell_reconciled(ending: Ending) -> None:
     print(f"mednet-watcher: {told}, {printable(ending.note or '')}", file=sys.stderr)
 
 
-def _json_line(result: Result) -> str:
+def _json_line(result: PutBackResult) -> str:
     told = {
         "id": result.id,
-        "restores": result.wish.entry.id if result.wish.entry else None,
-        "name": result.wish.name,
-        "path": result.wish.path,
+        "restores": result.request.entry.id if result.request.entry else None,
+        "name": result.request.name,
+        "path": result.request.path,
         "state": result.state,
         "destination": result.destination,
         "why": result.why,
@@ -84,7 +84,7 @@ def _json_line(result: Result) -> str:
     return json.dumps(told)
 
 
-def _text_line(result: Result) -> str:
+def _text_line(result: PutBackResult) -> str:
     end = f" -> {printable(result.destination)}" if result.destination else ""
     why = f": {printable(result.why)}" if result.why else ""
-    return f"{result.state:8}  {printable(result.wish.path)}{end}{why}"
+    return f"{result.state:8}  {printable(result.request.path)}{end}{why}"

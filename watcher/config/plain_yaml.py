@@ -35,7 +35,7 @@ class Unusable(Exception):
         self.problem = problem
 
 
-class Entry(NamedTuple):
+class YamlEntry(NamedTuple):
     """A key of a mapping, the key's place and the node of its value."""
 
     key: str
@@ -81,9 +81,9 @@ def compose(text: str) -> yaml.Node | None:
         raise Unusable(_place(loader.get_mark()), f"is not valid YAML: {error}") from error
 
 
-def entries(mapping: yaml.MappingNode) -> tuple[list[Entry], list[Unusable]]:
+def entries(mapping: yaml.MappingNode) -> tuple[list[YamlEntry], list[Unusable]]:
     """Give each key once, and what is wrong with keys; PyYAML lets a second value win in silence."""
-    good: dict[str, Entry] = {}
+    good: dict[str, YamlEntry] = {}
     bad: list[Unusable] = []
     for key, node in mapping.value:
         place = place_of(key)
@@ -93,7 +93,7 @@ def entries(mapping: yaml.MappingNode) -> tuple[list[Entry], list[Unusable]]:
             first = good[key.value].place.line
             bad.append(Unusable(place, f"{word(key.value)}: duplicate key, first given on line {first}"))
         else:
-            good[key.value] = Entry(key.value, place, node)
+            good[key.value] = YamlEntry(key.value, place, node)
     return list(good.values()), bad
 
 

@@ -128,7 +128,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class MoveOrder:
     """A decided file, on its way to a class, review or quarantine, or back.
 
     ``source`` is its path where that is not its name in the inbox; ``restores``
@@ -156,7 +156,7 @@ class Order:
 class Filed:
     """An order carried out: where the file lies now, and how long the move took."""
 
-    order: Order
+    order: MoveOrder
     destination: str
     move_ms: float = 0.0
 
@@ -165,7 +165,7 @@ class Filed:
 class Shadowed:
     """An order that is only recorded, in shadow mode: the file stays. ``destination`` is where it would have gone."""
 
-    order: Order
+    order: MoveOrder
     destination: str
 
 
@@ -173,7 +173,7 @@ class Shadowed:
 class Returned:
     """An order not carried out: the file stays in the inbox. ``later`` asks for a pause first."""
 
-    order: Order
+    order: MoveOrder
     why: str
     later: bool
 
@@ -189,7 +189,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class LedgerLag:
     """How many decisions have ended on disk and not yet in the ledger, and what keeps them from it."""
 
     files: int

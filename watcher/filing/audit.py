@@ -19,10 +19,10 @@ from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import signed
 from watcher.filing import quarantine_notes
 from watcher.filing.audit_report import Finding, Kind, Report
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.inbox import claims
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import Annals, Entry
+from watcher.ledger.reader import LedgerEntry, LedgerReader
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ class Found:
 class Audit:
     """One audit. Call :meth:`run` once."""
 
-    def __init__(self, annals: Annals, places: Places, inbox: Inbox, state: Path, *, quick: bool) -> None:
-        self._annals, self._inbox, self._state, self._quick = annals, inbox, state, quick
+    def __init__(
+        self, ledger_reader: LedgerReader, places: Destinations, inbox: Inbox, state: Path, *, quick: bool
+    ) -> None:
+        self._ledger_reader, self._inbox, self._state, self._quick = ledger_reader, inbox, state, quick
         named = {
             "sorted": places.sorted,
             "review": places.review,
@@ -48,8 +50,8 @@ class Audit:
         }
         self._places = dict(sorted(named.items(), key=lambda each: -len(str(each[1]))))  # one may lie in another
         self._report = Report()
-        self._suspects: list[Entry] = []
-        self._vanished: list[Entry] = []
+        self._suspects: list[LedgerEntry] = []
+        self._vanished: list[LedgerEntry] = []
         self._digests: dict[str, str | None] = {}
         self._disk = sqlite3.connect("", isolation_level=None)  # in a temporary file: memory stays bounded
         self._disk.execute("pragma journal_mode = off")
@@ -68,9 +70,9 @@ class Audit:
             Fatal: a directory or the ledger can not be read.
         """
         partials = [path for place in (*self._places.items(), None) for path in self._walk(place)]
-        last = self._annals.last()
-        open_before = {entry.id for entry in self._annals.unended()}
-        for entry in self._annals.entries(upto=last):
+        last = self._ledger_reader.last()
+        open_before = {entry.id for entry in self._ledger_reader.unended()}
+        for entry in self._ledger_reader.entries(upto=last):
             if entry.id not in open_before:
                 self._account(entry)
         for number in sorted(open_before):
@@ -91,7 +93,7 @@ class Audit:
         """Note every file of a place (None: only count the inbox). Gives the unfinished copies."""
         if place is None:
             try:
-                self._report.pending = sum(1 for _ in self._inbox.sweep()) + claims.held(self._inbox.path)
+                self._report.pending = sum(1 for _ in self._inbox.scan()) + claims.held(self._inbox.path)
             except Retry as error:
                 raise Fatal(str(error), "Mount it, or set inbox.path.", Exit.DIRECTORY) from error
             yield from map(str, self._inbox.path.glob(f".*{no_overwrite.PARTIAL}"))
@@ -113,7 +115,7 @@ class Audit:
         self._disk.execute("insert or ignore into file values (?, ?, ?, ?, ?, null)", row)
         return True
 
-    def _account(self, entry: Entry) -> None:
+    def _account(self, entry: LedgerEntry) -> None:
         if entry.state == "shadowed":
             row = (entry.size, None if entry.inode is None else signed(entry.inode), entry.mtime_ns, entry.digest)
             self._disk.execute("insert into shadow values (?, ?, ?, ?)", row)
@@ -130,12 +132,12 @@ class Audit:
         elif not self._is_there(entry):
             self._suspects.append(entry)
 
-    def _turned_up(self, entry: Entry) -> bool:
+    def _turned_up(self, entry: LedgerEntry) -> bool:
         """Whether a file that was nowhere after a crash was filed since."""
-        later = self._annals.entries("d.digest = ? and e.state = 'filed'", (entry.digest,), after=entry.id)
+        later = self._ledger_reader.entries("d.digest = ? and e.state = 'filed'", (entry.digest,), after=entry.id)
         return entry.digest is not None and next(later, None) is not None
 
-    def _is_there(self, entry: Entry) -> bool:
+    def _is_there(self, entry: LedgerEntry) -> bool:
         """Whether a file lies where it was filed, with its bytes, and no other decision has it. Then this one does."""
         assert entry.destination is not None
         path = os.fsencode(entry.destination)
@@ -165,13 +167,13 @@ class Audit:
                 self._digests[path] = None
         return self._digests[path]
 
-    def _again(self, number: int) -> Entry:
-        return next(self._annals.entries("d.id = ?", (number,)))
+    def _again(self, number: int) -> LedgerEntry:
+        return next(self._ledger_reader.entries("d.id = ?", (number,)))
 
-    def _confirmed(self) -> list[Entry]:
+    def _confirmed(self) -> list[LedgerEntry]:
         """What is still not there at a second look: told if others bytes are, given if nothing is."""
         missing = []
-        moving = {entry.restores for entry in self._annals.unended()}
+        moving = {entry.restores for entry in self._ledger_reader.unended()}
         for suspect in self._suspects:
             entry = self._again(suspect.id)
             assert entry.destination is not None
@@ -190,18 +192,18 @@ class Audit:
                 self._find("changed" if readable else "unreadable", entry.destination, entry.name, entry.id)
         return missing
 
-    def _unended(self) -> list[Entry]:
+    def _unended(self) -> list[LedgerEntry]:
         """Decisions at work now. Those of the dead are told."""
-        entries = self._annals.unended()
+        entries = self._ledger_reader.unended()
         for entry in entries:
             if not self._alive(entry):
                 self._find("unended", entry.source, entry.name, entry.id)
         return entries
 
-    def _alive(self, entry: Entry) -> bool:
+    def _alive(self, entry: LedgerEntry) -> bool:
         return lock.holder(self._state / f"{entry.owner}.lock") is not None
 
-    def _unknown(self, unended: list[Entry]) -> dict[str, Found]:
+    def _unknown(self, unended: list[LedgerEntry]) -> dict[str, Found]:
         """Files that no decision accounts for, nor one that is at work; reason files beside theirs are none."""
         moving = {(entry.inode, entry.size, entry.mtime_ns) for entry in unended}
         directories = {entry.directory for entry in unended}
@@ -235,12 +237,12 @@ class Audit:
         others = self._disk.execute(query, (begin, len(begin), begin, reason))
         return any(os.fsencode(quarantine_notes.beside(Path(os.fsdecode(path)))) == reason for (path,) in others)
 
-    def _match(self, missing: list[Entry], unknown: dict[str, Found]) -> None:
+    def _match(self, missing: list[LedgerEntry], unknown: dict[str, Found]) -> None:
         """Tell of the missing, and where the same bytes lie. A file found so is no longer unknown."""
         by_size: dict[int | None, list[str]] = defaultdict(list)
         for found in unknown.values():
             by_size[found.size].append(found.path)
-        for name in self._inbox.sweep() if missing or self._vanished else ():
+        for name in self._inbox.scan() if missing or self._vanished else ():
             if (identity := self._inbox.look(name)) is not None:
                 by_size[identity.size].append(str(self._inbox.path / name))
         for entry in (*missing, *self._vanished):
@@ -255,7 +257,7 @@ class Audit:
     def _tell_unknown(self, unknown: dict[str, Found]) -> None:
         for path, found in unknown.items():
             digest = None if self._quick else self._digest(path)
-            twin = self._annals.holds_digest(digest) if digest else None
+            twin = self._ledger_reader.holds_digest(digest) if digest else None
             if twin is None and self._was_shadowed(found):
                 self._report.by_people += 1
                 continue

@@ -13,28 +13,28 @@ from pathlib import Path
 
 from watcher.core import failpoints, no_overwrite
 from watcher.core.errors import Fatal, Retry, Vanished
-from watcher.core.records import Ending, Filed, Order, Outcome, Returned, Shadowed
+from watcher.core.records import Ending, Filed, MoveOrder, Outcome, Returned, Shadowed
 from watcher.filing import duplicates, quarantine_notes
-from watcher.filing.destinations import Places
-from watcher.filing.duplicates import Rules
-from watcher.filing.mover import Filing
+from watcher.filing.destinations import Destinations
+from watcher.filing.duplicates import DuplicateRules
+from watcher.filing.mover import Mover
 from watcher.filing.quarantine_notes import reason
 from watcher.inbox import claims
 from watcher.ledger.writer import Ledger
 
 Result = Filed | Returned | Shadowed
-"""What became of an order. Shadowed: only of a :class:`watcher.filing.shadow_mode.ShadowClerk`'s."""
+"""What became of an order. Shadowed: only of a :class:`watcher.filing.shadow_mode.ShadowExecutor`'s."""
 
 
 @dataclass
-class Clerk:
+class DecisionExecutor:
     """Carries out decisions. ``model`` is the digest of the weights that took them, None where people do."""
 
     ledger: Ledger
-    filing: Filing
-    places: Places
+    mover: Mover
+    destinations: Destinations
     model: str | None
-    rules: Rules = field(default=Rules())
+    rules: DuplicateRules = field(default=DuplicateRules())
     carried: int = 0
     """Files looked at for a verdict, moved or returned, and batches recorded, so far: tells slow from stuck."""
     keep_subdirectories: bool = False
@@ -43,16 +43,16 @@ class Clerk:
     """Directories that took none of several files the last time, and why."""
     _turn: int = 0
 
-    def handle(self, orders: Sequence[Order]) -> list[tuple[int, Result]]:
+    def handle(self, orders: Sequence[MoveOrder]) -> list[tuple[int, Result]]:
         """Do with decided files what this daemon is for: file them. As :meth:`carry_out`.
 
         To a directory that fails (a share that is away, a full disk) one file goes at a time, another one each time,
         until one has arrived: else thousands of files would be recorded, try after try, for days.
         """
-        tried: list[Order] = []
-        held: dict[Path, list[Order]] = {}
+        tried: list[MoveOrder] = []
+        held: dict[Path, list[MoveOrder]] = {}
         for order in orders:
-            directory = self.places.of(order.decision)
+            directory = self.destinations.of(order.decision)
             (held.setdefault(directory, []) if directory in self._failing else tried).append(order)
         self._turn += 1
         tried += [own.pop(self._turn % len(own)) for own in held.values()]
@@ -66,7 +66,7 @@ class Clerk:
         failed: dict[Path, list[str]] = {}
         took = set()
         for number, result in results:
-            directory = self.places.of(result.order.decision)
+            directory = self.destinations.of(result.order.decision)
             if isinstance(result, Filed):
                 took.add(directory)
             elif number and result.later:
@@ -77,7 +77,7 @@ class Clerk:
             if directory not in took and (len(whys) > 1 or directory in self._failing):
                 self._failing[directory] = whys[-1]
 
-    def carry_out(self, orders: Sequence[Order], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
+    def carry_out(self, orders: Sequence[MoveOrder], to: Path | None = None) -> list[tuple[int, Filed | Returned]]:
         """Record, move, sync, record. Gives each order's decision id and what became of it.
 
         All go to ``to`` (or below, as they lay below the inbox), or where their decisions say. If the ledger can not
@@ -92,8 +92,8 @@ class Clerk:
                 orders = self._without_collisions(orders) if self.rules.ask else orders
                 ways = [self._way(order, to) for order in orders]
                 directories = [str(root / below) for root, below in ways]
-                ids = self.ledger.decided(orders, directories, self.model, self.filing.inbox)
-                sources = {Path(order.source).parent if order.source else self.filing.inbox for order in orders}
+                ids = self.ledger.decided(orders, directories, self.model, self.mover.inbox)
+                sources = {Path(order.source).parent if order.source else self.mover.inbox for order in orders}
                 self.ledger.note(map(claims.inbox_of, sources | {root for root, _ in ways}))
         except Retry as error:
             self.carried += 1
@@ -103,7 +103,7 @@ class Clerk:
         results = [self._move(order, *way) for order, way in zip(orders, ways, strict=True)]
         failpoints.reach("moved")
         try:
-            self.filing.flush()
+            self.mover.flush()
         except Retry as error:
             raise Fatal(str(error), "Check the disk. The next start reconciles ledger and disk.") from error
         failpoints.reach("synced")
@@ -112,13 +112,13 @@ class Clerk:
         failpoints.reach("filed")
         return list(zip(ids, results, strict=True))
 
-    def _way(self, order: Order, to: Path | None = None) -> tuple[Path, str]:
+    def _way(self, order: MoveOrder, to: Path | None = None) -> tuple[Path, str]:
         """Where an order leads: to a directory, and from there down. What goes to a person needs no search."""
-        root, below = to or self.places.of(order.decision), os.path.dirname(order.name)
+        root, below = to or self.destinations.of(order.decision), os.path.dirname(order.name)
         kept = to is not None or (self.keep_subdirectories and order.decision.outcome is Outcome.SORTED)
         return root, no_overwrite.folder(root, below) if kept else ""
 
-    def _without_collisions(self, orders: Sequence[Order]) -> list[Order]:
+    def _without_collisions(self, orders: Sequence[MoveOrder]) -> list[MoveOrder]:
         """The orders, some of them sent to a person: of two with the same bytes the second."""
         twins = self.ledger.twins(order.digest for order in orders if order.digest is not None)
         judged = []
@@ -133,12 +133,12 @@ class Clerk:
                 twins.setdefault(digest, self.ledger.next_id + len(judged) - 1)
         return judged
 
-    def _move(self, order: Order, directory: Path, below: str) -> Filed | Returned:
+    def _move(self, order: MoveOrder, directory: Path, below: str) -> Filed | Returned:
         self.carried += 1
         started = time.perf_counter()
         try:
             source = order.source or order.name
-            path = self.filing.move(source, order.identity, order.digest, directory, order.title, below)
+            path = self.mover.move(source, order.identity, order.digest, directory, order.title, below)
         except Vanished as error:
             return Returned(order, str(error), later=False)
         except Retry as error:

@@ -16,7 +16,7 @@ from watcher.filing import quarantine_notes
 
 
 @dataclass(frozen=True)
-class Places:
+class Destinations:
     """Where files go. Class directories lie below ``sorted``."""
 
     sorted: Path
@@ -51,18 +51,18 @@ def waits(entry: os.DirEntry[str]) -> bool:
     )
 
 
-def places(settings: loader.Config) -> Places:
+def places(settings: loader.Config) -> Destinations:
     """Where files go."""
     output = settings.output
-    return Places(output.sorted, output.review, output.quarantine, output.rejected)
+    return Destinations(output.sorted, output.review, output.quarantine, output.rejected)
 
 
-def backlog(where: Places) -> dict[str, int | None]:
+def backlog(where: Destinations) -> dict[str, int | None]:
     """Files that wait for a person; None where the place can not be listed."""
     return {"review": count(where.review), "quarantine": count(where.quarantine)}
 
 
-def free_space(settings: loader.Config, where: Places) -> dict[str, float]:
+def free_space(settings: loader.Config, where: Destinations) -> dict[str, float]:
     """Bytes left on the disk of each place; none of one that can not be reached."""
     paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(where)}
     free = {}

@@ -23,7 +23,7 @@ REASONS = ("duplicate", "name_taken")
 
 
 @dataclass(frozen=True)
-class Rules:
+class DuplicateRules:
     """One action for each case. The fourth, another name and other bytes, is no collision."""
 
     same_name_same_bytes: Action = "keep"
@@ -33,7 +33,7 @@ class Rules:
     @property
     def ask(self) -> bool:
         """Whether anything is to be looked up: not if all is kept."""
-        return self != Rules()
+        return self != DuplicateRules()
 
 
 def judge(
@@ -41,7 +41,7 @@ def judge(
     path: Path,
     digest: str | None,
     twin: int | None,
-    rules: Rules,
+    rules: DuplicateRules,
     coming: Sequence[str | None] = (),
 ) -> Decision:
     """The decision, or another if ``path`` (where the file would go) is taken, or its bytes were filed before.

@@ -25,7 +25,7 @@ _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
 _SWAPPED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
-class Filing:
+class Mover:
     """Moves files, mostly out of ``inbox``. Remembers which directories to sync: :meth:`flush`.
 
     ``mode`` is what regular files get before they move (``0o640``), None leaves them theirs.

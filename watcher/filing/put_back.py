@@ -21,14 +21,14 @@ from typing import Literal
 
 from watcher.core import failpoints, lock, no_overwrite
 from watcher.core.errors import Exit, Fatal, Vanished
-from watcher.core.records import Decision, Ending, Filed, Identity, Order, Outcome, Returned, Timing, signed
+from watcher.core.records import Decision, Ending, Filed, Identity, MoveOrder, Outcome, Returned, Timing, signed
 from watcher.filing import mover, recovery
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
-from watcher.filing.mover import Filing
-from watcher.filing.put_back_requests import Wish
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
+from watcher.filing.mover import Mover
+from watcher.filing.put_back_requests import PutBackRequest
 from watcher.inbox import claims
-from watcher.ledger.reader import Entry
+from watcher.ledger.reader import LedgerEntry
 from watcher.ledger.writer import Ledger
 
 OWNER = claims.OPERATOR
@@ -40,13 +40,13 @@ Why = Literal["retry", "undo"]
 
 
 @dataclass(frozen=True)
-class Result:
+class PutBackResult:
     """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone.
 
     ``kept`` is what people judged. Of what is put back, ``why`` says whose word is withdrawn by that.
     """
 
-    wish: Wish
+    request: PutBackRequest
     state: Literal["restored", "planned", "left", "kept"]
     id: int | None = None
     destination: str | None = None
@@ -54,7 +54,7 @@ class Result:
 
 
 @contextlib.contextmanager
-def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _: None) -> Iterator[Clerk]:
+def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _: None) -> Iterator[DecisionExecutor]:
     """A clerk of the owner ``operator``, alone at it, after what the dead left was reconciled, and told.
 
     Raises:
@@ -67,7 +67,7 @@ def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _
         for ending in recovery.at_start(book, ledger.parent):
             tell(ending)
         claims.release(inbox, OWNER)  # what a killed one had put back
-        yield Clerk(book, Filing(inbox), Places(inbox, inbox, inbox, inbox), None)
+        yield DecisionExecutor(book, Mover(inbox), Destinations(inbox, inbox, inbox, inbox), None)
         claims.release(inbox, OWNER)  # not after an error: first it must be reconciled
 
 
@@ -126,7 +126,9 @@ def _landing(to: Path, inbox: Path) -> Path:
     return claims.place(inbox, OWNER) if to == inbox else to
 
 
-def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) -> Iterator[Result]:
+def put_back(
+    requests: Iterable[PutBackRequest], why: Why, to: Path, executor: DecisionExecutor | None
+) -> Iterator[PutBackResult]:
     """Put files into a directory, under their names (or paths) or the next free ones, a chunk at a time.
 
     What is no longer where it was filed is left alone; for ``undo`` also what was changed there. What stays is told.
@@ -135,34 +137,38 @@ def put_back(wishes: Iterable[Wish], why: Why, to: Path, clerk: Clerk | None) ->
     Raises:
         Fatal: the ledger can not be written, or could not follow.
     """
-    todo = iter(wishes)
+    todo = iter(requests)
     while chunk := list(itertools.islice(todo, CHUNK)):
-        looked = [(wish, None if wish.stays else _order(wish, why, to)) for wish in chunk]
-        orders = [order for _, order in looked if isinstance(order, Order)]
-        orders = _under_free_names(orders, to) if clerk is not None and to == clerk.filing.inbox else orders
-        done = iter(_carry_out(orders, _landing(to, clerk.filing.inbox), clerk) if clerk is not None and orders else ())
-        for wish, order in looked:
+        looked = [(request, None if request.stays else _order(request, why, to)) for request in chunk]
+        orders = [order for _, order in looked if isinstance(order, MoveOrder)]
+        orders = _under_free_names(orders, to) if executor is not None and to == executor.mover.inbox else orders
+        done = iter(
+            _carry_out(orders, _landing(to, executor.mover.inbox), executor) if executor is not None and orders else ()
+        )
+        for request, order in looked:
             if order is None:
-                yield Result(wish, "kept", why=_said(wish, "{user} said that it is {label}"))
+                yield PutBackResult(request, "kept", why=_said(request, "{user} said that it is {label}"))
             elif isinstance(order, str):
-                yield Result(wish, "left", why=order)
-            elif clerk is None:
-                told = _said(wish, "what {user} said of it ({label}) would be withdrawn")
-                yield Result(wish, "planned", destination=str(to), why=told)
+                yield PutBackResult(request, "left", why=order)
+            elif executor is None:
+                told = _said(request, "what {user} said of it ({label}) would be withdrawn")
+                yield PutBackResult(request, "planned", destination=str(to), why=told)
             else:
                 number, result = next(done)
                 if isinstance(result, Filed):
-                    told = _said(wish, "what {user} said of it ({label}) is withdrawn")
-                    yield Result(wish, "restored", number, str(_appear(result, to, clerk.filing.inbox)), told)
+                    told = _said(request, "what {user} said of it ({label}) is withdrawn")
+                    yield PutBackResult(
+                        request, "restored", number, str(_appear(result, to, executor.mover.inbox)), told
+                    )
                 elif not number:
                     raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
-                    yield Result(wish, "left", number, why=result.why)
+                    yield PutBackResult(request, "left", number, why=result.why)
 
 
-def _under_free_names(orders: Sequence[Order], inbox: Path) -> list[Order]:
+def _under_free_names(orders: Sequence[MoveOrder], inbox: Path) -> list[MoveOrder]:
     """The orders, each with the name that it will have there: the ledger has it before the file appears."""
-    found: list[Order] = []
+    found: list[MoveOrder] = []
     chosen: set[str] = set()
     for order in orders:
         below, base = os.path.split(order.name)
@@ -174,18 +180,20 @@ def _under_free_names(orders: Sequence[Order], inbox: Path) -> list[Order]:
     return found
 
 
-def _said(wish: Wish, words: str) -> str | None:
-    if wish.said is None:
+def _said(request: PutBackRequest, words: str) -> str | None:
+    if request.said is None:
         return None
-    return words.format(user=wish.said.user, label=wish.said.label or "none of the classes")
+    return words.format(user=request.said.user, label=request.said.label or "none of the classes")
 
 
-def _carry_out(orders: Sequence[Order], landing: Path, clerk: Clerk) -> list[tuple[int, Filed | Returned]]:
+def _carry_out(
+    orders: Sequence[MoveOrder], landing: Path, executor: DecisionExecutor
+) -> list[tuple[int, Filed | Returned]]:
     """As the clerk does, and nothing may appear before the ledger has it."""
-    done = clerk.carry_out(orders, landing)
-    if clerk.ledger.behind is not None:
+    done = executor.carry_out(orders, landing)
+    if executor.ledger.behind is not None:
         raise Fatal(
-            clerk.ledger.behind.why,
+            executor.ledger.behind.why,
             "Nothing is lost. Mend that: the daemon, or the next retry or undo, ends what this one began.",
             Exit.DIRECTORY,
         )
@@ -208,20 +216,20 @@ def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
         ) from error
 
 
-def _order(wish: Wish, why: Why, to: Path) -> Order | str:
+def _order(request: PutBackRequest, why: Why, to: Path) -> MoveOrder | str:
     """The order to put a file back, or why it is left alone."""
-    if wish.entry is not None and wish.entry.state is None:
+    if request.entry is not None and request.entry.state is None:
         return "the daemon is moving it just now: try again"
     try:
-        found = os.lstat(wish.path)
-        goal = to / os.path.dirname(wish.name)
-        if goal.is_dir() and os.path.samestat(os.stat(os.path.dirname(wish.path)), os.stat(goal)):
+        found = os.lstat(request.path)
+        goal = to / os.path.dirname(request.name)
+        if goal.is_dir() and os.path.samestat(os.stat(os.path.dirname(request.path)), os.stat(goal)):
             return "it lies there already"
         if stat.S_ISDIR(found.st_mode):
             return "a directory is in its place"
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        digest = _digest(Path(wish.path), found, wish.entry, why)
-        no_overwrite.same(Path(wish.path), identity)
+        digest = _digest(Path(request.path), found, request.entry, why)
+        no_overwrite.same(Path(request.path), identity)
     except FileNotFoundError:
         return "it no longer lies there"
     except OSError as error:
@@ -229,11 +237,11 @@ def _order(wish: Wish, why: Why, to: Path) -> Order | str:
     except Vanished as error:
         return str(error)
     decision = Decision(Outcome.RESTORED, None, 0.0, why)
-    restores = wish.entry.id if wish.entry else None
-    return Order(wish.name, identity, digest, decision, Timing(0.0), wish.path, restores)
+    restores = request.entry.id if request.entry else None
+    return MoveOrder(request.name, identity, digest, decision, Timing(0.0), request.path, restores)
 
 
-def _digest(path: Path, found: os.stat_result, entry: Entry | None, why: Why) -> str | None:
+def _digest(path: Path, found: os.stat_result, entry: LedgerEntry | None, why: Why) -> str | None:
     regular = stat.S_ISREG(found.st_mode)
     if why == "retry":
         return no_overwrite.digest(path) if regular and os.access(path, os.R_OK) else None

@@ -14,9 +14,9 @@ from watcher.core.errors import Exit, Fatal
 from watcher.core.records import signed
 from watcher.filing import quarantine_notes
 from watcher.inbox import claims
-from watcher.ledger.reader import LIES, Annals, Entry, Verdict
+from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
 
-Name = Callable[[Entry], str]
+Name = Callable[[LedgerEntry], str]
 """What a file is to be called that a decision put where it lies, with its path if it goes below."""
 
 _AGO = re.compile(r"(\d{1,9})([smhd])")
@@ -24,7 +24,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True)
-class Wish:
+class PutBackRequest:
     """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back.
 
     ``said`` is the word of a person by which it lies there. It ``stays`` if that is not to be withdrawn.
@@ -32,12 +32,12 @@ class Wish:
 
     path: str
     name: str
-    entry: Entry | None
+    entry: LedgerEntry | None
     said: Verdict | None = None
     stays: bool = False
 
 
-def by_name(entry: Entry) -> str:
+def by_name(entry: LedgerEntry) -> str:
     """The name that the decision gave it."""
     return entry.name
 
@@ -45,7 +45,7 @@ def by_name(entry: Entry) -> str:
 def as_it_came(inbox: Path, *, recursive: bool) -> Name:
     """The name it had in this inbox; with its path there, if the directories below are sorted too."""
 
-    def name(entry: Entry) -> str:
+    def name(entry: LedgerEntry) -> str:
         source = Path(entry.source)
         directory = claims.beyond(source.parent)
         if not directory.is_relative_to(inbox):
@@ -55,26 +55,28 @@ def as_it_came(inbox: Path, *, recursive: bool) -> Name:
     return name
 
 
-def quarantined(annals: Annals, reason: str | None = None, name: Name = by_name) -> list[Wish]:
+def quarantined(ledger_reader: LedgerReader, reason: str | None = None, name: Name = by_name) -> list[PutBackRequest]:
     """All that should lie in quarantine, as far as the ledger knows. Of two under one path the later counts.
 
     What somebody removed by hand is not missed.
     """
     where = f"{LIES} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
-    found = annals.entries(where, () if reason is None else (reason,))
-    wishes = {entry.destination: _wish(entry, name) for entry in found}
-    return [wish for path, wish in wishes.items() if path is not None and os.path.lexists(path)]
+    found = ledger_reader.entries(where, () if reason is None else (reason,))
+    requests = {entry.destination: _wish(entry, name) for entry in found}
+    return [request for path, request in requests.items() if path is not None and os.path.lexists(path)]
 
 
-def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name = by_name) -> list[Wish]:
+def named(
+    ledger_reader: LedgerReader, files: Iterable[str], quarantine: Path, to_name: Name = by_name
+) -> list[PutBackRequest]:
     """These files in the quarantine directory, also those that the ledger does not know of. A bare name is one in it.
 
     Raises:
         Fatal: exit code 2; one lies elsewhere, or is no file of its own.
     """
-    known = {wish.path: wish for wish in quarantined(annals, name=to_name)}
-    moving = {(entry.size, entry.mtime_ns): entry for entry in annals.unended() if entry.outcome == "quarantine"}
-    wishes = {}
+    known = {request.path: request for request in quarantined(ledger_reader, name=to_name)}
+    moving = {(entry.size, entry.mtime_ns): entry for entry in ledger_reader.unended() if entry.outcome == "quarantine"}
+    requests = {}
     for file in files:
         folder, name = os.path.split(os.path.abspath(file) if os.path.dirname(file) else quarantine / file)
         path = str(quarantine / name)
@@ -84,8 +86,8 @@ def named(annals: Annals, files: Iterable[str], quarantine: Path, to_name: Name 
             name.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)) or _is_directory(path)
         ):
             raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
-        wishes[path] = known.get(path) or Wish(path, name, moving.get(_size_and_time(path)))
-    return list(wishes.values())
+        requests[path] = known.get(path) or PutBackRequest(path, name, moving.get(_size_and_time(path)))
+    return list(requests.values())
 
 
 def _size_and_time(path: str) -> tuple[int | None, int | None]:
@@ -102,14 +104,14 @@ def _is_directory(path: str) -> bool:
 
 
 def filed(
-    annals: Annals,
+    ledger_reader: LedgerReader,
     *,
     since: datetime | None = None,
     batch: int | None = None,
     number: int | None = None,
     verdicts: bool = False,
     name: Name = by_name,
-) -> Iterator[Wish]:
+) -> Iterator[PutBackRequest]:
     """What was filed and not put back since: from a time on, of one batch, or by one decision.
 
     What people judged stays, unless its decision is named, or ``verdicts`` are to be withdrawn.
@@ -120,8 +122,8 @@ def filed(
         which = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
     else:
         which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
-    for entry in annals.entries(f"{LIES} and {which[0]}", (which[1],)):
-        said = annals.judgement(entry)
+    for entry in ledger_reader.entries(f"{LIES} and {which[0]}", (which[1],)):
+        said = ledger_reader.judgement(entry)
         stays = said is not None and number is None and not verdicts
         yield replace(_wish(entry, name), said=said, stays=stays)
 
@@ -142,6 +144,6 @@ def since(text: str, now: datetime) -> datetime:
         ) from error
 
 
-def _wish(entry: Entry, name: Name) -> Wish:
+def _wish(entry: LedgerEntry, name: Name) -> PutBackRequest:
     assert entry.destination is not None  # it was filed
-    return Wish(entry.destination, name(entry), entry)
+    return PutBackRequest(entry.destination, name(entry), entry)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from watcher.core import no_overwrite
 from watcher.core.records import signed
-from watcher.ledger.reader import Annals, Entry
+from watcher.ledger.reader import LedgerEntry, LedgerReader
 
 
 @dataclass
-class Agreement:
+class ShadowAgreement:
     """``decided`` counts files by outcome; ``classes`` those found, by people's class and then by what was decided.
 
     What was decided is a class, or ``review`` or ``quarantine``.
@@ -35,23 +35,23 @@ class Agreement:
         return sum(decided[name] for name, decided in self.classes.items())
 
 
-def compare(annals: Annals, sorted_into: Path) -> Agreement:
+def compare(ledger_reader: LedgerReader, sorted_into: Path) -> ShadowAgreement:
     """Look for the files of shadow decisions, by their bytes, in the class directories (and below them).
 
     A file counts once; of several decisions upon the same bytes the last. One of the same inode, size and time is
     not read again. What a model filed itself since is no evidence and does not count.
     """
-    told, by_digest = Agreement(), {}
-    for entry in annals.entries("e.state = 'shadowed'"):
+    told, by_digest = ShadowAgreement(), {}
+    for entry in ledger_reader.entries("e.state = 'shadowed'"):
         if entry.digest is not None:
             by_digest[entry.digest] = entry
         told.decided[entry.outcome] += 1
-    by_size: dict[int | None, list[Entry]] = defaultdict(list)
+    by_size: dict[int | None, list[LedgerEntry]] = defaultdict(list)
     for entry in by_digest.values():
         by_size[entry.size].append(entry)
     for label, path in _files(sorted_into) if by_digest else ():
         found = _decided(path, by_size, by_digest)
-        if found is None or found.digest is None or _is_models(annals, found):
+        if found is None or found.digest is None or _is_models(ledger_reader, found):
             continue
         del by_digest[found.digest]
         by_size[found.size].remove(found)
@@ -68,7 +68,9 @@ def _files(directory: Path) -> Iterator[tuple[str, str]]:
             yield below[0], os.path.join(folder, name)
 
 
-def _decided(path: str, by_size: dict[int | None, list[Entry]], by_digest: dict[str, Entry]) -> Entry | None:
+def _decided(
+    path: str, by_size: dict[int | None, list[LedgerEntry]], by_digest: dict[str, LedgerEntry]
+) -> LedgerEntry | None:
     try:
         found = os.lstat(path)
         candidates = by_size.get(found.st_size)
@@ -81,7 +83,7 @@ def _decided(path: str, by_size: dict[int | None, list[Entry]], by_digest: dict[
         return None
 
 
-def _is_models(annals: Annals, shadowed: Entry) -> bool:
+def _is_models(ledger_reader: LedgerReader, shadowed: LedgerEntry) -> bool:
     """Whether a model's decision has filed it since, as after a change to ``mode: sort``."""
     query = "d.digest = ? and e.state = 'filed' and d.outcome = 'sorted' and d.model is not null"
-    return next(annals.entries(query, (shadowed.digest,)), None) is not None
+    return next(ledger_reader.entries(query, (shadowed.digest,)), None) is not None

@@ -1,7 +1,7 @@
 """Shadow mode: decides and records, and moves nothing.
 
 The files stay in the inbox, where people take them from. So each is decided
-upon once: :class:`Standing` overlooks what was, and the ledger knows it again
+upon once: :class:`ShadowInbox` overlooks what was, and the ledger knows it again
 by its bytes.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from watcher.core.errors import Retry
-from watcher.core.records import Identity, Order, Returned, Shadowed
-from watcher.filing.decision_executor import Clerk, Result
+from watcher.core.records import Identity, MoveOrder, Returned, Shadowed
+from watcher.filing.decision_executor import DecisionExecutor, Result
 from watcher.inbox.scan import Inbox
 from watcher.ledger.writer import Ledger
 
 _Stamp = tuple[str, int, int, int]
 
 
-class Standing(Inbox):
+class ShadowInbox(Inbox):
     """An inbox whose files stay. What was decided upon is not seen again until it changes."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Standing(Inbox):
 
     def inherit(self, other: Inbox) -> None:
         """Know what another one of the same directory does."""
-        if isinstance(other, Standing):
+        if isinstance(other, ShadowInbox):
             self._known = other._known
 
     def remember(self, ledger: Ledger) -> None:
@@ -72,17 +72,17 @@ def _stamp(name: str, identity: Identity) -> _Stamp:
     return name, identity.inode, identity.size, identity.mtime_ns
 
 
-class ShadowClerk(Clerk):
+class ShadowExecutor(DecisionExecutor):
     """Records decisions as a clerk does, and carries out none."""
 
-    def handle(self, orders: Sequence[Order]) -> list[tuple[int, Result]]:
+    def handle(self, orders: Sequence[MoveOrder]) -> list[tuple[int, Result]]:
         """Record, in one transaction. Gives each order's decision id, 0 if it was decided upon before."""
         try:
             with self.ledger.deciding():
                 orders = self._without_collisions(orders) if self.rules.ask else orders
                 fresh = [order for order in orders if not self._was_decided(order)]
                 directories = [str(Path(self._would_go(order)).parent) for order in fresh]
-                ids = self.ledger.decided(fresh, directories, self.model, self.filing.inbox)
+                ids = self.ledger.decided(fresh, directories, self.model, self.mover.inbox)
                 self.ledger.shadowed(ids)
         except Retry as error:
             return [(0, Returned(order, str(error), later=True)) for order in orders]
@@ -91,17 +91,17 @@ class ShadowClerk(Clerk):
         numbers = dict(zip(map(id, fresh), ids, strict=True))
         return [(numbers.get(id(order), 0), Shadowed(order, self._would_go(order))) for order in orders]
 
-    def _was_decided(self, order: Order) -> bool:
+    def _was_decided(self, order: MoveOrder) -> bool:
         """Whether it was, with these bytes: touched or renamed since, it is the same file."""
         if order.identity is None:
             return False
-        path = str(self.filing.inbox / order.name)
+        path = str(self.mover.inbox / order.name)
         now = _stamp(path, order.identity)
         for where, stamp in self.ledger.shadows(order.digest, order.title):
             if (where, *stamp) == now or (order.digest is not None and (where == path or stamp[0] == now[1])):
                 return True
         return False
 
-    def _would_go(self, order: Order) -> str:
+    def _would_go(self, order: MoveOrder) -> str:
         root, below = self._way(order)
         return str(root / below / order.title)

@@ -29,7 +29,7 @@ class Takeover:
     inbox: Path
     state: Path
     mine: Claims | None = None
-    sweeps: int = 0
+    scans: int = 0
     """Scans of the inbox after the last of which this was begun."""
 
     def __post_init__(self) -> None:
@@ -40,13 +40,13 @@ class Takeover:
         """Whether it is under way."""
         return self._work is not None
 
-    def turn(self, mover: Executor | None, sweeps: int, wake: Callable[[], None]) -> tuple[list[Ending], list[str]]:
+    def turn(self, mover: Executor | None, scans: int, wake: Callable[[], None]) -> tuple[list[Ending], list[str]]:
         """Begin after each scan of the inbox, and give once what was found. ``mover`` is None while none may begin."""
         found: tuple[list[Ending], list[str]] = [], []
         if self._work is not None and self._work.done():
             found, self._work = self._work.result(), None
-        if self._work is None and mover is not None and sweeps > self.sweeps:
-            self.sweeps = sweeps
+        if self._work is None and mover is not None and scans > self.scans:
+            self.scans = scans
             self._work = mover.submit(self)
             self._work.add_done_callback(lambda _: wake())
         return found

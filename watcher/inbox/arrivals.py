@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from watcher.core.errors import Retry
 from watcher.core.records import Level, Notice
-from watcher.inbox.completeness import Settle
-from watcher.inbox.events import Watch
+from watcher.inbox.completeness import PendingFiles
+from watcher.inbox.events import EventWatcher
 from watcher.inbox.scan import Inbox
 
-SWEEP_CHUNK = 1024
+SCAN_CHUNK = 1024
 """Names taken from a sweep in one turn, so that a large inbox does not hold up what is under way."""
 
 STIR_S = 1.0
@@ -23,14 +23,14 @@ class Arrivals:
     """Tells ``settle`` of every file in ``inbox``, by :meth:`look`. ``notices`` holds what the log is to tell."""
 
     inbox: Inbox
-    watch: Watch | None
-    settle: Settle
+    watch: EventWatcher | None
+    pending: PendingFiles
     scan_interval_s: float = 5.0
 
     def __post_init__(self) -> None:
         self.notices: list[Notice] = []
         self.unreachable = False
-        self.sweeps = 0
+        self.scans = 0
         self.looked = 0
         """Names that sweeps gave, and sweeps that ended, so far."""
         self.losses = 0
@@ -38,8 +38,8 @@ class Arrivals:
         self._losing = self._losing_still = self._again = False
         self._unwatched = self._uncovered = ""
         self._stirred = False
-        self._sweep: Iterator[str] | None = None
-        self._next_sweep_s = float("-inf")
+        self._scan: Iterator[str] | None = None
+        self._next_scan_s = float("-inf")
         self._told_directories = 0
 
     def _notice(self, level: Level, event: str, **fields: object) -> None:
@@ -49,16 +49,16 @@ class Arrivals:
         """Take what events and the sweep under way have to tell."""
         if self.watch is not None:
             for name in self.watch.take():
-                if self.inbox.wants(name) and not self.settle.arrived(name, now):
-                    self._sweep_soon(now)
+                if self.inbox.wants(name) and not self.pending.arrived(name, now):
+                    self._scan_soon(now)
             if self.watch.lost():
                 self._lost(now)
             if self.watch.stirred():
-                self._stirred, self._next_sweep_s = True, min(self._next_sweep_s, now + STIR_S)
-        if self._sweep is None and now >= self._next_sweep_s and self.settle.room > 0:
-            self._sweep, self._stirred = self.inbox.steps(), False
-        if self._sweep is not None:
-            self._sweep_on(now)
+                self._stirred, self._next_scan_s = True, min(self._next_scan_s, now + STIR_S)
+        if self._scan is None and now >= self._next_scan_s and self.pending.room > 0:
+            self._scan, self._stirred = self.inbox.steps(), False
+        if self._scan is not None:
+            self._scan_on(now)
 
     def _lost(self, now: float) -> None:
         """Scan at once. A burst that loses events again and again is told once, until a whole scan lost none."""
@@ -66,32 +66,32 @@ class Arrivals:
         if not self._losing:
             self._notice("warning", "inbox.events_lost", losses=self.losses, note="too many at once; scanning instead")
         self._losing = self._losing_still = True
-        self._sweep_soon(now)
+        self._scan_soon(now)
 
-    def _sweep_soon(self, now: float) -> None:
+    def _scan_soon(self, now: float) -> None:
         """At once, and also after the sweep under way: it may have passed what has come since."""
-        self._next_sweep_s, self._again = now, self._sweep is not None
+        self._next_scan_s, self._again = now, self._scan is not None
 
-    def _sweep_on(self, now: float) -> None:
-        assert self._sweep is not None
+    def _scan_on(self, now: float) -> None:
+        assert self._scan is not None
         try:
-            for _ in range(min(SWEEP_CHUNK, self.settle.room)):
-                name = next(self._sweep, None)
+            for _ in range(min(SCAN_CHUNK, self.pending.room)):
+                name = next(self._scan, None)
                 self.looked += 1
                 if name is None:
-                    return self._swept(now)
+                    return self._scanned(now)
                 if name:
-                    self.settle.seen(name, now)
+                    self.pending.seen(name, now)
         except Retry as error:
-            self._sweep, self._next_sweep_s = None, now + self.scan_interval_s
+            self._scan, self._next_scan_s = None, now + self.scan_interval_s
             self.looked += 1
             if not self.unreachable:
                 self._notice("error", "inbox.unreachable", detail=str(error), note="waiting for it to come back")
             self.unreachable = True
 
-    def _swept(self, now: float) -> None:
-        self._sweep, pause_s = None, STIR_S if self._stirred else self.scan_interval_s
-        self.sweeps += 1
+    def _scanned(self, now: float) -> None:
+        self._scan, pause_s = None, STIR_S if self._stirred else self.scan_interval_s
+        self.scans += 1
         self._losing, self._losing_still = self._losing_still, False
         if self.unreachable:
             self._notice("info", "inbox.reachable")
@@ -101,7 +101,7 @@ class Arrivals:
         self.keep_watched()
         if self.inbox.recursive and self._cover():
             pause_s = STIR_S
-        self._next_sweep_s, self._again = now + (0 if self._again else min(pause_s, self.scan_interval_s)), False
+        self._next_scan_s, self._again = now + (0 if self._again else min(pause_s, self.scan_interval_s)), False
         if self.inbox.directories != self._told_directories:
             self._told_directories = self.inbox.directories
             self._notice("warning", "inbox.directories_ignored", count=self._told_directories)
@@ -142,15 +142,15 @@ class Arrivals:
         return fresh
 
     @property
-    def sweeping(self) -> bool:
+    def scanning(self) -> bool:
         """Whether a sweep is under way, and not held up by want of room."""
-        return self._sweep is not None and self.settle.room > 0
+        return self._scan is not None and self.pending.room > 0
 
     def due_s(self) -> float | None:
         """When :meth:`look` next has something to do by itself, or None: not before settle has room."""
-        if self.settle.room <= 0:
+        if self.pending.room <= 0:
             return None
-        return self._next_sweep_s if self._sweep is None else float("-inf")
+        return self._next_scan_s if self._scan is None else float("-inf")
 
     def close(self) -> None:
         """End watching."""

@@ -2,7 +2,7 @@
 
 A file is complete when the kernel said so (closed after writing, or moved in),
 or else once its size and times have not changed for ``settle_s``. One that
-settled but does not decode may still be growing: :meth:`Settle.doubt` gives it
+settled but does not decode may still be growing: :meth:`PendingFiles.doubt` gives it
 until ``patience_s`` after its last change, then one last try.
 
 Time is an argument everywhere; the loop owns the clock.
@@ -24,7 +24,7 @@ Look = Callable[[str], Identity | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class CompleteFile:
     """A file to decode now. ``last_try``: it has had its patience, what fails now is final."""
 
     name: str
@@ -46,7 +46,7 @@ class _Waiting:
     closed_while_held: float | None = None
 
 
-class Settle:
+class PendingFiles:
     """The files that wait, and those handed out and not yet answered for.
 
     Remembers at most ``capacity`` names, so that memory does not grow with the
@@ -116,7 +116,7 @@ class Settle:
         file = self._files[name] = _Waiting(now if seen_s is None else seen_s, now, now)
         return file
 
-    def ready(self, now: float, look: Look, limit: int) -> Iterator[Ready]:
+    def ready(self, now: float, look: Look, limit: int) -> Iterator[CompleteFile]:
         """Hand out at most ``limit`` files that are complete.
 
         Each must be answered for: :meth:`filed`, :meth:`forget`, :meth:`doubt` or :meth:`pause`.
@@ -131,7 +131,7 @@ class Settle:
                 file.held = True
                 limit -= 1
                 last_try = file.doubted and now - file.changed_s >= self._patience_s
-                yield Ready(name, file.seen_s, last_try)
+                yield CompleteFile(name, file.seen_s, last_try)
 
     def _is_quiet(self, name: str, file: _Waiting, now: float, look: Look) -> bool:
         stamp = look(name)

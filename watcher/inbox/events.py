@@ -31,7 +31,7 @@ COVER_CHUNK = 2000
 """Directories newly watched in one turn, so that very many do not hold up what is under way."""
 
 
-class Watch:
+class EventWatcher:
     """Collects the names of files closed after writing or moved into the inbox.
 
     ``wake`` is called, from a thread of its own, when there is something new.
@@ -189,7 +189,7 @@ class Watch:
 class _Below:
     """The same for one directory below, as watchdog's inotify reader calls it."""
 
-    def __init__(self, watch: Watch, folder: Folder) -> None:
+    def __init__(self, watch: EventWatcher, folder: Folder) -> None:
         self._watch, self._folder = watch, folder
         self._prefix = os.fsencode(folder[0]) + b"/"
         self.wd = WatchDescriptor(-1)

@@ -18,7 +18,7 @@ ALONE = "daemon"
 
 
 @dataclass(frozen=True)
-class Seat:
+class InboxOwnership:
     """The daemon's name as an owner of decisions, where its route works, and what frees its locks."""
 
     owner: str
@@ -28,7 +28,7 @@ class Seat:
     leave: Callable[[], None]
 
 
-def alone(inbox: Path, state: Path) -> Seat:
+def take_alone(inbox: Path, state: Path) -> InboxOwnership:
     """The only daemon on this inbox and this state directory.
 
     Raises:
@@ -37,10 +37,10 @@ def alone(inbox: Path, state: Path) -> Seat:
     own = Lock(lock.path_of(state, ALONE))
     own.acquire()
     held = lock.claim_directory(inbox)
-    return Seat(ALONE, inbox, own, None, partial(_leave, held, own))
+    return InboxOwnership(ALONE, inbox, own, None, partial(_leave, held, own))
 
 
-def shared(inbox: Path, state: Path) -> Seat:
+def take_shared(inbox: Path, state: Path) -> InboxOwnership:
     """One of the workers on this inbox, with the first free number.
 
     Raises:
@@ -58,7 +58,7 @@ def shared(inbox: Path, state: Path) -> Seat:
             mine = claims.Claims(inbox, worker)
             mine.path.mkdir(parents=True, exist_ok=True)
             claims.see(inbox, worker)
-            return Seat(worker, mine.path, own, mine, partial(_leave, held, own, common))
+            return InboxOwnership(worker, mine.path, own, mine, partial(_leave, held, own, common))
     raise Fatal(f"{claims.MOST_WORKERS} workers sort {inbox} already", "Stop one of them first.", Exit.ALREADY_RUNNING)
 
 

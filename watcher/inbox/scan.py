@@ -51,7 +51,7 @@ class Inbox:
             return False
         return not any(part == CLAIMS or self._ignored.match(part) for part in name.split("/"))
 
-    def sweep(self) -> Iterator[str]:
+    def scan(self) -> Iterator[str]:
         """Every name that is there now, in no order, read as it is asked for.
 
         Raises:

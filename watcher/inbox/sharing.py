@@ -17,7 +17,7 @@ PAUSE_S = 5.0
 
 
 @dataclass
-class Front:
+class Claimer:
     """Claims files of the inbox as they become complete, no more than there is work for."""
 
     arrivals: Arrivals
@@ -25,21 +25,21 @@ class Front:
 
     def claim(self, now: float, limit: int) -> Iterator[tuple[str, float]]:
         """Claim at most ``limit`` files: the name of each and when it was first seen."""
-        settle, inbox = self.arrivals.settle, self.arrivals.inbox
-        for ready in settle.ready(now, inbox.look, 0 if self.arrivals.unreachable else limit):
+        pending, inbox = self.arrivals.pending, self.arrivals.inbox
+        for ready in pending.ready(now, inbox.look, 0 if self.arrivals.unreachable else limit):
             try:
                 claim = self.claims.take(ready.name)
             except Retry:
-                settle.pause(ready.name, now, PAUSE_S)  # if it lasts, the next sweep tells that nothing can be reached
+                pending.pause(ready.name, now, PAUSE_S)  # if it lasts, the next sweep tells that nothing can be reached
                 continue
             if claim is Claim.BUSY:
-                settle.pause(ready.name, now, BUSY_S)
+                pending.pause(ready.name, now, BUSY_S)
                 continue
-            settle.forget(ready.name)
+            pending.forget(ready.name)
             if claim is Claim.TAKEN:
                 yield ready.name, ready.seen_s
 
     def due_s(self, room: int) -> float | None:
         """When there is next something to do."""
-        dues = (self.arrivals.due_s(), self.arrivals.settle.due_s() if room > 0 else None)
+        dues = (self.arrivals.due_s(), self.arrivals.pending.due_s() if room > 0 else None)
         return min((due for due in dues if due is not None), default=None)

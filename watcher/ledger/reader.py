@@ -21,7 +21,7 @@ PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LedgerEntry:
     """One decision, how it ended, who is to end it, and which decision took it back."""
 
     id: int
@@ -85,7 +85,7 @@ class Verdict:
     withdrawn_by: int | None = None
 
 
-class Annals:
+class LedgerReader:
     """The ledger, opened to be read only."""
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +104,7 @@ class Annals:
         with self._told():
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
 
-    def __enter__(self) -> Annals:
+    def __enter__(self) -> LedgerReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,7 +116,7 @@ class Annals:
 
     def entries(
         self, where: str = "true", values: tuple[Any, ...] = (), *, after: int = 0, upto: int | None = None
-    ) -> Iterator[Entry]:
+    ) -> Iterator[LedgerEntry]:
         """The decisions of a condition, oldest first, those up to the newest at the time of the call."""
         last, page = self.last() if upto is None else upto, PAGE
         while page == PAGE:
@@ -127,12 +127,12 @@ class Annals:
             page = len(rows)
             after = rows[-1][0] if rows else last
 
-    def latest(self, where: str, before: int, limit: int) -> list[Entry]:
+    def latest(self, where: str, before: int, limit: int) -> list[LedgerEntry]:
         """The last decisions of a condition, those before a number, newest first."""
         query = f"{_ENTRY} where d.id < ? and ({where}) order by d.id desc limit ?"
         return [_entry(row) for row in self._read(query, before, limit)]
 
-    def unended(self) -> list[Entry]:
+    def unended(self) -> list[LedgerEntry]:
         """Decisions without an ending: of those at work, and of those who died at it."""
         return list(self.entries("d.id in (select decision from unended)"))
 
@@ -140,11 +140,11 @@ class Annals:
         """What people said, oldest first."""
         return [verdict(row) for row in self._read(f"select * from ({VERDICT}) where {where} order by id", *values)]
 
-    def about(self, entry: Entry) -> list[Verdict]:
+    def about(self, entry: LedgerEntry) -> list[Verdict]:
         """What people said of the file that a decision put where it lies, or lay."""
         return self.verdicts("decision = ? or id = ?", entry.id, entry.verdict)
 
-    def judgement(self, entry: Entry) -> Verdict | None:
+    def judgement(self, entry: LedgerEntry) -> Verdict | None:
         """The last word of a person by which a file lies where a decision put it, or that is yet to be carried out."""
         holding = [
             said
@@ -230,13 +230,13 @@ def verdict(row: Sequence[Any]) -> Verdict:
     return Verdict(number, decision, os.fsdecode(path), os.fsdecode(name), *rest)
 
 
-def _entry(row: tuple[Any, ...]) -> Entry:
+def _entry(row: tuple[Any, ...]) -> LedgerEntry:
     values = list(row)
     for column in (2, 3, 15, 19):  # name, source, directory, destination
         values[column] = None if row[column] is None else os.fsdecode(row[column])
     if row[5] is not None:
         values[5] = row[5] % (1 << 64)
-    return Entry(*values)
+    return LedgerEntry(*values)
 
 
 def unreadable(path: Path, error: sqlite3.Error) -> Fatal:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from watcher.core.records import Ending, Identity, Order, Outcome, signed
+from watcher.core.records import Ending, Identity, MoveOrder, Outcome, signed
 
 DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
 
@@ -70,7 +70,7 @@ class Unended:
 
 
 def decision(
-    number: int, batch: int, order: Order, source: str, directory: str, model: str | None, at: str
+    number: int, batch: int, order: MoveOrder, source: str, directory: str, model: str | None, at: str
 ) -> tuple[Any, ...]:
     """The row of a decision, as ``ledger.sql`` has it."""
     i, d = order.identity, order.decision

@@ -12,7 +12,7 @@ from watcher.ledger.reader import VERDICT, unreadable
 
 
 @dataclass(frozen=True)
-class Tally:
+class StatusCounts:
     """What ``status`` tells of the ledger. Counts are of files filed, ``verdicts`` of what people said.
 
     ``last_work_at`` is when a daemon last filed a file, or decided upon one in shadow mode.
@@ -27,7 +27,7 @@ class Tally:
     last_work_at: str | None = None
 
 
-def tally(path: Path, since: datetime) -> Tally:
+def count_for_status(path: Path, since: datetime) -> StatusCounts:
     """Read the counts, all and since a time, without disturbing the daemon.
 
     Raises:
@@ -37,7 +37,7 @@ def tally(path: Path, since: datetime) -> Tally:
     at = since.astimezone(UTC).isoformat(timespec="milliseconds")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as db:
-            return Tally(
+            return StatusCounts(
                 total=dict(db.execute(f"select outcome, count(*) {filed} group by 1")),
                 since=dict(db.execute(f"select outcome, count(*) {filed} and decided_at >= ? group by 1", (at,))),
                 classes=dict(db.execute(f"select class, count(*) {filed} and outcome = 'sorted' group by 1")),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from watcher.core.errors import Retry
-from watcher.core.records import Behind, Ending, Order, signed
+from watcher.core.records import Ending, LedgerLag, MoveOrder, signed
 from watcher.ledger import rows as ledger_rows
 from watcher.ledger.queries import LedgerQueries, unusable
 
@@ -46,7 +46,7 @@ class Ledger(LedgerQueries):
         self._clock, self._path, self.owner = clock, path, owner
         self._noted: dict[Path, tuple[int, int]] = {}
         self._owed: list[tuple[Any, ...]] = []
-        self.behind: Behind | None = None
+        self.behind: LedgerLag | None = None
         """What is not recorded yet although it has happened, and why."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ class Ledger(LedgerQueries):
             self._roll_back()
 
     def decided(
-        self, orders: Sequence[Order], directories: Sequence[str], model: str | None, inbox: Path = Path()
+        self, orders: Sequence[MoveOrder], directories: Sequence[str], model: str | None, inbox: Path = Path()
     ) -> list[int]:
         """Record decisions, within :meth:`deciding`. Gives their ids, in order; the first is that of the batch.
 
@@ -175,7 +175,7 @@ class Ledger(LedgerQueries):
             if self._owed:
                 self._record(self._owed)
         except Retry as error:
-            self.behind = Behind(len(self._owed), str(error))
+            self.behind = LedgerLag(len(self._owed), str(error))
             raise
         self._owed, self.behind = [], None
 

@@ -25,7 +25,7 @@ FILE = "in-force.json"
 
 
 @dataclass(frozen=True)
-class Entry:
+class Promotion:
     """Weights that were put in force: their digest, when (ISO 8601, UTC) and by whom; and the same of a rollback."""
 
     digest: str
@@ -35,7 +35,7 @@ class Entry:
     taken_back_by: str | None = None
 
 
-def history(state: Path) -> list[Entry]:
+def history(state: Path) -> list[Promotion]:
     """All that were ever promoted, in that order.
 
     Raises:
@@ -43,7 +43,7 @@ def history(state: Path) -> list[Entry]:
     """
     place = state / DIRECTORY / FILE
     try:
-        return [Entry(**entry) for entry in json.loads(place.read_text("utf-8"))]
+        return [Promotion(**entry) for entry in json.loads(place.read_text("utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:
@@ -55,7 +55,7 @@ def history(state: Path) -> list[Entry]:
         ) from error
 
 
-def standing(entries: Sequence[Entry]) -> list[Entry]:
+def standing(entries: Sequence[Promotion]) -> list[Promotion]:
     """Those that are in force, or would be after rollbacks, the present ones last. Empty: those shipped."""
     return [entry for entry in entries if entry.taken_back is None]
 
@@ -102,7 +102,7 @@ def alone(state: Path) -> Iterator[None]:
         os.close(directory)
 
 
-def write(state: Path, entries: list[Entry]) -> None:
+def write(state: Path, entries: list[Promotion]) -> None:
     """Put the list on disk whole or not at all, synced. The daemon's user may read it, whatever the umask.
 
     Raises:

@@ -12,14 +12,14 @@ REASONS = ("multi_frame", "metadata_disagrees")
 
 
 @dataclass(frozen=True)
-class Rules:
+class ReviewRules:
     """Whether files of several frames are shown to a person, and those whose tags speak against their class."""
 
     multi_frame: Literal["review", "middle"] = "review"
     metadata: bool = True
 
 
-def take(decision: Decision, image: Decoded, rules: Rules) -> Decision:
+def take(decision: Decision, image: Decoded, rules: ReviewRules) -> Decision:
     """The decision, or a review in its place. Never another class."""
     if image.frames > 1 and rules.multi_frame == "review":
         detail = f"{image.frames} frames (or pages), of which the middle one was looked at"

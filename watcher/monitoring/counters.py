@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from watcher.core.records import Decision, Filed, Order, Outcome, Timing
-from watcher.monitoring.drift import Drift, Rules, sample
+from watcher.core.records import Decision, Filed, MoveOrder, Outcome, Timing
+from watcher.monitoring.drift import Drift, DriftRules, sample
 
 OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
 
@@ -20,7 +20,7 @@ IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 409
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Totals:
     """How many files were seen, filed by outcome, withdrawn by other hands, and are pending.
 
     ``oldest_s`` is how long the oldest of those has been waiting; ``shadowed`` are those that shadow mode left there.
@@ -57,7 +57,7 @@ def _histograms() -> dict[str, Histogram]:
 
 
 @dataclass
-class Tally:
+class Counters:
     """What was done in this life; ``before`` is what was filed in earlier ones, by outcome.
 
     ``config_refused``: the last reload was, so the config on disk is not the one in force.
@@ -73,7 +73,7 @@ class Tally:
     last_filed_at: float | None = None
     config_refused: bool = False
     shadowed: int = 0
-    drift: Drift = field(default_factory=lambda: Drift(Rules()))
+    drift: Drift = field(default_factory=lambda: Drift(DriftRules()))
     clock: Callable[[], float] = time.time
 
     def record(self, result: Filed, total_s: float) -> None:
@@ -86,7 +86,7 @@ class Tally:
         self.stages["queue"].add(timing.queue_ms / 1000)
         self._judged(decision, timing)
 
-    def shadow(self, order: Order, total_s: float) -> None:
+    def shadow(self, order: MoveOrder, total_s: float) -> None:
         """One file has been decided upon in shadow mode."""
         self.shadowed += 1
         self.stages["total"].add(total_s)

@@ -26,7 +26,7 @@ FIGURES = ("review_rate", "confidence", "class_mix")
 
 
 @dataclass(frozen=True)
-class Rules:
+class DriftRules:
     """How long the windows are, and how far a figure may go. None: as far as it likes.
 
     ``review_rate`` is how far it may rise, ``confidence`` how far its mean may fall, ``class_mix`` how large the
@@ -62,7 +62,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Report:
+class DriftReport:
     """What was found. ``against`` says what each figure was held against, validation or the site's own past."""
 
     files: int
@@ -140,11 +140,11 @@ class _Sums:
 class Drift:
     """The windows. ``validated`` are the figures of validation, ``earlier`` the site's files so far, oldest first."""
 
-    def __init__(self, rules: Rules, validated: Means | None = None, earlier: Iterable[Sample] = ()) -> None:
+    def __init__(self, rules: DriftRules, validated: Means | None = None, earlier: Iterable[Sample] = ()) -> None:
         self._rules, self._validated = rules, validated or Means()
         self._recent, self._past = _Sums(), _Sums()
         self._told_s = float("-inf")
-        self.report: Report | None = None
+        self.report: DriftReport | None = None
         """Of the last :meth:`look`."""
         for each in earlier:
             self.add(each)
@@ -163,7 +163,7 @@ class Drift:
         if len(self._past) > self._rules.reference_files:
             self._past.take()
 
-    def look(self, now_s: float) -> Report:
+    def look(self, now_s: float) -> DriftReport:
         """The figures at this time, in seconds since 1970."""
         while len(self._recent) and self._recent.files[0].at_s < now_s - self._rules.window_h * 3600:
             self._let_go()
@@ -183,7 +183,7 @@ class Drift:
         hours = (now_s - self._recent.files[0].at_s) / 3600 if files else 0.0
         enough = files >= self._rules.min_files
         suspected = self._suspected(window, reference, distance if past.mix else None) if enough else ()
-        self.report = Report(files, hours, window, reference, distance, against, suspected)
+        self.report = DriftReport(files, hours, window, reference, distance, against, suspected)
         return self.report
 
     def _suspected(self, window: Means, reference: Means, distance: float | None) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class Drift:
         }
         return tuple(name for name in FIGURES if gone[name])
 
-    def to_tell(self, now_s: float) -> Report | None:
+    def to_tell(self, now_s: float) -> DriftReport | None:
         """The report, if it is time to warn: as soon as something is suspected, and again while that lasts."""
         report = self.look(now_s)
         if not report.suspected or now_s - self._told_s < TELL_S:

@@ -14,25 +14,25 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from watcher.core.printable import printable
-from watcher.monitoring.log_output import File, Output
-from watcher.monitoring.rate_limit import WINDOW_S, Repeats
+from watcher.monitoring.log_output import LineOutput, LogFile
+from watcher.monitoring.rate_limit import WINDOW_S, RateLimiter
 
 Logger = FilteringBoundLogger
 Form = Literal["auto", "json", "console"]
 
 
-class Journal:
+class DaemonLog:
     """What is logged, how, and where to. Can change while the daemon runs: :meth:`use`."""
 
     def __init__(
-        self, stream: TextIO | Output, clock: Callable[[], float] = time.monotonic, *, priorities: bool = False
+        self, stream: TextIO | LineOutput, clock: Callable[[], float] = time.monotonic, *, priorities: bool = False
     ) -> None:
         """With ``priorities`` each line begins with the one of its level, as systemd's journal takes it off."""
         self._priorities = _PRIORITIES if priorities else {}
-        self._stream, self._repeats, self._lock = stream, Repeats(clock), threading.Lock()
+        self._stream, self._repeats, self._lock = stream, RateLimiter(clock), threading.Lock()
         self._clock, self._next_lost_s = clock, float("-inf")
         self._level = logging.INFO
-        self._file: File | None = None
+        self._file: LogFile | None = None
         self._last_error: Path | None = None
         self._json = structlog.processors.JSONRenderer()
         self._render: structlog.typing.Processor = self._json
@@ -43,7 +43,7 @@ class Journal:
             cache_logger_on_first_use=True,
         ).bind()
 
-    def use(self, form: Form, level: str, file: File | None = None, last_error: Path | None = None) -> None:
+    def use(self, form: Form, level: str, file: LogFile | None = None, last_error: Path | None = None) -> None:
         """Write lines of this level or above; to ``file`` too, as JSON; the last error into a file of its own."""
         terminal = self._stream.isatty()
         console = form == "console" or (form == "auto" and terminal)
@@ -56,7 +56,7 @@ class Journal:
     def flush(self, *, all: bool = False) -> None:
         """Write what was held back long enough, or (``all``) whatever was.
 
-        See :class:`watcher.monitoring.rate_limit.Repeats`.
+        See :class:`watcher.monitoring.rate_limit.RateLimiter`.
 
         And how many lines were lost, where lines are written again.
         """
@@ -65,16 +65,16 @@ class Journal:
         for method, line in due:
             getattr(self.logger, method)(**line)
         for output, other in ((self._stream, self._file), (self._file, self._stream)):
-            if isinstance(output, Output):
+            if isinstance(output, LineOutput):
                 self._tell_lost(output, other)
 
-    def _tell_lost(self, output: Output, other: TextIO | Output | None) -> None:
+    def _tell_lost(self, output: LineOutput, other: TextIO | LineOutput | None) -> None:
         """When lines are written again; while they are not, once a minute where the other output has them."""
         now = self._clock()
-        still = isinstance(other, Output) and not other.failing and now >= self._next_lost_s
+        still = isinstance(other, LineOutput) and not other.failing and now >= self._next_lost_s
         if lines := output.lost_before(still=still):
             self._next_lost_s = now + WINDOW_S
-            place = output.path if isinstance(output, File) else "standard output"
+            place = output.path if isinstance(output, LogFile) else "standard output"
             self.logger.warning("log.lines_lost", lines=lines, place=printable(str(place)))
 
     def _filter(self, logger: Any, method: str, line: EventDict) -> EventDict:
@@ -115,8 +115,8 @@ def _replace(path: Path, line: str) -> None:
         fresh.replace(path)
 
 
-def configure(form: Form, level: str, stream: TextIO | Output) -> Logger:
+def configure(form: Form, level: str, stream: TextIO | LineOutput) -> Logger:
     """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
-    journal = Journal(stream)
-    journal.use(form, level)
-    return journal.logger
+    daemon_log = DaemonLog(stream)
+    daemon_log.use(form, level)
+    return daemon_log.logger

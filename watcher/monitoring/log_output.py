@@ -29,7 +29,7 @@ RECENT = 4 * 2**20
 """Bytes of the last lines that are kept, in case the file is cut before they were copied."""
 
 
-class Output:
+class LineOutput:
     """Writes whole lines to a stream's descriptor.
 
     ``lost`` counts the lines that could not be written: the ledger has every outcome all the same.
@@ -134,7 +134,7 @@ def _shorten(fd: int, size: int, whole: int) -> None:
                 os.close(same)
 
 
-class File(Output):
+class LogFile(LineOutput):
     """Appends to whatever file has the name just now.
 
     Rotation may move the file away, with or without making another (the next line makes it), or copy and then cut it
@@ -222,7 +222,7 @@ class File(Output):
             os.close(fd)
 
 
-def log_file(settings: loader.Config) -> log_output.File | None:
+def log_file(settings: loader.Config) -> log_output.LogFile | None:
     """The file that the log is written to as well, if any.
 
     Raises:
@@ -232,7 +232,7 @@ def log_file(settings: loader.Config) -> log_output.File | None:
     if path is None:
         return None
     try:
-        return log_output.File(path)
+        return log_output.LogFile(path)
     except OSError as error:
         raise Fatal(
             f"the log file {path} can not be written: {error.strerror}",

@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 from watcher import __version__
 from watcher.core.errors import Exit, Fatal
 from watcher.monitoring import metrics_server
-from watcher.monitoring.counters import Figures, Histogram, Tally
-from watcher.monitoring.drift import FIGURES, Report
+from watcher.monitoring.counters import Counters, Histogram, Totals
+from watcher.monitoring.drift import FIGURES, DriftReport
 
 Disk = Mapping[str, Mapping[str, float]]
 """What is read from the disk when Prometheus asks: name of a gauge in _HELP -> place -> value."""
@@ -55,16 +55,16 @@ class Metrics(Collector):
     def __init__(
         self,
         facts: Callable[[], Mapping[str, str]],
-        tally: Tally | None = None,
+        counters: Counters | None = None,
         disk: Callable[[], Disk] = lambda: {},
     ) -> None:
         """``facts`` tells what is known of model and device just now, ``disk`` what lies where."""
-        self._facts, self._tally, self._disk = facts, tally or Tally(), disk
-        self._figures: Figures | None = None
+        self._facts, self._counters, self._disk = facts, counters or Counters(), disk
+        self._figures: Totals | None = None
 
-    def observe(self, figures: Figures) -> None:
+    def observe(self, totals: Totals) -> None:
         """Take the figures of this moment. Called by the loop, at every turn."""
-        self._figures = figures
+        self._figures = totals
 
     def collect(self) -> Iterable[Metric]:
         """What Prometheus reads. Called in a thread of the server."""
@@ -73,51 +73,51 @@ class Metrics(Collector):
         )
         if self._figures is not None:
             yield from self._files(self._figures)
-        yield from self._work(self._tally)
+        yield from self._work(self._counters)
         for name, places in self._disk().items():
             gauge = GaugeMetricFamily(f"mednet_{name}", _HELP[name], labels=["place"])
             for place, value in places.items():
                 gauge.add_metric([place], value)
             yield gauge
 
-    def _files(self, figures: Figures) -> Iterable[Metric]:
-        yield CounterMetricFamily("mednet_files_seen", _HELP["seen"], figures.seen)
+    def _files(self, totals: Totals) -> Iterable[Metric]:
+        yield CounterMetricFamily("mednet_files_seen", _HELP["seen"], totals.seen)
         filed = CounterMetricFamily("mednet_files_filed", _HELP["filed"], labels=["outcome"])
-        for outcome, count in figures.filed.items():
+        for outcome, count in totals.filed.items():
             filed.add_metric([outcome], count)
         yield filed
-        yield CounterMetricFamily("mednet_files_withdrawn", _HELP["withdrawn"], figures.withdrawn)
-        yield CounterMetricFamily("mednet_files_shadowed", _HELP["shadowed"], figures.shadowed)
-        yield GaugeMetricFamily("mednet_files_pending", _HELP["pending"], figures.pending)
-        yield GaugeMetricFamily("mednet_oldest_pending_seconds", _HELP["oldest"], figures.oldest_s)
-        yield GaugeMetricFamily("mednet_inbox_reachable", _HELP["reachable"], float(figures.reachable))
+        yield CounterMetricFamily("mednet_files_withdrawn", _HELP["withdrawn"], totals.withdrawn)
+        yield CounterMetricFamily("mednet_files_shadowed", _HELP["shadowed"], totals.shadowed)
+        yield GaugeMetricFamily("mednet_files_pending", _HELP["pending"], totals.pending)
+        yield GaugeMetricFamily("mednet_oldest_pending_seconds", _HELP["oldest"], totals.oldest_s)
+        yield GaugeMetricFamily("mednet_inbox_reachable", _HELP["reachable"], float(totals.reachable))
 
-    def _work(self, tally: Tally) -> Iterable[Metric]:
+    def _work(self, counters: Counters) -> Iterable[Metric]:
         classified = CounterMetricFamily("mednet_files_classified", _HELP["classified"], labels=["class", "outcome"])
-        for labels, count in sorted(tally.classified.copy().items()):
+        for labels, count in sorted(counters.classified.copy().items()):
             classified.add_metric(labels, count)
         yield classified
         quarantined = CounterMetricFamily("mednet_files_quarantined", _HELP["quarantined"], labels=["reason"])
-        for reason, count in sorted(tally.quarantined.copy().items()):
+        for reason, count in sorted(counters.quarantined.copy().items()):
             quarantined.add_metric([reason], count)
         yield quarantined
         stages = HistogramMetricFamily("mednet_stage_seconds", _HELP["stage"], labels=["stage"])
-        for stage, histogram in tally.stages.items():
+        for stage, histogram in counters.stages.items():
             _add(stages, [stage], histogram)
         yield stages
-        for name, histogram in (("confidence", tally.confidence), ("batch_images", tally.batches)):
+        for name, histogram in (("confidence", counters.confidence), ("batch_images", counters.batches)):
             family = HistogramMetricFamily(f"mednet_{name}", _HELP[name.partition("_")[0]], labels=[])
             _add(family, [], histogram)
             yield family
         yield GaugeMetricFamily(
-            "mednet_config_last_reload_successful", _HELP["reload"], float(not tally.config_refused)
+            "mednet_config_last_reload_successful", _HELP["reload"], float(not counters.config_refused)
         )
-        if tally.drift.report is not None:
-            yield from self._drift(tally.drift.report)
-        if tally.last_filed_at is not None:
-            yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], tally.last_filed_at)
+        if counters.drift.report is not None:
+            yield from self._drift(counters.drift.report)
+        if counters.last_filed_at is not None:
+            yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], counters.last_filed_at)
 
-    def _drift(self, report: Report) -> Iterable[Metric]:
+    def _drift(self, report: DriftReport) -> Iterable[Metric]:
         window, past = report.window, report.reference
         shares = [
             ((name, of), share)

@@ -21,7 +21,7 @@ class _Kind:
     last: dict[str, Any] | None = None
 
 
-class Repeats:
+class RateLimiter:
     """Lets the first of a kind through, holds the others back for a window, then gives the last with their number.
 
     ``clock`` gives monotonic seconds. Kinds are names of events: few.

@@ -19,7 +19,7 @@ from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.printable import printable
 from watcher.filing import mover
-from watcher.ledger.reader import Annals, Entry, Verdict
+from watcher.ledger.reader import LedgerEntry, LedgerReader, Verdict
 from watcher.review import verdicts
 
 MANIFEST = "manifest.jsonl"
@@ -30,7 +30,7 @@ OUTLIER = "outlier"
 
 
 @dataclass(frozen=True)
-class Result:
+class ExportResult:
     """What became of one image. ``path`` is where it was taken from. Of ``withdrawn`` ones a copy is still there."""
 
     path: str
@@ -39,7 +39,7 @@ class Result:
     why: str | None = None
 
 
-def export(annals: Annals, to: Path) -> Iterator[Result]:
+def export(ledger_reader: LedgerReader, to: Path) -> Iterator[ExportResult]:
     """Copy every image with a verdict in force to ``to/<class>/``, rejected ones to ``to/outlier/``.
 
     Of equal images the last verdict counts. One that was exported under another class before is moved there; one
@@ -50,7 +50,7 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
     """
     mover.prepare(to)
     before = manifest(to)
-    latest = {verdict.digest: (verdict, entry) for verdict, entry in verdicts.in_force(annals)}
+    latest = {verdict.digest: (verdict, entry) for verdict, entry in verdicts.in_force(ledger_reader)}
     with _appending(to / MANIFEST) as write:
         for digest, (verdict, entry) in latest.items():
             source = verdict.path if entry is None else entry.destination
@@ -59,23 +59,23 @@ def export(annals: Annals, to: Path) -> Iterator[Result]:
             here = to / known["path"] if known else None
             if known is not None and here is not None and known["id"] == verdict.id and os.path.lexists(here):
                 if _has(here, digest):
-                    yield Result(source, "there", here)
+                    yield ExportResult(source, "there", here)
                 else:
                     told = f"its copy {here} was changed since, or can not be read: remove that and export again"
-                    yield Result(source, "left", why=told)
+                    yield ExportResult(source, "left", why=told)
                 continue
             try:
                 made = _put(Path(source), here, digest, to / (verdict.label or OUTLIER))
             except (Vanished, Retry) as error:
-                yield Result(source, "left", why=str(error))
+                yield ExportResult(source, "left", why=str(error))
                 continue
-            write(_line(annals, verdict, entry, made.relative_to(to)))
-            yield Result(source, "copied", made)
-    for verdict in annals.verdicts("state = 'withdrawn'"):
+            write(_line(ledger_reader, verdict, entry, made.relative_to(to)))
+            yield ExportResult(source, "copied", made)
+    for verdict in ledger_reader.verdicts("state = 'withdrawn'"):
         known = before.get(verdict.digest) if verdict.digest not in latest else None
         if known is not None and known["id"] == verdict.id and os.path.lexists(to / known["path"]):
             why = f"what {verdict.user} said of it is withdrawn; remove this copy"
-            yield Result(verdict.path, "withdrawn", to / known["path"], why)
+            yield ExportResult(verdict.path, "withdrawn", to / known["path"], why)
 
 
 def manifest(directory: Path) -> dict[str, dict[str, Any]]:
@@ -123,9 +123,9 @@ def _move(exported: Path, directory: Path, digest: str) -> Path:
     raise AssertionError("candidates() does not end")
 
 
-def _line(annals: Annals, verdict: Verdict, entry: Entry | None, path: Path) -> dict[str, Any]:
+def _line(ledger_reader: LedgerReader, verdict: Verdict, entry: LedgerEntry | None, path: Path) -> dict[str, Any]:
     """What ``adapt`` reads. Without the note: what people write there may name a patient."""
-    model = verdicts.models_word(annals, verdict, entry)
+    model = verdicts.models_word(ledger_reader, verdict, entry)
     return {
         "id": verdict.id,
         "path": str(path),

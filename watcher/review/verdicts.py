@@ -20,12 +20,12 @@ from typing import Literal
 
 from watcher.core import failpoints, no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
-from watcher.core.records import Decision, Filed, Identity, Order, Outcome, Timing, signed
+from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Timing, signed
 from watcher.filing import quarantine_notes
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.destinations import Places
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.destinations import Destinations
 from watcher.ledger import reader
-from watcher.ledger.reader import LIES, Annals, Entry, Verdict
+from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
 from watcher.ledger.rows import text
 from watcher.ledger.writer import Ledger
 
@@ -34,7 +34,7 @@ CHUNK = 64
 
 
 @dataclass(frozen=True)
-class Person:
+class Reviewer:
     """Who judges."""
 
     uid: int
@@ -42,17 +42,17 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Subject:
+class JudgedFile:
     """A file that is judged: where it lies, what it is to be called, and the decision that put it there."""
 
     path: str
     name: str
     digest: str
-    entry: Entry | None
+    entry: LedgerEntry | None
 
 
 @dataclass(frozen=True)
-class Done:
+class VerdictResult:
     """What became of a verdict: ``later`` is still open. ``id`` is the decision that carries it out."""
 
     verdict: Verdict
@@ -62,59 +62,59 @@ class Done:
     why: str | None = None
 
 
-def me(environ: Mapping[str, str]) -> Person:
+def me(environ: Mapping[str, str]) -> Reviewer:
     """Who runs this, by the system; behind sudo, whoever called it."""
     caller = environ.get("SUDO_UID", "")
     uid = int(caller) if caller.isdecimal() else os.getuid()
     try:
-        return Person(uid, pwd.getpwuid(uid).pw_name)
+        return Reviewer(uid, pwd.getpwuid(uid).pw_name)
     except (KeyError, OverflowError):  # a container knows few users
-        return Person(uid, str(uid))
+        return Reviewer(uid, str(uid))
 
 
-def subject(annals: Annals, word: str, places: Places) -> Subject:
+def subject(ledger_reader: LedgerReader, word: str, places: Destinations) -> JudgedFile:
     """The file that a word means: a path, a name in review, or the number of the decision that put it where it lies.
 
     Raises:
         Fatal: exit code 2; it is no image of ours. Exit code 1; it is gone, can not be read, was changed, or is being
             moved just now.
     """
-    path = _path(annals, word, places)
+    path = _path(ledger_reader, word, places)
     digest, stamp = _read(path)
     # In this order: what has come there was decided before, and whatever is not unended has its ending by now.
-    moving = {(entry.size, entry.mtime_ns) for entry in annals.unended()}
-    entries = list(annals.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)))
-    entry = entries[-1] if entries else _renamed(annals, path, digest)
+    moving = {(entry.size, entry.mtime_ns) for entry in ledger_reader.unended()}
+    entries = list(ledger_reader.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)))
+    entry = entries[-1] if entries else _renamed(ledger_reader, path, digest)
     if entry is None and stamp in moving:
         raise Fatal(f"{path} is being moved just now", "Try again.")
     if entry is None and path.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)):
         raise Fatal(f"{path} is no image", "Name the file that it belongs to.", Exit.USAGE)
     if entry is not None and entry.digest not in (None, digest):
         raise Fatal(f"{path} was changed since it was filed", "See `mednet-watcher explain` for what was decided.")
-    return Subject(path, entry.name if entries and entry else os.path.basename(path), digest, entry)
+    return JudgedFile(path, entry.name if entries and entry else os.path.basename(path), digest, entry)
 
 
-def _renamed(annals: Annals, path: str, digest: str) -> Entry | None:
+def _renamed(ledger_reader: LedgerReader, path: str, digest: str) -> LedgerEntry | None:
     """The decision that put these bytes into this directory for review, under a name where nothing lies any more."""
-    for entry in annals.entries(f"{LIES} and outcome = 'review' and digest = ?", (digest,)):
+    for entry in ledger_reader.entries(f"{LIES} and outcome = 'review' and digest = ?", (digest,)):
         told = entry.destination
         if told and os.path.dirname(told) == os.path.dirname(path) and not os.path.lexists(told):
             return entry
     return None
 
 
-def _path(annals: Annals, word: str, places: Places) -> str:
+def _path(ledger_reader: LedgerReader, word: str, places: Destinations) -> str:
     """Where the file lies, as the ledger would have it: it knows files by the directories of the config."""
     unnamed = not os.path.lexists(word) and not os.path.lexists(places.review / word)
     if (number := re.fullmatch(r"#?([0-9]{1,18})", word)) and (word[0] == "#" or unnamed):
-        entry = next(annals.entries(f"{LIES} and d.id = ?", (int(number[1]),)), None)
+        entry = next(ledger_reader.entries(f"{LIES} and d.id = ?", (int(number[1]),)), None)
         if entry is None or entry.destination is None:
             raise Fatal(f"no file lies where decision {word} put it", "See `mednet-watcher explain`.", Exit.USAGE)
         return entry.destination
     if "/" not in word and not os.path.lexists(word):
         return str(places.review / word)
     path = os.path.abspath(word)
-    if next(annals.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)), None) is not None:
+    if next(ledger_reader.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)), None) is not None:
         return path
     folder = Path(os.path.realpath(os.path.dirname(path)))
     for place in vars(places).values():
@@ -135,7 +135,7 @@ def _read(path: str) -> tuple[str, tuple[int, int]]:
         raise Fatal(f"{path} can not be read: {error.strerror}", "See `mednet-watcher explain`.") from error
 
 
-def give(ledger: Ledger, judged: Subject, label: str | None, person: Person, note: str | None) -> int:
+def give(ledger: Ledger, judged: JudgedFile, label: str | None, person: Reviewer, note: str | None) -> int:
     """Record a verdict: of this class, or (None) of none. An open one on the same file gives way. Gives its number.
 
     Raises:
@@ -156,39 +156,39 @@ def give(ledger: Ledger, judged: Subject, label: str | None, person: Person, not
     return int(given)
 
 
-def carry_out(clerk: Clerk, limit: int = CHUNK) -> list[Done]:
+def carry_out(executor: DecisionExecutor, limit: int = CHUNK) -> list[VerdictResult]:
     """Do what is open, the oldest first, and what nobody else does just now. Call again until nothing comes.
 
     Raises:
         Fatal: files moved and the ledger could not follow.
     """
-    ledger, done = clerk.ledger, []
+    ledger, done = executor.ledger, []
     try:
         awaited = _awaited(ledger, limit)
     except Retry:
         return []  # the ledger can not be read just now: they stay open, and the next scan asks again
     looked = []
     for verdict in awaited:
-        looked.append((verdict, _order(verdict, clerk.places)))
-        clerk.carried += 1  # read whole, maybe from a slow share
+        looked.append((verdict, _order(verdict, executor.destinations)))
+        executor.carried += 1  # read whole, maybe from a slow share
     try:
         with ledger.deciding():
             for verdict, found in looked:
-                if isinstance(found, Done) and ledger.execute(f"{_OPEN} where verdict = ?", verdict.id):
+                if isinstance(found, VerdictResult) and ledger.execute(f"{_OPEN} where verdict = ?", verdict.id):
                     _end(ledger, verdict.id, found.state, found.why)
     except Retry as error:
-        return [Done(verdict, "later", why=str(error)) for verdict, _ in looked]
-    orders = [found for _, found in looked if isinstance(found, Order)]
-    results = iter(clerk.carry_out(orders) if orders else ())
+        return [VerdictResult(verdict, "later", why=str(error)) for verdict, _ in looked]
+    orders = [found for _, found in looked if isinstance(found, MoveOrder)]
+    results = iter(executor.carry_out(orders) if orders else ())
     for verdict, found in looked:
-        if isinstance(found, Done):
+        if isinstance(found, VerdictResult):
             done.append(found)
             continue
         number, result = next(results)
         if isinstance(result, Filed):
-            done.append(Done(verdict, "filed", number, result.destination))
+            done.append(VerdictResult(verdict, "filed", number, result.destination))
         else:
-            done.append(Done(verdict, "later", number or None, why=result.why))
+            done.append(VerdictResult(verdict, "later", number or None, why=result.why))
     return done
 
 
@@ -198,7 +198,7 @@ def _awaited(ledger: Ledger, limit: int) -> list[Verdict]:
     return [reader.verdict(row) for row in rows]
 
 
-def _order(verdict: Verdict, places: Places) -> Order | Done:
+def _order(verdict: Verdict, places: Destinations) -> MoveOrder | VerdictResult:
     """The order to put the file where the verdict says; what became of the verdict where none is needed or possible."""
     outcome, word = (Outcome.REJECTED, "rejected") if verdict.label is None else (Outcome.SORTED, "accepted")
     decision = Decision(outcome, verdict.label, 0.0, word, f"by {verdict.user}")
@@ -206,16 +206,16 @@ def _order(verdict: Verdict, places: Places) -> Order | Done:
         found = os.lstat(verdict.path)
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if not stat.S_ISREG(found.st_mode) or no_overwrite.digest(Path(verdict.path)) != verdict.digest:
-            return Done(verdict, "left", why="it was changed since it was judged")
+            return VerdictResult(verdict, "left", why="it was changed since it was judged")
         no_overwrite.same(Path(verdict.path), identity)
         here, to = (os.path.realpath(path) for path in (os.path.dirname(verdict.path), places.of(decision)))
         if Path(here).is_relative_to(to):  # or below it, with output.keep_subdirectories
-            return Done(verdict, "confirmed", destination=verdict.path)
+            return VerdictResult(verdict, "confirmed", destination=verdict.path)
     except FileNotFoundError:
-        return Done(verdict, "left", why="it no longer lies there")
+        return VerdictResult(verdict, "left", why="it no longer lies there")
     except (OSError, Vanished) as error:
-        return Done(verdict, "left", why=f"it can not be read: {error}")
-    return Order(
+        return VerdictResult(verdict, "left", why=f"it can not be read: {error}")
+    return MoveOrder(
         verdict.name,
         identity,
         verdict.digest,
@@ -233,13 +233,13 @@ def _end(ledger: Ledger, number: int, state: str, why: str | None) -> None:
     ledger.execute("delete from open_verdict where verdict = ?", number)
 
 
-def in_force(annals: Annals) -> list[tuple[Verdict, Entry | None]]:
+def in_force(ledger_reader: LedgerReader) -> list[tuple[Verdict, LedgerEntry | None]]:
     """The verdicts that hold, the oldest first: the last on each file, with the decision by which that lies there.
 
     No decision put a file there that a person put into its class directory and then confirmed.
     """
-    found: dict[int | tuple[str, str], tuple[Verdict, Entry | None]] = {}
-    for verdict in annals.verdicts("state in ('filed', 'confirmed', 'withdrawn')"):
+    found: dict[int | tuple[str, str], tuple[Verdict, LedgerEntry | None]] = {}
+    for verdict in ledger_reader.verdicts("state in ('filed', 'confirmed', 'withdrawn')"):
         if verdict.decision is None:
             found.pop((verdict.path, verdict.digest), None)
         number = {"filed": verdict.filed_by, "confirmed": verdict.decision}.get(verdict.state)
@@ -247,14 +247,14 @@ def in_force(annals: Annals) -> list[tuple[Verdict, Entry | None]]:
             if verdict.state == "confirmed":
                 found[verdict.path, verdict.digest] = verdict, None
             continue
-        entry = next(annals.entries("d.id = ?", (number,)), None)
+        entry = next(ledger_reader.entries("d.id = ?", (number,)), None)
         if entry is not None and entry.lies:
             found.pop(entry.id, None)
             found[entry.id] = verdict, entry
     return list(found.values())
 
 
-def models_word(annals: Annals, verdict: Verdict, entry: Entry | None) -> Entry | None:
+def models_word(ledger_reader: LedgerReader, verdict: Verdict, entry: LedgerEntry | None) -> LedgerEntry | None:
     """The decision of a model that a person's goes back to, if any.
 
     Without one, the last upon these bytes: in shadow mode people put the file where it lies.
@@ -262,10 +262,10 @@ def models_word(annals: Annals, verdict: Verdict, entry: Entry | None) -> Entry 
     seen: set[int] = set()
     while entry is not None and entry.model is None and entry.restores is not None and entry.restores not in seen:
         seen.add(entry.restores)
-        entry = next(annals.entries("d.id = ?", (entry.restores,)))
+        entry = next(ledger_reader.entries("d.id = ?", (entry.restores,)))
     if entry is not None and entry.model is not None:
         return entry
-    same = list(annals.entries("digest = ? and model is not null", (verdict.digest,)))
+    same = list(ledger_reader.entries("digest = ? and model is not null", (verdict.digest,)))
     return same[-1] if same else None
 
 

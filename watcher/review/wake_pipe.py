@@ -13,7 +13,7 @@ from pathlib import Path
 NAME = "verdicts.bell"
 
 
-class Bell:
+class WakePipe:
     """The listening end. Several may listen to one; without the pipe (FAT knows none) it never rings."""
 
     def __init__(self, state: Path) -> None:
@@ -43,7 +43,7 @@ class Bell:
             os.close(fd)
 
 
-def ring(state: Path) -> bool:
+def wake_daemon(state: Path) -> bool:
     """Ring. False if nobody listens."""
     try:
         fd = os.open(state / NAME, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

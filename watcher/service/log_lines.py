@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from watcher.core.printable import printable
-from watcher.core.records import Behind, Ending, Filed, Notice, Outcome, Returned, Shadowed
+from watcher.core.records import Ending, Filed, LedgerLag, Notice, Outcome, Returned, Shadowed
 from watcher.monitoring import log
-from watcher.monitoring.drift import Report
+from watcher.monitoring.drift import DriftReport
 from watcher.monitoring.log import Logger
-from watcher.review.verdicts import Done
+from watcher.review.verdicts import VerdictResult
 
 
-def verdicts(logger: log.Logger, done: Iterable[Done]) -> None:
+def verdicts(logger: log.Logger, done: Iterable[VerdictResult]) -> None:
     """Write one line for each verdict that was carried out, or could not be."""
     for each in done:
         _verdict(logger, each)
 
 
-def _verdict(logger: log.Logger, done: Done) -> None:
+def _verdict(logger: log.Logger, done: VerdictResult) -> None:
     """One line for each. Never the note: what people write there may name a patient."""
     said = done.verdict
     about = {
@@ -64,7 +64,7 @@ def recovered(log: Logger, endings: Sequence[Ending]) -> None:
         log.warning("daemon.recovered", **counts)
 
 
-def ledger(log: Logger, was: Behind | None, now: Behind | None) -> None:
+def ledger(log: Logger, was: LedgerLag | None, now: LedgerLag | None) -> None:
     """That the ledger does not follow the files, once, and that it does again."""
     if now is not None and was is None:
         note = "recorded as soon as it can be written; until then nothing else is filed"
@@ -111,11 +111,11 @@ def not_filed(log: Logger, failed: Sequence[Returned]) -> None:
     )
 
 
-def drifted(log: Logger, report: Report) -> None:
+def drifted(log: Logger, report: DriftReport) -> None:
     """What arrives is not what it was."""
     log.warning(
         "drift.suspected",
-        figures=list(report.suspected),
+        totals=list(report.suspected),
         files=report.files,
         hours=round(report.hours, 2),
         review_rate=_rounded(report.window.review_rate),

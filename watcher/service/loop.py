@@ -11,9 +11,9 @@ from typing import Protocol
 
 from watcher.core.errors import Exit, Fatal
 from watcher.monitoring.log import Logger
-from watcher.service.pipeline import Route
-from watcher.service.signals import Stop, Wake
-from watcher.service.systemd import Service
+from watcher.service.pipeline import Pipeline
+from watcher.service.signals import LoopWaker, Signals
+from watcher.service.systemd import SystemdReporter
 
 
 class Reloader(Protocol):
@@ -21,17 +21,17 @@ class Reloader(Protocol):
 
     def ask(self) -> None: ...  # noqa: D102
 
-    def turn(self, route: Route) -> None: ...  # noqa: D102
+    def turn(self, route: Pipeline) -> None: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
 
 
 def run(
-    route: Route,
-    wake: Wake,
-    stop: Stop,
+    route: Pipeline,
+    wake: LoopWaker,
+    stop: Signals,
     log: Logger,
-    service: Service,
+    service: SystemdReporter,
     reload: Reloader,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exit:
@@ -59,16 +59,16 @@ def run(
 
 
 def _end(
-    route: Route,
+    route: Pipeline,
     log: Logger,
-    service: Service,
+    service: SystemdReporter,
     reload: Reloader,
     clock: Callable[[], float],
     code: Exit,
     **why: str,
 ) -> Exit:
-    service.notify.stopping()
-    service.journal.flush(all=True)
+    service.notifier.stopping()
+    service.daemon_log.flush(all=True)
     log.info("daemon.stopping", **why)
     try:
         route.close(clock())
@@ -76,5 +76,5 @@ def _end(
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
         code = error.code
-    log.info("daemon.stopped", **route.tally.filed, exit_code=int(code))
+    log.info("daemon.stopped", **route.counters.filed, exit_code=int(code))
     return code

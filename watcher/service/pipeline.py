@@ -1,9 +1,9 @@
-"""The way of a file, on one screen: :meth:`Route.step`.
+"""The way of a file, on one screen: :meth:`Pipeline.step`.
 
     inbox -> settle -> decode -> batch -> classify -> decide -> ledger -> filing -> ledger -> log
 
 Stations raise; what becomes of the file is decided here. The loop that calls
-:meth:`Route.step` owns the clock. Two threads help: one classifies while the
+:meth:`Pipeline.step` owns the clock. Two threads help: one classifies while the
 next batch is decoded, one moves files while the next batch is classified.
 """
 
@@ -20,34 +20,34 @@ import numpy as np
 from watcher.core import failpoints
 from watcher.core.errors import Fatal, Retry
 from watcher.core.records import (
-    Behind,
     Decision,
     Decoded,
     Filed,
     Identity,
-    Order,
+    LedgerLag,
+    MoveOrder,
     Outcome,
     Rejected,
     Returned,
     Shadowed,
     Timing,
 )
-from watcher.filing.decision_executor import Clerk, Result
+from watcher.filing.decision_executor import DecisionExecutor, Result
 from watcher.filing.takeover import Takeover
 from watcher.images.decoder_pool import DecoderPool
 from watcher.inbox.arrivals import Arrivals
-from watcher.inbox.completeness import Ready, Settle
+from watcher.inbox.completeness import CompleteFile, PendingFiles
 from watcher.inbox.scan import Inbox
-from watcher.inbox.sharing import Front
+from watcher.inbox.sharing import Claimer
 from watcher.model import decision as deciding
 from watcher.model import review_triggers
 from watcher.model.batching import Batcher
 from watcher.model.decision import Network
 from watcher.monitoring import log
-from watcher.monitoring.counters import Figures, Tally
-from watcher.review.verdict_worker import Desk
+from watcher.monitoring.counters import Counters, Totals
+from watcher.review.verdict_worker import VerdictWorker
 from watcher.service import log_lines, stall_detection
-from watcher.service.stall_detection import Work
+from watcher.service.stall_detection import StageProgress
 
 CAPACITY = 16384
 """Names remembered at once. Bounds memory; a larger inbox is swept again as it drains."""
@@ -60,39 +60,39 @@ PAUSE_S = 5.0
 
 
 @dataclass
-class Route:
+class Pipeline:
     """All stations, and what is between them."""
 
     arrivals: Arrivals
     decoders: DecoderPool
-    batcher: Batcher[tuple[Decoded, Ready]]
+    batcher: Batcher[tuple[Decoded, CompleteFile]]
     network: Network
     policy: deciding.Policy
-    clerk: Clerk
+    executor: DecisionExecutor
     log: log.Logger
     device: Callable[[], str]
     wake: Callable[[], None]
-    doubts: review_triggers.Rules = field(default=review_triggers.Rules())
+    doubts: review_triggers.ReviewRules = field(default=review_triggers.ReviewRules())
     title: Callable[[Decoded], str | None] = lambda image: None
     """What a file is to be called when it is filed, if not as it came."""
     in_flight: int = 256
-    front: Front | None = None
+    front: Claimer | None = None
     takeover: Takeover | None = None
-    desk: Desk | None = None
+    desk: VerdictWorker | None = None
     keep: Callable[[str, Identity | None], None] = lambda name, identity: None
     """Told of each file that stays in the inbox, in shadow mode."""
-    observe: Callable[[Figures], None] = lambda figures: None
-    tally: Tally = field(default_factory=Tally)
-    limits: stall_detection.Limits = field(default_factory=stall_detection.Limits)
+    observe: Callable[[Totals], None] = lambda totals: None
+    counters: Counters = field(default_factory=Counters)
+    limits: stall_detection.StallLimits = field(default_factory=stall_detection.StallLimits)
 
     def __post_init__(self) -> None:
-        self._held: dict[str, Ready] = {}
+        self._held: dict[str, CompleteFile] = {}
         self._renewal: Callable[[], None] | None = None
         self._oldest_s, self._look_back_s = 0.0, float("-inf")
         self._answers = self._begun = self._thought = 0
-        self._orders: list[Order] = []
-        self._behind: Behind | None = None
-        self._thinking: Future[list[Order]] | None = None
+        self._orders: list[MoveOrder] = []
+        self._behind: LedgerLag | None = None
+        self._thinking: Future[list[MoveOrder]] | None = None
         self._moving: Future[list[tuple[int, Result]]] | None = None
         self._thinker = ThreadPoolExecutor(1, "classify")
         self._mover = ThreadPoolExecutor(1, "filing")
@@ -110,7 +110,7 @@ class Route:
         self._file(now)
         self._renew()
         self._look_back(now)
-        self.observe(self.figures)
+        self.observe(self.totals)
         return self._due(now)
 
     @property
@@ -124,38 +124,40 @@ class Route:
         return self.front.arrivals if self.front is not None else self.arrivals
 
     @property
-    def settle(self) -> Settle:
+    def pending(self) -> PendingFiles:
         """The files that wait, and those under way."""
-        return self.arrivals.settle
+        return self.arrivals.pending
 
     @property
-    def figures(self) -> Figures:
+    def totals(self) -> Totals:
         """What this owner has done so far, in this life and before.
 
         Always: seen = filed + withdrawn + shadowed + pending.
         """
         reachable = not self._common.unreachable
-        seen = sum(self.tally.before.values()) + self.settle.admitted
-        counts = (seen, self.tally.all_lives, self.settle.withdrawn, len(self.settle))
-        return Figures(*counts, reachable, self._oldest_s, self.tally.shadowed)
+        seen = sum(self.counters.before.values()) + self.pending.admitted
+        counts = (seen, self.counters.all_lives, self.pending.withdrawn, len(self.pending))
+        return Totals(*counts, reachable, self._oldest_s, self.counters.shadowed)
 
-    def works(self, now: float) -> list[Work]:
+    def works(self, now: float) -> list[StageProgress]:
         """What each station owes, and what it has finished so far: tells one that is stuck from one that is idle."""
-        most, due, full = self.limits, self.settle.due_s(), self.batcher.due_s()
+        most, due, full = self.limits, self.pending.due_s(), self.batcher.due_s()
         arrivals = [self.arrivals, *([self.front.arrivals] if self.front else [])]
-        sweeping = sum(each.sweeping for each in arrivals)
+        scanning = sum(each.scanning for each in arrivals)
         overdue = due is not None and due <= now and self._room > 0
         waits = full is not None and full <= now and self._thinking is None
         moving = self._moving is not None and not (self._taking_over or self._judging)  # else it waits for them
         return [
-            Work("inbox", sweeping, sum(each.looked for each in arrivals), most.inbox),
-            Work("settle", int(overdue), self.settle.looked, most.settle),
-            Work("decode", len(self.decoders), self._answers, most.decode),
-            Work("batch", int(waits), self._begun, most.batch),
-            Work("classify", int(self._thinking is not None), self._thought, most.classify),
-            Work("filing", int(moving), self.clerk.carried, most.filing),
-            Work("takeover", int(self._taking_over), self.takeover.sweeps if self.takeover else 0, most.takeover),
-            Work("verdicts", int(self._judging), self.desk.finished if self.desk else 0, most.filing),
+            StageProgress("inbox", scanning, sum(each.looked for each in arrivals), most.inbox),
+            StageProgress("settle", int(overdue), self.pending.looked, most.settle),
+            StageProgress("decode", len(self.decoders), self._answers, most.decode),
+            StageProgress("batch", int(waits), self._begun, most.batch),
+            StageProgress("classify", int(self._thinking is not None), self._thought, most.classify),
+            StageProgress("filing", int(moving), self.executor.carried, most.filing),
+            StageProgress(
+                "takeover", int(self._taking_over), self.takeover.scans if self.takeover else 0, most.takeover
+            ),
+            StageProgress("verdicts", int(self._judging), self.desk.finished if self.desk else 0, most.filing),
         ]
 
     @property
@@ -170,11 +172,11 @@ class Route:
     def _look_back(self, now: float) -> None:
         """Once a second: how long the oldest file has been waiting, whether the ledger follows, and drift."""
         if now >= self._look_back_s:
-            log_lines.ledger(self.log, self._behind, self.clerk.ledger.behind)
-            self._behind = self.clerk.ledger.behind
-            self._look_back_s, oldest = now + 1, self.settle.oldest_s
+            log_lines.ledger(self.log, self._behind, self.executor.ledger.behind)
+            self._behind = self.executor.ledger.behind
+            self._look_back_s, oldest = now + 1, self.pending.oldest_s
             self._oldest_s = 0.0 if oldest is None else now - oldest
-            if (report := self.tally.drift.to_tell(self.tally.clock())) is not None:
+            if (report := self.counters.drift.to_tell(self.counters.clock())) is not None:
                 log_lines.drifted(self.log, report)
 
     def renew(self, put_in: Callable[[], None]) -> None:
@@ -198,16 +200,16 @@ class Route:
             self.front.arrivals.look(now)
             log_lines.notices(self.log, self.front.arrivals.notices)
             for name, seen_s in self.front.claim(now, self._room):
-                self.settle.arrived(name, now, seen_s)
+                self.pending.arrived(name, now, seen_s)
 
     def _take_over(self, now: float) -> None:
         """What the dead had claimed."""
         if self.takeover is None:
             return
         mover = self._mover if self._movable else None
-        endings, adopted = self.takeover.turn(mover, self._common.sweeps, self.wake)
+        endings, adopted = self.takeover.turn(mover, self._common.scans, self.wake)
         for name in adopted:
-            self.settle.arrived(name, now)
+            self.pending.arrived(name, now)
         log_lines.recovered(self.log, endings)
         if adopted:
             self.log.warning("inbox.taken_over", files=len(adopted))
@@ -231,11 +233,11 @@ class Route:
         """What people said of images since."""
         if self.desk is not None:
             free = self._movable and self._renewal is None
-            done = self.desk.turn(now, self.clerk, self._mover if free else None, self._common.sweeps)
+            done = self.desk.turn(now, self.executor, self._mover if free else None, self._common.scans)
             log_lines.verdicts(self.log, done)
 
     def _send_to_decoders(self, now: float) -> None:
-        for ready in self.settle.ready(now, self.inbox.look, self._room):
+        for ready in self.pending.ready(now, self.inbox.look, self._room):
             self._held[ready.name] = ready
             self.decoders.submit(ready.name)
             failpoints.reach("claimed")
@@ -261,14 +263,14 @@ class Route:
         identity = bad.identity or self.inbox.look(bad.name)
         if bad.gone or identity is None:
             self._held.pop(bad.name, None)
-            self.settle.forget(bad.name)
+            self.pending.forget(bad.name)
         elif not ready.last_try:
             del self._held[bad.name]
-            self.settle.doubt(bad.name, identity, now)
+            self.pending.doubt(bad.name, identity, now)
         else:
             decision = Decision(Outcome.QUARANTINE, None, 0.0, bad.reason, bad.detail)
             timing = Timing(ready.seen_s, (now - ready.seen_s) * 1000)
-            self._orders.append(Order(bad.name, identity, bad.digest, decision, timing))
+            self._orders.append(MoveOrder(bad.name, identity, bad.digest, decision, timing))
 
     def _classify(self, now: float) -> None:
         if self._thinking is not None and self._thinking.done():
@@ -278,20 +280,20 @@ class Route:
         if self._thinking is None and (batch := self.batcher.take(self._hurry(now))):
             self._thinking = self._thinker.submit(self._think, batch, now)
             self._begun += 1
-            self.tally.batches.add(len(batch))
+            self.counters.batches.add(len(batch))
             self._thinking.add_done_callback(lambda _: self.wake())
 
     def _hurry(self, now: float) -> float:
         """For whom a reload waits, the last batch need not be filled."""
         return now if self._renewal is None or len(self.decoders) else float("inf")
 
-    def _think(self, batch: list[tuple[Decoded, Ready]], now: float) -> list[Order]:
+    def _think(self, batch: list[tuple[Decoded, CompleteFile]], now: float) -> list[MoveOrder]:
         started = time.perf_counter()
         scored = self.network(np.stack([image.image for image, _ in batch]))
         decisions = deciding.decide(scored, [image.blank for image, _ in batch], self.policy)
         infer_ms = (time.perf_counter() - started) * 1000
         return [
-            Order(
+            MoveOrder(
                 image.name,
                 image.identity,
                 image.digest,
@@ -308,12 +310,12 @@ class Route:
             self._moving = None
         if self._moving is None and self._orders and not self.arrivals.unreachable:
             orders, self._orders = self._orders, []
-            self._moving = self._mover.submit(self.clerk.handle, orders)
+            self._moving = self._mover.submit(self.executor.handle, orders)
             self._moving.add_done_callback(lambda _: self.wake())
         elif self._moving is None and self._renewal is not None:  # not while the inbox can not be reached
             for order in self._orders:
                 del self._held[order.name]
-                self.settle.pause(order.name, now, PAUSE_S)
+                self.pending.pause(order.name, now, PAUSE_S)
             self._orders.clear()
 
     def _settle_accounts(self, results: list[tuple[int, Result]], now: float) -> None:
@@ -327,37 +329,37 @@ class Route:
             elif isinstance(result, Shadowed):
                 self._shadowed(result, number, batch, now)
             elif result.later:
-                self.settle.pause(result.order.name, now, PAUSE_S)
+                self.pending.pause(result.order.name, now, PAUSE_S)
                 failed.append(result)
             else:
-                self.settle.pause(result.order.name, now, 0.0)
+                self.pending.pause(result.order.name, now, 0.0)
                 log_lines.returned(self.log, result, number)
         if failed:
             log_lines.not_filed(self.log, failed)
 
     def _filed(self, result: Filed, number: int, batch: int, now: float) -> None:
         order = result.order
-        self.tally.record(result, now - order.timing.seen_s)
-        log_lines.outcome(self.log, result, number, batch, self.clerk.model, self.device(), now)
-        self.settle.filed(order.name)
+        self.counters.record(result, now - order.timing.seen_s)
+        log_lines.outcome(self.log, result, number, batch, self.executor.model, self.device(), now)
+        self.pending.filed(order.name)
 
     def _shadowed(self, result: Shadowed, number: int, batch: int, now: float) -> None:
         """Decided upon, and left where it is."""
         order = result.order
-        self.tally.shadow(order, now - order.timing.seen_s)
+        self.counters.shadow(order, now - order.timing.seen_s)
         if number:
-            log_lines.shadowed(self.log, result, number, batch, self.clerk.model, self.device(), now)
+            log_lines.shadowed(self.log, result, number, batch, self.executor.model, self.device(), now)
         self.keep(order.name, order.identity)
-        self.settle.filed(order.name)
+        self.pending.filed(order.name)
 
     def _due(self, now: float) -> float | None:
-        sweep, front = self.arrivals.due_s(), self.front.due_s(self._room) if self.front else None
+        scan, front = self.arrivals.due_s(), self.front.due_s(self._room) if self.front else None
         batch = None if self._thinking is not None else self.batcher.due_s()
         if batch is not None and self._hurry(now) > now:
             batch = now
-        settle = self.settle.due_s() if self._room > 0 else None
+        settle = self.pending.due_s() if self._room > 0 else None
         answers = now + COLLECT_S if self._thinking is not None and len(self.decoders) else self.decoders.due_s()
-        return min((due for due in (sweep, front, batch, settle, answers) if due is not None), default=None)
+        return min((due for due in (scan, front, batch, settle, answers) if due is not None), default=None)
 
     def close(self, now: float) -> None:
         """Finish the move under way; everything else simply stays in the inbox.
@@ -378,11 +380,11 @@ class Route:
         if self.front is not None and (returned := self.front.claims.give_back()):
             self.log.info("inbox.given_back", files=returned)
         try:
-            self.clerk.ledger.catch_up()
+            self.executor.ledger.catch_up()
         except Retry as error:
             raise Fatal(str(error), "Mend that; the next start reconciles ledger and disk.") from error
 
 
-def _queued_ms(ready: Ready, image: Decoded, now: float) -> float:
+def _queued_ms(ready: CompleteFile, image: Decoded, now: float) -> float:
     """What a file waited, from first sight to its inference, without the decoding itself."""
     return max(0.0, (now - ready.seen_s) * 1000 - image.decode_ms)

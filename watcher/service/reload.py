@@ -2,7 +2,7 @@
 
 Everything new is made and tried beside what is in use, in a thread of its own: config, weights, device, decoders,
 directories. Only if all of it stands is it put in, at a moment when no file is under way (see
-:meth:`watcher.service.pipeline.Route.renew`): no file is handled half by the old and half by the new.
+:meth:`watcher.service.pipeline.Pipeline.renew`): no file is handled half by the old and half by the new.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from watcher.config import loader
 from watcher.config.loader import Config
 from watcher.core.errors import Exit, Fatal
 from watcher.filing import destinations
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.shadow_mode import Standing
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.shadow_mode import ShadowInbox
 from watcher.images.decoder_pool import DecoderPool
-from watcher.inbox.events import Watch
-from watcher.inbox.ownership import Seat
+from watcher.inbox.events import EventWatcher
+from watcher.inbox.ownership import InboxOwnership
 from watcher.inbox.scan import Inbox
 from watcher.model import checkpoint, promotions, thresholds
 from watcher.model.batching import Batcher
 from watcher.model.decision import Network, Policy
 from watcher.monitoring import log_output
 from watcher.monitoring.log import Logger
-from watcher.monitoring.log_output import File
+from watcher.monitoring.log_output import LogFile
 from watcher.service import build
-from watcher.service.pipeline import Route
-from watcher.service.systemd import Notify
+from watcher.service.pipeline import Pipeline
+from watcher.service.systemd import SystemdNotifier
 
 FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
 """Keys that can not change while the daemon runs: a restart is needed, which loses nothing either."""
@@ -41,26 +41,26 @@ NETWORK = {"batch.size", "model.device", "model.precision", "model.runtime", "mo
 
 
 @dataclass(frozen=True)
-class Fresh:
+class ReloadedParts:
     """What was made from a new config, and is not in use yet. None: what there is stays."""
 
     settings: Config
     changed: tuple[str, ...]
     source: Inbox
-    clerk: Clerk
+    executor: DecisionExecutor
     weights: checkpoint.Checkpoint
     policy: Policy
     decoders: DecoderPool | None = None
-    watch: Watch | None = None
+    watch: EventWatcher | None = None
     network: tuple[Network, Callable[[], str]] | None = None
-    log_file: File | None = None
+    log_file: LogFile | None = None
 
-    def put_in(self, route: Route) -> None:
+    def put_in(self, route: Pipeline) -> None:
         """Let the route work with it. Nothing is under way."""
         inbox, batch = self.settings.inbox, self.settings.batch
         outer = route.front.arrivals if route.front else route.arrivals
         self.source.folders = outer.inbox.folders  # they stay watched until the next scan has ended
-        if isinstance(self.source, Standing):
+        if isinstance(self.source, ShadowInbox):
             self.source.inherit(outer.inbox)
             route.keep = self.source.know
         outer.inbox = self.source
@@ -71,12 +71,12 @@ class Fresh:
             outer.keep_watched()
         for arrivals in {id(each): each for each in (outer, route.arrivals)}.values():
             arrivals.scan_interval_s = inbox.scan_interval_s
-            arrivals.settle.retime(inbox.settle_s, inbox.patience_s)
+            arrivals.pending.retime(inbox.settle_s, inbox.patience_s)
         route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
         route.policy = self.policy
         route.doubts, route.title = build.doubts(self.settings), build.title(self.settings)
-        route.clerk, route.limits = self.clerk, build.limits(self.settings)
-        route.tally.drift = build.watched(self.settings, self.weights, self.clerk.ledger)
+        route.executor, route.limits = self.executor, build.limits(self.settings)
+        route.counters.drift = build.watched(self.settings, self.weights, self.executor.ledger)
         if self.network is not None:
             route.use(*self.network)
         if self.decoders is not None:
@@ -93,15 +93,20 @@ class Fresh:
             self.log_file.close()
 
 
-class Maker:
+class ReloadBuilder:
     """Makes what is new of a config file."""
 
     def __init__(
-        self, path: Path, environ: Mapping[str, str], seat: Seat, wake: Callable[[], None], load: build.Loader
+        self,
+        path: Path,
+        environ: Mapping[str, str],
+        owned: InboxOwnership,
+        wake: Callable[[], None],
+        load: build.Loader,
     ) -> None:
-        self._path, self._environ, self._seat, self._wake, self._load = path, environ, seat, wake, load
+        self._path, self._environ, self._owned, self._wake, self._load = path, environ, owned, wake, load
 
-    def make(self, old: Config, clerk: Clerk, log: Logger) -> Fresh:
+    def make(self, old: Config, executor: DecisionExecutor, log: Logger) -> ReloadedParts:
         """Everything that the file asks for, ready to go. What is in use is not touched.
 
         Raises:
@@ -114,30 +119,30 @@ class Maker:
             raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
         weights = checkpoint.load(promotions.weights_path(None, new))
         policy = thresholds.policy(new.review, weights)
-        fresh = Fresh(new, changed, build.usable_inbox(new), clerk, weights, policy)
+        fresh = ReloadedParts(new, changed, build.usable_inbox(new), executor, weights, policy)
         with contextlib.ExitStack() as unwanted:
             unwanted.callback(lambda: fresh.discard())  # as far as it has come by then
             if any(key.startswith("decode.") or key == "output.dicom_name" for key in changed):
-                fresh = replace(fresh, decoders=build.pool(new, self._seat))
+                fresh = replace(fresh, decoders=build.pool(new, self._owned))
                 assert fresh.decoders is not None
                 fresh.decoders.start()
-            if weights.digest != clerk.model or NETWORK & set(changed):
+            if weights.digest != executor.model or NETWORK & set(changed):
                 fresh = replace(fresh, network=self._load(new, weights, log))
             if "inbox.watch" in changed:
                 fresh = replace(fresh, watch=build.watch(new, self._wake))
             fresh = replace(fresh, log_file=log_output.log_file(new))
-            _refuse_lost_mounts(new, weights, clerk)
-            mover, where = build.directories(new, self._seat, weights)
+            _refuse_lost_mounts(new, weights, executor)
+            mover, where = build.directories(new, self._owned, weights)
             unwanted.pop_all()
-        return replace(fresh, clerk=build.clerk(new, clerk.ledger, mover, where, weights.digest))
+        return replace(fresh, executor=build.executor(new, executor.ledger, mover, where, weights.digest))
 
 
-def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, clerk: Clerk) -> None:
+def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, executor: DecisionExecutor) -> None:
     """While a mount is gone, no directory is made beneath its mount point: files would be hidden there later."""
     places = destinations.places(settings)
     for directory in (*places.all(weights.classes), places.rejected):
         try:
-            clerk.filing.refuse_lost_mount(directory)
+            executor.mover.refuse_lost_mount(directory)
         except OSError as error:
             raise Fatal(
                 f"{directory}: {error.strerror}", "Mount what belongs there, then reload again.", Exit.DIRECTORY
@@ -158,33 +163,35 @@ def differences(old: Config, new: Config) -> tuple[str, ...]:
 class Reload:
     """Carries out reloads, one at a time. :meth:`ask` and :meth:`turn` are called by the loop."""
 
-    def __init__(self, settings: Config, maker: Maker, notify: Notify, log: Logger, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Config, maker: ReloadBuilder, notifier: SystemdNotifier, log: Logger, wake: Callable[[], None]
+    ) -> None:
         self.settings = settings
-        self._maker, self._notify, self._log, self._wake = maker, notify, log, wake
+        self._maker, self._notifier, self._log, self._wake = maker, notifier, log, wake
         self._thread = ThreadPoolExecutor(1, "reload")
-        self._making: Future[Fresh] | None = None
+        self._making: Future[ReloadedParts] | None = None
         self._asked = False
-        self._waiting: Fresh | None = None
-        self.done: Callable[[Fresh], None] = lambda fresh: None
+        self._waiting: ReloadedParts | None = None
+        self.done: Callable[[ReloadedParts], None] = lambda fresh: None
         """Told of each success."""
 
     def ask(self) -> None:
         """The config may have changed. Asked again meanwhile, it is read once more at the end."""
         self._asked = True
 
-    def turn(self, route: Route) -> None:
+    def turn(self, route: Pipeline) -> None:
         """Do what can be done just now."""
         if self._making is not None and self._making.done():
             self._made(route, self._making)
             self._making = None
         if self._asked and self._making is None and self._waiting is None:
             self._asked = False
-            self._notify.reloading()
+            self._notifier.reloading()
             self._log.info("reload.started")
-            self._making = self._thread.submit(self._maker.make, self.settings, route.clerk, self._log)
+            self._making = self._thread.submit(self._maker.make, self.settings, route.executor, self._log)
             self._making.add_done_callback(lambda _: self._wake())
 
-    def _made(self, route: Route, making: Future[Fresh]) -> None:
+    def _made(self, route: Pipeline, making: Future[ReloadedParts]) -> None:
         error = making.exception()  # of a thread of its own: whatever it is, it is no reason to stop sorting
         if isinstance(error, Fatal):
             self._refuse(route, error.problem, error.advice)
@@ -194,18 +201,18 @@ class Reload:
             fresh = self._waiting = making.result()
             route.renew(lambda: self._put_in(fresh, route))
 
-    def _refuse(self, route: Route, problem: str, advice: str) -> None:
-        route.tally.config_refused = True
+    def _refuse(self, route: Pipeline, problem: str, advice: str) -> None:
+        route.counters.config_refused = True
         self._log.error("reload.refused", problem=problem, advice=advice, note="the old config stays in force")
-        self._notify.ready()
+        self._notifier.ready()
 
-    def _put_in(self, fresh: Fresh, route: Route) -> None:
+    def _put_in(self, fresh: ReloadedParts, route: Pipeline) -> None:
         fresh.put_in(route)
         self.done(fresh)
         self.settings, self._waiting = fresh.settings, None
-        route.tally.config_refused = False
+        route.counters.config_refused = False
         self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
-        self._notify.ready()
+        self._notifier.ready()
         self._wake()
 
     def close(self) -> None:

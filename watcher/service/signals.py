@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 
 
-class Wake:
+class LoopWaker:
     """A pipe that ends a wait: written by threads and, through the wakeup fd, by signals."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Wake:
                 pass
 
 
-class Stop:
+class Signals:
     """Set by SIGTERM and SIGINT, and by SIGHUP: a terminal that closes ends what it shows, else it asks to reload."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.reload = False
 
-    def install(self, wake: Wake, *, hangup_ends: bool = False) -> None:
+    def install(self, wake: LoopWaker, *, hangup_ends: bool = False) -> None:
         """Take over the signals of this process. Call from the main thread."""
         signal.set_wakeup_fd(wake.writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):

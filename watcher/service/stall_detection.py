@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class StallLimits:
     """Seconds each station may take over one piece of work, far beyond what any takes that is well.
 
     What is a piece: a name (inbox), a look at a file (settle), a file (decode, filing), a batch (batch, classify),
@@ -28,7 +28,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class StageProgress:
     """One station at this moment: the pieces that it owes, those it has finished so far, and its limit."""
 
     station: str
@@ -38,7 +38,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Stuck:
+class StuckStage:
     """A station that has finished nothing for ``for_s`` although it owes something."""
 
     station: str
@@ -46,7 +46,7 @@ class Stuck:
     for_s: float
 
 
-class Pulse:
+class StallDetector:
     """Remembers of each station when it last finished something, or had nothing to do.
 
     Between two calls a station may have finished its work and begun other: then ``done`` has changed.
@@ -55,7 +55,7 @@ class Pulse:
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, float]] = {}
 
-    def stuck(self, works: Iterable[Work], now: float) -> Stuck | None:
+    def stuck(self, works: Iterable[StageProgress], now: float) -> StuckStage | None:
         """The station that has been stuck longest, or None."""
         found = []
         for work in works:
@@ -63,5 +63,5 @@ class Pulse:
             if not work.owes or work.done != done:
                 self._last[work.station] = work.done, now
             elif now - since > work.limit_s:
-                found.append(Stuck(work.station, work.owes, now - since))
+                found.append(StuckStage(work.station, work.owes, now - since))
         return max(found, key=lambda stuck: stuck.for_s, default=None)

@@ -13,69 +13,71 @@ from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal
 from watcher.monitoring import log, log_output
 from watcher.service import build, loop, signals, systemd
-from watcher.service.pipeline import Route
-from watcher.service.reload import Fresh, Maker, Reload
-from watcher.service.systemd import Service
+from watcher.service.pipeline import Pipeline
+from watcher.service.reload import Reload, ReloadBuilder, ReloadedParts
+from watcher.service.systemd import SystemdReporter
 
 
 def serve(path: Path, load: build.Loader, *, replaced: bool = False) -> int:
     """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
     faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
     to_journal = log_output.is_journal(sys.stdout, os.environ.get("JOURNAL_STREAM"))
-    journal = log.Journal(log_output.Output(sys.stdout), priorities=to_journal)
-    journal.use("auto", "info")  # until the config has told
-    service = Service(systemd.from_environment(os.environ), journal)
-    service.notify.status("starting")
+    daemon_log = log.DaemonLog(log_output.LineOutput(sys.stdout), priorities=to_journal)
+    daemon_log.use("auto", "info")  # until the config has told
+    service = SystemdReporter(systemd.from_environment(os.environ), daemon_log)
+    service.notifier.status("starting")
     try:
-        return _serve(path, load, journal, service, replaced=replaced)
+        return _serve(path, load, daemon_log, service, replaced=replaced)
     except Fatal as error:
-        journal.logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
-        service.notify.status(f"failed: {error.problem}")
+        daemon_log.logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
+        service.notifier.status(f"failed: {error.problem}")
         raise
     except Exception:
         # The edge of the start, as that of `daemon.run`: what nobody foresaw is told like everything else.
-        journal.logger.critical("daemon.crashed", exc_info=True)
+        daemon_log.logger.critical("daemon.crashed", exc_info=True)
         return Exit.FAILED
 
 
-def _serve(path: Path, load: build.Loader, journal: log.Journal, service: Service, *, replaced: bool) -> int:
-    started, logger = time.monotonic(), journal.logger
+def _serve(
+    path: Path, load: build.Loader, daemon_log: log.DaemonLog, service: SystemdReporter, *, replaced: bool
+) -> int:
+    started, logger = time.monotonic(), daemon_log.logger
     settings = loader.load(path, os.environ)
-    _use(journal, settings, log_output.log_file(settings))
-    seat = build.take_seat(settings)
-    logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=seat.owner)
-    wake, stop = signals.Wake(), signals.Stop()
+    _use(daemon_log, settings, log_output.log_file(settings))
+    owned = build.take_seat(settings)
+    logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=owned.owner)
+    wake, stop = signals.LoopWaker(), signals.Signals()
     stop.install(wake, hangup_ends=sys.stdout.isatty())
-    route = build.build(settings, seat, wake, logger, load, replaced=replaced)
+    route = build.build(settings, owned, wake, logger, load, replaced=replaced)
     stop_metrics = build.serve_metrics(settings, route, logger)
-    reload = Reload(settings, Maker(path, os.environ, seat, wake, load), service.notify, logger, wake)
+    reload = Reload(settings, ReloadBuilder(path, os.environ, owned, wake, load), service.notifier, logger, wake)
     at = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def renewed(fresh: Fresh) -> None:
-        _use(journal, fresh.settings, fresh.log_file)
+    def renewed(fresh: ReloadedParts) -> None:
+        _use(daemon_log, fresh.settings, fresh.log_file)
         now = datetime.now(UTC).isoformat()
-        seat.lock.describe({**_facts(route, settings), "started_at": at, "reloaded_at": now})
+        owned.lock.describe({**_facts(route, settings), "started_at": at, "reloaded_at": now})
 
     reload.done = renewed
-    seat.lock.describe({**_facts(route, settings), "started_at": at})
+    owned.lock.describe({**_facts(route, settings), "started_at": at})
     logger.info("daemon.ready", **_facts(route, settings), start_ms=round((time.monotonic() - started) * 1000))
-    service.notify.ready()
+    service.notifier.ready()
     code = loop.run(route, wake, stop, logger, service, reload)
     stop_metrics()
-    seat.leave()
+    owned.leave()
     return code
 
 
-def _facts(route: Route, settings: loader.Config) -> dict[str, object]:
+def _facts(route: Pipeline, settings: loader.Config) -> dict[str, object]:
     """What this daemon is, for the log and for ``status``."""
     return {
         "pid": os.getpid(),
-        "model": route.clerk.model,
+        "model": route.executor.model,
         "device": route.device(),
         "mode": settings.mode,
         "inbox": str(settings.inbox.path),
     }
 
 
-def _use(journal: log.Journal, settings: loader.Config, file: log_output.File | None) -> None:
-    journal.use(settings.log.format, settings.log.level, file, paths_and_limits.last_error_path(settings))
+def _use(daemon_log: log.DaemonLog, settings: loader.Config, file: log_output.LogFile | None) -> None:
+    daemon_log.use(settings.log.format, settings.log.level, file, paths_and_limits.last_error_path(settings))

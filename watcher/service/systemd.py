@@ -12,10 +12,10 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-from watcher.monitoring.counters import Figures
-from watcher.monitoring.log import Journal
-from watcher.service.pipeline import Route
-from watcher.service.stall_detection import Pulse, Stuck
+from watcher.monitoring.counters import Totals
+from watcher.monitoring.log import DaemonLog
+from watcher.service.pipeline import Pipeline
+from watcher.service.stall_detection import StallDetector, StuckStage
 
 SEND_S = 2.0
 """How long a message may wait for a manager that does not read."""
@@ -24,7 +24,7 @@ CHECK_S = 10.0
 """How often the stations are looked at, if the watchdog does not ask for more."""
 
 
-class Notify:
+class SystemdNotifier:
     """Sends messages to ``address``, a Unix socket; none: to nobody. A manager that is gone stops nothing.
 
     ``watchdog_s`` is how soon after each :meth:`alive` the next must come, None: nobody waits for it.
@@ -63,38 +63,38 @@ class Notify:
             to.sendto(message.encode("utf-8", "backslashreplace"), self._address)
 
 
-def from_environment(environ: MutableMapping[str, str]) -> Notify:
+def from_environment(environ: MutableMapping[str, str]) -> SystemdNotifier:
     """The manager that started this process. Its address is taken out, so that no child speaks to it."""
     address = environ.pop("NOTIFY_SOCKET", None)
     period_us, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", str(os.getpid()))
     watched = period_us.isdecimal() and int(period_us) > 0 and pid == str(os.getpid())
-    return Notify(address, int(period_us) / 1e6 if watched else None)
+    return SystemdNotifier(address, int(period_us) / 1e6 if watched else None)
 
 
-class Service:
+class SystemdReporter:
     """The daemon as its manager sees it."""
 
-    def __init__(self, notify: Notify, journal: Journal) -> None:
-        self.notify, self.journal, self._log = notify, journal, journal.logger
-        self._period_s = min(CHECK_S, notify.watchdog_s / 3) if notify.watchdog_s else CHECK_S
-        self._pulse, self._stuck, self._told = Pulse(), False, ""
+    def __init__(self, notifier: SystemdNotifier, daemon_log: DaemonLog) -> None:
+        self.notifier, self.daemon_log, self._log = notifier, daemon_log, daemon_log.logger
+        self._period_s = min(CHECK_S, notifier.watchdog_s / 3) if notifier.watchdog_s else CHECK_S
+        self._pulse, self._stuck, self._told = StallDetector(), False, ""
         self._next_s = float("-inf")
 
-    def turn(self, route: Route, now: float) -> float:
+    def turn(self, route: Pipeline, now: float) -> float:
         """After each turn of the route: feed the watchdog, tell the figures. Gives when it wants the next turn."""
         if now < self._next_s:
             return self._next_s
         self._next_s = now + self._period_s
-        self.journal.flush()
+        self.daemon_log.flush()
         stuck = self._pulse.stuck(route.works(now), now)
         if stuck is None:
-            self.notify.alive()
+            self.notifier.alive()
         self._tell(stuck)
-        told = status(route.figures, refused=route.tally.config_refused)
+        told = status(route.totals, refused=route.counters.config_refused)
         self._show(f"{stuck.station} is stuck" if stuck else told)
         return self._next_s
 
-    def _tell(self, stuck: Stuck | None) -> None:
+    def _tell(self, stuck: StuckStage | None) -> None:
         if stuck is not None and not self._stuck:
             self._log.critical(
                 "daemon.stuck",
@@ -110,13 +110,13 @@ class Service:
     def _show(self, text: str) -> None:
         if text != self._told:
             self._told = text
-            self.notify.status(text)
+            self.notifier.status(text)
 
 
-def status(figures: Figures, *, refused: bool = False) -> str:
+def status(totals: Totals, *, refused: bool = False) -> str:
     """The figures in one line. ``refused``: the config on disk is not the one in force."""
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in figures.filed.items())
-    if figures.shadowed:
-        counts += f", {figures.shadowed} shadowed"
-    away = "" if figures.reachable else "; the inbox can not be reached"
-    return f"{counts}; {figures.pending} pending{away}{'; the config on disk was refused' if refused else ''}"
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in totals.filed.items())
+    if totals.shadowed:
+        counts += f", {totals.shadowed} shadowed"
+    away = "" if totals.reachable else "; the inbox can not be reached"
+    return f"{counts}; {totals.pending} pending{away}{'; the config on disk was refused' if refused else ''}"

@@ -10,7 +10,7 @@ import torch
 
 from watcher.images import decode
 from watcher.training.data import hospital_renderings, synthetic_outliers
-from watcher.training.data.hospital_renderings import BEARS, Bears, Dice
+from watcher.training.data.hospital_renderings import BEARS, Bears, RandomDraws
 
 N = 24
 
@@ -24,8 +24,8 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def dice(seed: int = 0, n: int = N) -> Dice:
-    return Dice(torch.Generator().manual_seed(seed), n)
+def dice(seed: int = 0, n: int = N) -> RandomDraws:
+    return RandomDraws(torch.Generator().manual_seed(seed), n)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, mednet, out_of_distribution, promotions
 from watcher.monitoring import drift
 from watcher.training.site import fine_tuning, promotion_gate, rehearsal, site_images
-from watcher.training.site.promotion_gate import Said
+from watcher.training.site.promotion_gate import Predictions
 
 CLASSES = ("ChestCT", "Hand")
 NONE = 2
@@ -81,7 +81,7 @@ def memory(net: mednet.MedNet) -> rehearsal.Rehearsal:
 
 
 @pytest.fixture(scope="module")
-def present(net: mednet.MedNet, memory: rehearsal.Rehearsal) -> Said:
+def present(net: mednet.MedNet, memory: rehearsal.Rehearsal) -> Predictions:
     """What the weights in force say of what is rehearsed: all of it right."""
     return fine_tuning._said(
         fine_tuning.settle(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9),
@@ -96,7 +96,7 @@ def right(net: mednet.MedNet, images: np.ndarray, label: int) -> float:
 
 class TestAdapt:
     def test_learns_the_site_and_forgets_nothing(
-        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
         """What was told wrong is told right, also on images not taught; what is rehearsed stays as it was."""
         new, rest = pictures(3, 40, 7), pictures(3, 40, 8)
@@ -110,7 +110,7 @@ class TestAdapt:
         assert np.median(far) <= found.limits.max_distance, "what is like the site's images is known"
 
     def test_goes_only_so_far_that_nothing_is_forgotten(
-        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
         """Verdicts that contradict what is known pull the network less far than would cost a class."""
         wrong = pictures(0, 40, 7)
@@ -126,16 +126,16 @@ class TestAdapt:
         """Where those file more of a class than any tuning would, as promote is going to see, none is taken."""
         taught, labels = pictures(3, 12, 7), np.ones(12, np.int64)
 
-        def tuned(present: Said) -> bool:
+        def tuned(present: Predictions) -> bool:
             found = fine_tuning.adapt(net, memory, taught, labels, CLASSES, 0.5, present, TUNING)
             return not torch.equal(found.net.fc3.weight, net.fc3.weight)
 
         named = np.minimum(memory.valid_labels, 1)
-        assert not tuned(Said(named, memory.valid_labels < NONE))
-        assert tuned(Said(named, np.zeros(len(named), np.bool_)))
+        assert not tuned(Predictions(named, memory.valid_labels < NONE))
+        assert tuned(Predictions(named, np.zeros(len(named), np.bool_)))
 
     def test_no_validation_error_is_not_certainty(
-        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
         """Where every rehearsed image is told right, as here, confidence says that so many tell it, and is not 1."""
         found = fine_tuning.settle(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9)
@@ -143,7 +143,7 @@ class TestAdapt:
         assert found.temperature > 0.2 and 0.9 < found.confidence.mean() < 1 - 1 / 82
 
     def test_what_is_like_a_changed_image_is_known_too(
-        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
         """Of a site's image also the turned, shaded and worn copies are remembered: no two pictures are the same."""
         taught, labels, tuning = pictures(3, 12, 7), np.ones(12, np.int64), replace(TUNING, copies=3)
@@ -163,12 +163,14 @@ class TestAdapt:
         one = labels.copy()
         one[0] = 1
         filed = np.zeros(len(labels), bool)  # so that the gate has nothing to say
-        monkeypatch.setattr(fine_tuning, "_said", lambda answers, *_: Said(answers, filed))
-        assert fine_tuning._forgets(Said(labels, filed), worse, spread, "abcde")  # type: ignore[arg-type]
-        assert not fine_tuning._forgets(Said(worse, filed), labels, spread, "abcde")  # type: ignore[arg-type]
-        assert not fine_tuning._forgets(Said(labels, filed), one, spread, "abcde")  # type: ignore[arg-type]
+        monkeypatch.setattr(fine_tuning, "_said", lambda answers, *_: Predictions(answers, filed))
+        assert fine_tuning._forgets(Predictions(labels, filed), worse, spread, "abcde")  # type: ignore[arg-type]
+        assert not fine_tuning._forgets(Predictions(worse, filed), labels, spread, "abcde")  # type: ignore[arg-type]
+        assert not fine_tuning._forgets(Predictions(labels, filed), one, spread, "abcde")  # type: ignore[arg-type]
 
-    def test_changes_the_last_layers_only(self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Said) -> None:
+    def test_changes_the_last_layers_only(
+        self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
+    ) -> None:
         """What is rehearsed stays true of the new network to the bit, and the old one is not touched.
 
         A zero below zero, as half precision makes them, is one of the bits: by them the rehearsal knows its trunk.
@@ -275,7 +277,7 @@ class TestSite:
 class TestGate:
     def reference(self, labels: list[int], before: list[int], after: list[int]) -> promotion_gate.Reference:
         """Labels as told; NONE means review."""
-        said = [Said(np.array(each) % NONE, np.array(each) != NONE) for each in (before, after)]
+        said = [Predictions(np.array(each) % NONE, np.array(each) != NONE) for each in (before, after)]
         return promotion_gate.Reference("set", np.array(labels), *said)
 
     def worse(self, ref: promotion_gate.Reference) -> dict[str, str | None]:

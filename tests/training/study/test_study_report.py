@@ -302,7 +302,7 @@ class TestReport:
     )  # fmt: skip
     def test_claims_are_answered_by_verdicts(self, claim: str, word: str, says: str) -> None:
         """A claim holds where its variant's verdict says so, and an open verdict is never taken for an answer."""
-        assert earlier_claims.answer(claim, significance.Verdict(word, 0, 0, 0)) == says
+        assert earlier_claims.answer(claim, significance.ChangeVerdict(word, 0, 0, 0)) == says
 
     def test_claims_are_on_the_page(self) -> None:
         """What the proof of concept is named for in the study has a row that says whether it holds."""

@@ -19,7 +19,7 @@ from watcher.core.errors import Exit, Retry, Vanished
 from watcher.core.printable import printable
 from watcher.core.records import Decision, Decoded, Outcome, Rejected
 from watcher.filing import mover
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.images.decoder_pool import DecoderPool
 from watcher.model import checkpoint, promotions, review_triggers, thresholds
 from watcher.model import decision as deciding
@@ -83,7 +83,7 @@ def classified(
     network: Network,
     policy: deciding.Policy,
     size: int,
-    doubts: review_triggers.Rules = review_triggers.Rules(),
+    doubts: review_triggers.ReviewRules = review_triggers.ReviewRules(),
 ) -> Iterator[tuple[str, Result, Decision]]:
     """Decode and classify in batches of ``size``; results in the order of the paths."""
     source, waiting = iter(paths), _InOrder()
@@ -140,7 +140,7 @@ class _Sorter:
     """Copies files into class directories, made if missing. Says where each lies, None if it could not."""
 
     def __init__(self, root: Path, classes: Iterable[str]) -> None:
-        self._places = Places(root, root / "review", root / "quarantine", root / "rejected")
+        self._places = Destinations(root, root / "review", root / "quarantine", root / "rejected")
         for name in (*classes, "review", "quarantine"):
             mover.prepare(root / name)
 

@@ -18,7 +18,7 @@ from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal
 from watcher.core.printable import printable
 from watcher.inbox import claims
-from watcher.ledger.reader import Annals, Entry, Verdict
+from watcher.ledger.reader import LedgerEntry, LedgerReader, Verdict
 
 _DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
 
@@ -49,40 +49,42 @@ def run(args: argparse.Namespace) -> int:
 def about(words: Sequence[str], settings: loader.Config, *, as_json: bool) -> int:
     """Print what is known of each word's files. Exit code 1 if nothing is known of one."""
     unknown = False
-    with Annals(paths_and_limits.ledger_path(settings)) as annals:
+    with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         for word in words:
-            found = {entry.id: entry for entry in _about(annals, word, settings.inbox.path)}
+            found = {entry.id: entry for entry in _about(ledger_reader, word, settings.inbox.path)}
             if not found and (number := _NUMBER.fullmatch(word)):
-                found = {entry.id: entry for entry in annals.entries("d.id = ?", (int(number[1]),))}
+                found = {entry.id: entry for entry in ledger_reader.entries("d.id = ?", (int(number[1]),))}
             if not found:
-                hint = f"the last decision is #{annals.last()}" if _NUMBER.fullmatch(word) else HINT
+                hint = f"the last decision is #{ledger_reader.last()}" if _NUMBER.fullmatch(word) else HINT
                 print(f"mednet-watcher: nothing is known of {printable(word)}: {hint}", file=sys.stderr)
                 unknown = True
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
                 entry = _as_seen(entry)
-                state, by = _now(annals, entry)
-                said = annals.about(entry)
+                state, by = _now(ledger_reader, entry)
+                said = ledger_reader.about(entry)
                 print(_json_line(entry, state, by, said) if as_json else _text(entry, state, by, said))
     return Exit.FAILED if unknown else Exit.OK
 
 
-def _about(annals: Annals, word: str, inbox: Path) -> Iterator[Entry]:
+def _about(ledger_reader: LedgerReader, word: str, inbox: Path) -> Iterator[LedgerEntry]:
     """The decisions of the files that a word can mean, some more than once."""
     if word.startswith("#") and _NUMBER.fullmatch(word):
         return
     path = os.path.abspath(word)
     if os.path.lexists(path) or "/" in word:
         raw = os.fsencode(path)
-        yield from annals.entries("d.source in (?, ?) or e.destination = ?", (raw, os.fsencode(inbox / word), raw))
-        yield from annals.entries("d.digest = ?", (_digest(path),))
+        yield from ledger_reader.entries(
+            "d.source in (?, ?) or e.destination = ?", (raw, os.fsencode(inbox / word), raw)
+        )
+        yield from ledger_reader.entries("d.digest = ?", (_digest(path),))
     if "/" not in word:
         name = os.fsencode(word)
         ending = b"/" + name
         tail = (-len(ending), ending)
         where = "d.name = ? or substr(e.destination, ?) = ? or substr(d.source, ?) = ?"
-        yield from annals.entries(where, (name, *tail, *tail))
+        yield from ledger_reader.entries(where, (name, *tail, *tail))
     if _DIGEST.fullmatch(word):
-        yield from annals.entries("d.digest >= ? and d.digest < ?", (word.lower(), word.lower() + "g"))
+        yield from ledger_reader.entries("d.digest >= ? and d.digest < ?", (word.lower(), word.lower() + "g"))
 
 
 def _digest(path: str) -> str | None:
@@ -93,7 +95,7 @@ def _digest(path: str) -> str | None:
         return None
 
 
-def _as_seen(entry: Entry) -> Entry:
+def _as_seen(entry: LedgerEntry) -> LedgerEntry:
     """What was put back into the inbox lies there, under its name or the next free one; the ledger has how it came."""
     directory = claims.beyond(Path(entry.directory))
     if str(directory) == entry.directory:
@@ -101,16 +103,18 @@ def _as_seen(entry: Entry) -> Entry:
     return replace(entry, directory=str(directory), destination=entry.destination and str(directory / entry.name))
 
 
-def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
+def _now(ledger_reader: LedgerReader, entry: LedgerEntry) -> tuple[str, int | str | None]:
     """A key of ``NOW``, and who did it."""
     if entry.state is None:
         return "unended", entry.owner
     if entry.destination is None:
         return "stayed", None
     if entry.restored_by is not None:
-        by = next(annals.entries("d.id = ?", (entry.restored_by,)))
+        by = next(ledger_reader.entries("d.id = ?", (entry.restored_by,)))
         return ("restored" if by.outcome == "restored" else "moved_on"), by.id
-    since = annals.entries("d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id)
+    since = ledger_reader.entries(
+        "d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id
+    )
     if (later := next(since, None)) is not None:
         return "moved_on", later.id
     if not os.path.lexists(entry.destination):
@@ -121,7 +125,7 @@ def _now(annals: Annals, entry: Entry) -> tuple[str, int | str | None]:
     return ("unreadable" if digest is None else "there" if digest == entry.digest else "changed"), None
 
 
-def _json_line(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -> str:
+def _json_line(entry: LedgerEntry, state: str, by: int | str | None, said: list[Verdict]) -> str:
     told: dict[str, Any] = {
         "id": entry.id,
         "batch": entry.batch,
@@ -149,7 +153,7 @@ def _json_line(entry: Entry, state: str, by: int | str | None, said: list[Verdic
     return json.dumps(told)
 
 
-def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -> str:
+def _text(entry: LedgerEntry, state: str, by: int | str | None, said: list[Verdict]) -> str:
     judged = " ".join(filter(None, (entry.outcome, entry.label)))
     if entry.top:
         judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
@@ -184,6 +188,6 @@ def _text(entry: Entry, state: str, by: int | str | None, said: list[Verdict]) -
     return "\n".join(lines)
 
 
-def _ended(entry: Entry) -> str:
+def _ended(entry: LedgerEntry) -> str:
     note = f": {printable(entry.note)}" if entry.note else ""
     return f"{entry.state} {entry.ended_at}{note}" if entry.state else "not yet"

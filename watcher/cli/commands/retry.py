@@ -10,7 +10,7 @@ from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal
 from watcher.filing import duplicates, put_back_requests
 from watcher.images import decoder_pool
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 
 REASONS = sorted({*decoder_pool.REASONS, *decoder_pool.BLAMED, *duplicates.REASONS} - {"not_found"})
 """What files are quarantined for. What is not found is not there to be."""
@@ -25,12 +25,12 @@ def run(args: argparse.Namespace) -> int:
     settings = loader.load(args.config or loader.default(), os.environ)
     name = put_back_files.naming(settings)
     having = f" with the reason {args.reason}" if args.reason else ""
-    with Annals(paths_and_limits.ledger_path(settings)) as annals:
+    with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         return put_back_files.run(
             lambda: (
-                put_back_requests.named(annals, args.files, settings.output.quarantine, name)
+                put_back_requests.named(ledger_reader, args.files, settings.output.quarantine, name)
                 if args.files
-                else put_back_requests.quarantined(annals, args.reason, name)
+                else put_back_requests.quarantined(ledger_reader, args.reason, name)
             ),
             "retry",
             settings.inbox.path,

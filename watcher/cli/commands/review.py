@@ -21,9 +21,9 @@ from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.printable import printable
 from watcher.filing import destinations, put_back, recovery
-from watcher.filing.decision_executor import Clerk
-from watcher.filing.mover import Filing
-from watcher.ledger.reader import LIES, Annals, Entry, Verdict
+from watcher.filing.decision_executor import DecisionExecutor
+from watcher.filing.mover import Mover
+from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
 from watcher.model import checkpoint, promotions
 from watcher.review import export, verdicts, wake_pipe
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace, settings: loader.Config) -> int:
     """What waits in review, longest first."""
     now, count = datetime.now(UTC), 0
-    with Annals(paths_and_limits.ledger_path(settings)) as annals:
-        for told in _waiting(annals, settings, now):
+    with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
+        for told in _waiting(ledger_reader, settings, now):
             count += 1
             print(json.dumps(told) if args.json else _text(told))
     if not args.json:
@@ -55,22 +55,22 @@ def _list(args: argparse.Namespace, settings: loader.Config) -> int:
     return Exit.OK
 
 
-def _waiting(annals: Annals, settings: loader.Config, now: datetime) -> Iterator[dict[str, Any]]:
+def _waiting(ledger_reader: LedgerReader, settings: loader.Config, now: datetime) -> Iterator[dict[str, Any]]:
     review = settings.output.review
-    entries = {e.destination: e for e in annals.entries(f"{LIES} and outcome = 'review'") if e.destination}
-    given = {verdict.path: verdict for verdict in annals.verdicts("state = 'open'")}
+    entries = {e.destination: e for e in ledger_reader.entries(f"{LIES} and outcome = 'review'") if e.destination}
+    given = {verdict.path: verdict for verdict in ledger_reader.verdicts("state = 'open'")}
     for path, entry in entries.items():  # what somebody took away by hand is not missed
         if os.path.lexists(path):
             yield _told(path, entry, given.get(path), now)
     with contextlib.suppress(OSError), os.scandir(review) as found:
         unknown = sorted(e.path for e in found if destinations.waits(e) and e.path not in entries)
-        moving = {entry.name for entry in annals.unended()}
+        moving = {entry.name for entry in ledger_reader.unended()}
         for path in unknown:
             if os.path.basename(path) not in moving:
                 yield _told(path, None, given.get(path), now)
 
 
-def _told(path: str, entry: Entry | None, open_verdict: Verdict | None, now: datetime) -> dict[str, Any]:
+def _told(path: str, entry: LedgerEntry | None, open_verdict: Verdict | None, now: datetime) -> dict[str, Any]:
     since = datetime.fromisoformat(entry.ended_at) if entry and entry.ended_at else None
     if since is None:
         with contextlib.suppress(OSError):
@@ -124,39 +124,39 @@ def _judge(args: argparse.Namespace, settings: loader.Config) -> int:
     if args.doing == "accept":
         label = verdicts.known(checkpoint.load(promotions.weights_path(None, settings)).classes, args.label)
     path, places = paths_and_limits.ledger_path(settings), destinations.places(settings)
-    with Annals(path) as annals:
+    with LedgerReader(path) as ledger_reader:
         put_back.refuse_root(path)
-        judged = {each.path: each for each in (verdicts.subject(annals, file, places) for file in args.files)}
+        judged = {each.path: each for each in (verdicts.subject(ledger_reader, file, places) for file in args.files)}
         with contextlib.closing(Ledger(path, owner=put_back.OWNER)) as book:
             given = [_give(book, each, label, args.note) for each in judged.values()]
-        _have_filed(given, annals, settings)
-        states = [_tell(annals, number, as_json=args.json) for number in given]
+        _have_filed(given, ledger_reader, settings)
+        states = [_tell(ledger_reader, number, as_json=args.json) for number in given]
     daemon = put_back.daemons(settings.state.path)
     return Exit.FAILED if "left" in states or ("open" in states and not daemon) else Exit.OK
 
 
-def _give(book: Ledger, judged: verdicts.Subject, label: str | None, note: str | None) -> int:
+def _give(book: Ledger, judged: verdicts.JudgedFile, label: str | None, note: str | None) -> int:
     try:
         return verdicts.give(book, judged, label, verdicts.me(os.environ), note)
     except Retry as error:
         raise Fatal(str(error), "Nothing was recorded of it, nor of those named after it.") from error
 
 
-def _have_filed(given: list[int], annals: Annals, settings: loader.Config) -> None:
+def _have_filed(given: list[int], ledger_reader: LedgerReader, settings: loader.Config) -> None:
     """Let the daemon do it, if one listens; else do it, as ``retry`` does."""
     until = time.monotonic() + PATIENCE_S
-    while wake_pipe.ring(settings.state.path):
+    while wake_pipe.wake_daemon(settings.state.path):
         for _ in range(20):
-            if not _open(annals, given):
+            if not _open(ledger_reader, given):
                 return
             if time.monotonic() > until:
                 print("mednet-watcher: recorded; the daemon has not filed it yet, and will", file=sys.stderr)
                 return
             time.sleep(POLL_S)
-    with put_back.at_work(paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled) as clerk:
-        _refuse_missing(clerk.ledger, settings)
-        mover = Filing(settings.inbox.path, paths_and_limits.file_mode(settings))
-        persons = Clerk(clerk.ledger, mover, destinations.places(settings), None)
+    with put_back.at_work(paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled) as executor:
+        _refuse_missing(executor.ledger, settings)
+        mover = Mover(settings.inbox.path, paths_and_limits.file_mode(settings))
+        persons = DecisionExecutor(executor.ledger, mover, destinations.places(settings), None)
         while done := verdicts.carry_out(persons):
             failed = [each for each in done if each.state == "later"]
             for each in failed:
@@ -177,13 +177,13 @@ def _refuse_missing(ledger: Ledger, settings: loader.Config) -> None:
         ) from error
 
 
-def _open(annals: Annals, given: list[int]) -> bool:
-    return any(annals.verdicts("id = ? and state = 'open'", number) for number in given)
+def _open(ledger_reader: LedgerReader, given: list[int]) -> bool:
+    return any(ledger_reader.verdicts("id = ? and state = 'open'", number) for number in given)
 
 
-def _tell(annals: Annals, number: int, *, as_json: bool) -> str:
-    [verdict] = annals.verdicts("id = ?", number)
-    filed = next(annals.entries("d.id = ?", (verdict.filed_by,)), None) if verdict.filed_by is not None else None
+def _tell(ledger_reader: LedgerReader, number: int, *, as_json: bool) -> str:
+    [verdict] = ledger_reader.verdicts("id = ?", number)
+    filed = next(ledger_reader.entries("d.id = ?", (verdict.filed_by,)), None) if verdict.filed_by is not None else None
     destination = filed.destination if filed else verdict.path if verdict.state == "confirmed" else None
     with contextlib.suppress(BrokenPipeError):
         if as_json:
@@ -207,8 +207,8 @@ def _export(args: argparse.Namespace, settings: loader.Config) -> int:
                 Exit.DIRECTORY,
             )
     counts = {"copied": 0, "there": 0, "left": 0, "withdrawn": 0}
-    with Annals(paths_and_limits.ledger_path(settings)) as annals:
-        for result in export.export(annals, Path(os.path.abspath(args.to))):
+    with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
+        for result in export.export(ledger_reader, Path(os.path.abspath(args.to))):
             counts[result.state] += 1
             if result.why:
                 path = result.path if result.state == "left" else str(result.destination)

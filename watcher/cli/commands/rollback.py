@@ -45,7 +45,7 @@ def _nothing() -> Fatal:
     return Fatal(told, "There is nothing to take back.", Exit.FAILED)
 
 
-def _before(entries: list[promotions.Entry], state: Path) -> str:
+def _before(entries: list[promotions.Promotion], state: Path) -> str:
     """What is in force by these entries: its digest, and whether it was shipped.
 
     Raises:
@@ -57,7 +57,7 @@ def _before(entries: list[promotions.Entry], state: Path) -> str:
     return checkpoint.load(promotions.place_of(state, standing[-1].digest)).digest
 
 
-def _present(entries: list[promotions.Entry], state: Path) -> str:
+def _present(entries: list[promotions.Promotion], state: Path) -> str:
     """The same for a list, which is most needed where they can not be used."""
     try:
         return _before(entries, state)
@@ -65,7 +65,7 @@ def _present(entries: list[promotions.Entry], state: Path) -> str:
         return f"{error.problem}. `mednet-watcher rollback` goes back to what was in force before"
 
 
-def _list(entries: list[promotions.Entry], present: str) -> int:
+def _list(entries: list[promotions.Promotion], present: str) -> int:
     for entry in entries:
         back = f", taken back {entry.taken_back} by {entry.taken_back_by}" if entry.taken_back else ""
         print(f"{entry.digest}  promoted {entry.when} by {entry.who}{back}")

@@ -16,7 +16,7 @@ from watcher.core import lock
 from watcher.core.errors import Exit, Retry
 from watcher.core.printable import printable
 from watcher.filing import destinations, shadow_agreement
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.inbox import claims, ownership
 from watcher.ledger import reader, status_counts
 from watcher.service import build
@@ -38,7 +38,7 @@ def _state(settings: loader.Config) -> dict[str, Any]:
         name: facts for name, path in ownership.workers(settings.state.path).items() if (facts := lock.holder(path))
     }
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-    tally = status_counts.tally(path, midnight) if known else status_counts.Tally({}, {}, {}, None, 0)
+    tally = status_counts.count_for_status(path, midnight) if known else status_counts.StatusCounts({}, {}, {}, None, 0)
     places, waiting = destinations.places(settings), _waiting(settings)
     return {
         "running": holder is not None or bool(sharing),
@@ -62,7 +62,7 @@ def _state(settings: loader.Config) -> dict[str, Any]:
 
 def _shadow(settings: loader.Config) -> dict[str, Any] | None:
     """Shadow decisions, and where people put those files since. None where there are none."""
-    with reader.Annals(paths_and_limits.ledger_path(settings)) as book:
+    with reader.LedgerReader(paths_and_limits.ledger_path(settings)) as book:
         found = shadow_agreement.compare(book, settings.output.sorted)
     if not found.decided:
         return None
@@ -77,7 +77,7 @@ def _shadow(settings: loader.Config) -> dict[str, Any] | None:
     }
 
 
-def _to_see_to(counts: dict[str, int | None], places: Places, settings: loader.Config) -> dict[str, int | None]:
+def _to_see_to(counts: dict[str, int | None], places: Destinations, settings: loader.Config) -> dict[str, int | None]:
     """Without the directories that a trial in shadow mode does not make."""
     absent = [place for place in counts if settings.mode == "shadow" and not getattr(places, place).exists()]
     return {place: 0 if place in absent else count for place, count in counts.items()}
@@ -87,7 +87,7 @@ def _waiting(settings: loader.Config) -> tuple[int, float | None] | None:
     """How many files wait in the inbox, and for how long the oldest has; None: it can not be listed."""
     count, oldest = 0, float("inf")
     try:
-        for name in build.inbox(settings).sweep():
+        for name in build.inbox(settings).scan():
             count += 1
             with contextlib.suppress(OSError):
                 oldest = min(oldest, os.lstat(settings.inbox.path / name).st_ctime)

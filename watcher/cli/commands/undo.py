@@ -12,7 +12,7 @@ from watcher.cli import put_back_files
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal
 from watcher.filing import put_back, put_back_requests
-from watcher.ledger.reader import Annals
+from watcher.ledger.reader import LedgerReader
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,18 +25,18 @@ def run(args: argparse.Namespace) -> int:
         to = inbox
     _refuse_among_others(to, settings)
     name = put_back_files.naming(settings)
-    with Annals(paths_and_limits.ledger_path(settings)) as annals:
+    with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         for number in args.id or ():
-            _refuse_other_than_filed(annals, number)
+            _refuse_other_than_filed(ledger_reader, number)
         if to == inbox and put_back.daemons(settings.state.path):
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
         return put_back_files.run(
             lambda: (
-                wish
+                request
                 for number in dict.fromkeys(args.id or (None,))
-                for wish in put_back_requests.filed(
-                    annals, since=since, batch=args.batch, number=number, verdicts=args.verdicts, name=name
+                for request in put_back_requests.filed(
+                    ledger_reader, since=since, batch=args.batch, number=number, verdicts=args.verdicts, name=name
                 )
             ),
             "undo",
@@ -64,8 +64,8 @@ def _refuse_among_others(to: Path, settings: loader.Config) -> None:
             raise Fatal(f"{to} lies in {key}", "Choose a directory outside of it with --to.", Exit.USAGE)
 
 
-def _refuse_other_than_filed(annals: Annals, number: int) -> None:
-    entry = next(annals.entries("d.id = ?", (number,)), None)
+def _refuse_other_than_filed(ledger_reader: LedgerReader, number: int) -> None:
+    entry = next(ledger_reader.entries("d.id = ?", (number,)), None)
     if entry is None:
         raise Fatal(f"the ledger has no decision {number}", "See `mednet-watcher explain FILE`.", Exit.FAILED)
     if entry.outcome == "restored":

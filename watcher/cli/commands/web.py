@@ -12,7 +12,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.filing import destinations, put_back
 from watcher.model import checkpoint, promotions
 from watcher.review import verdicts
-from watcher.review.verdicts import Person
+from watcher.review.verdicts import Reviewer
 from watcher.review.web import access
 from watcher.service import build as building
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     pictures = Pictures(paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
     person = _asks_who(args.user_header)
     hosts = access.names(args.address, args.port) | {name.lower() for name in args.host}
-    lock = access.Guard(frozenset(hosts))
+    lock = access.AccessGuard(frozenset(hosts))
     try:
         server = waitress.create_server(build(site, lock, pictures, person), host=args.address, port=args.port)
     except OSError as error:
@@ -58,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _asks_who(header: str | None) -> Callable[[], Person]:
+def _asks_who(header: str | None) -> Callable[[], Reviewer]:
     """What tells who judges: who a proxy says it is in this header, else who started this."""
     import flask
 
     here = verdicts.me(os.environ)
 
-    def person() -> Person:
+    def person() -> Reviewer:
         told = flask.request.headers.get(header, "") if header else ""
-        return Person(here.uid, told[:200] or here.user)
+        return Reviewer(here.uid, told[:200] or here.user)
 
     return person

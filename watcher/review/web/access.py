@@ -18,7 +18,7 @@ COOKIE = "mednet-review"
 
 
 @dataclass(frozen=True)
-class Guard:
+class AccessGuard:
     """``hosts`` are the names by which the page may be asked for (with the port), lower case."""
 
     hosts: frozenset[str]

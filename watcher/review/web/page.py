@@ -15,13 +15,13 @@ import flask
 
 from watcher.core.errors import Fatal, Reject, Retry
 from watcher.core.printable import printable
-from watcher.filing.destinations import Places
+from watcher.filing.destinations import Destinations
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import LIES, Annals, Entry
+from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader
 from watcher.ledger.writer import Ledger
 from watcher.review import verdicts, wake_pipe
-from watcher.review.verdicts import Person
-from watcher.review.web.access import COOKIE, Guard
+from watcher.review.verdicts import Reviewer
+from watcher.review.web.access import COOKIE, AccessGuard
 from watcher.review.web.pictures import Pictures
 from watcher.review.web.uploads import put
 
@@ -45,13 +45,13 @@ class Site:
 
     ledger: Path
     state: Path
-    places: Places
+    destinations: Destinations
     inbox: Inbox
     classes: tuple[str, ...]
     max_bytes: int
 
 
-def build(site: Site, guard: Guard, pictures: Pictures, person: Callable[[], Person]) -> Any:
+def build(site: Site, guard: AccessGuard, pictures: Pictures, person: Callable[[], Reviewer]) -> Any:
     """The application, for a WSGI server. ``person`` tells who is at it."""
     app = flask.Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 16 * site.max_bytes
@@ -72,7 +72,7 @@ def _harden(response: Any) -> Any:
 
 
 class _Page:
-    def __init__(self, site: Site, guard: Guard, pictures: Pictures, person: Callable[[], Person]) -> None:
+    def __init__(self, site: Site, guard: AccessGuard, pictures: Pictures, person: Callable[[], Reviewer]) -> None:
         self._site, self._guard, self._pictures, self._person = site, guard, pictures, person
 
     def admit(self) -> Any:
@@ -95,14 +95,14 @@ class _Page:
     def rows(self) -> Any:
         """What waits for a person, oldest first; or everything filed, newest first."""
         view = flask.request.args.get("view", "waiting")
-        with Annals(self._site.ledger) as annals:
-            last = annals.last()
+        with LedgerReader(self._site.ledger) as ledger_reader:
+            last = ledger_reader.last()
             before = flask.request.args.get("before", last + 1, type=int)
             if view == "all":
-                found = annals.latest(VIEWS["all"], before, ROWS)
+                found = ledger_reader.latest(VIEWS["all"], before, ROWS)
             else:
-                view, found = "waiting", annals.latest(VIEWS["waiting"], before, ROWS)
-            open_on = {verdict.decision for verdict in annals.verdicts("state = 'open'")}
+                view, found = "waiting", ledger_reader.latest(VIEWS["waiting"], before, ROWS)
+            open_on = {verdict.decision for verdict in ledger_reader.verdicts("state = 'open'")}
         shown = [_row(entry, entry.id in open_on) for entry in found]
         more = found[-1].id if len(found) == ROWS else None
         told = flask.request.args.get("told", "")
@@ -118,8 +118,8 @@ class _Page:
 
     def picture(self, number: int) -> Any:
         """What the model saw of the file of a decision, if it still lies there with its bytes."""
-        with Annals(self._site.ledger) as annals:
-            entry = next(annals.entries(f"{LIES} and d.id = ?", (number,)), None)
+        with LedgerReader(self._site.ledger) as ledger_reader:
+            entry = next(ledger_reader.entries(f"{LIES} and d.id = ?", (number,)), None)
         if entry is None or entry.destination is None or entry.digest is None:
             return flask.abort(404)
         png = self._pictures.png(Path(entry.destination), entry.digest)
@@ -135,8 +135,8 @@ class _Page:
             flask.abort(400, "neither a class nor a rejection")
         number = form.get("id", type=int)
         try:
-            with Annals(site.ledger) as annals:
-                judged = verdicts.subject(annals, f"#{number}", site.places)
+            with LedgerReader(site.ledger) as ledger_reader:
+                judged = verdicts.subject(ledger_reader, f"#{number}", site.destinations)
             with contextlib.closing(Ledger(site.ledger, owner="web")) as book:
                 verdicts.give(book, judged, label, self._person(), form.get("note") or None)
         except Fatal as error:
@@ -144,7 +144,7 @@ class _Page:
         except Retry as error:
             return self._back(str(error))
         word = "rejected" if label is None else f"accepted as {label}"
-        later = "" if wake_pipe.ring(site.state) else "; no daemon listens, the next one files it"
+        later = "" if wake_pipe.wake_daemon(site.state) else "; no daemon listens, the next one files it"
         return self._back(f"#{number} {word}{later}")
 
     def upload(self) -> Any:
@@ -163,7 +163,7 @@ class _Page:
         return flask.redirect(flask.url_for("rows", view=view, told=told[:1000]), 303)
 
 
-def _row(entry: Entry, judged: bool) -> dict[str, Any]:
+def _row(entry: LedgerEntry, judged: bool) -> dict[str, Any]:
     return {
         "id": entry.id,
         "name": printable(entry.name),

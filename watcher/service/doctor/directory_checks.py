@@ -108,7 +108,7 @@ def _user(number: int) -> str:
 def inbox(directory: Inbox) -> Check:
     """Can it be listed, and is its sentinel there?"""
     try:
-        count = sum(1 for _ in directory.sweep())
+        count = sum(1 for _ in directory.scan())
     except Retry as error:
         return Check("fail", "inbox", str(error), "Make it, mount it, or set inbox.path (or inbox.sentinel).")
     told = f"{directory.path} can be listed, {count} files wait in it"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from watcher.core import no_overwrite
-from watcher.inbox.events import Watch
+from watcher.inbox.events import EventWatcher
 
 EVENT_S = 3.0
 """How long an event may take."""
@@ -106,7 +106,7 @@ def event_s(inbox: Path) -> float | None:
         OSError: nothing can be written there.
     """
     told = threading.Event()
-    watch = Watch(inbox, told.set)
+    watch = EventWatcher(inbox, told.set)
     watch.start()
     try:
         began = time.monotonic()

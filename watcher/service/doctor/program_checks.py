@@ -61,17 +61,17 @@ def ledger(path: Path) -> Check:
     try:
         if not reader.exists(path):
             return Check("ok", "ledger", f"made by the first start, {version}")
-        with reader.Annals(path) as book:
+        with reader.LedgerReader(path) as book:
             return Check("ok", "ledger", f"{book.last():,} decisions, {version}")
     except Fatal as error:
         return Check("fail", "ledger", error.problem, error.advice)
 
 
-def weights(path: Path, wishes: Review) -> Check:
+def weights(path: Path, requests: Review) -> Check:
     """Whole, by their own digest, and with the operating point that is asked for?"""
     try:
         found = checkpoint.load(path)
-        thresholds.policy(wishes, found)
+        thresholds.policy(requests, found)
     except Fatal as error:
         return Check("fail", "weights", error.problem, error.advice)
     return Check("ok", "weights", f"{found.name}, {len(found.classes)} classes, digest {found.digest}")

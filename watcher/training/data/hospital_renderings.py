@@ -64,7 +64,7 @@ WINDOWS = (
 )
 
 
-class Dice:
+class RandomDraws:
     """Random numbers for a batch of ``n`` images, each shaped (n, 1, 1) to go with (n, h, w)."""
 
     def __init__(self, generator: torch.Generator, n: int) -> None:
@@ -108,7 +108,7 @@ def windowed(hounsfield: Tensor, level: Tensor | float, width: Tensor | float) -
     return ((hounsfield - level) / width + 0.5).clamp(0, 1)
 
 
-def from_hounsfield(levels: Tensor, dice: Dice) -> Tensor:
+def from_hounsfield(levels: Tensor, dice: RandomDraws) -> Tensor:
     """CT levels, HU + 1024, through a window drawn at random."""
     hu = levels - HU_OFFSET
     presets = torch.tensor(WINDOWS)[dice.integers(len(WINDOWS))[:, 0, 0]]  # (n, 2)
@@ -124,7 +124,7 @@ def from_hounsfield(levels: Tensor, dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.1), scaled(hu), image)  # all levels, as where a file names no window
 
 
-def from_raw(levels: Tensor, dice: Dice) -> Tensor:
+def from_raw(levels: Tensor, dice: RandomDraws) -> Tensor:
     """Deep levels without a unit, cut off at the top as viewers do."""
     low, top = levels.amin((1, 2), keepdim=True), levels.amax((1, 2), keepdim=True)
     some = levels.flatten(1)[:, ::37].sort(1).values  # (n, 443), enough to tell where the top begins
@@ -134,7 +134,7 @@ def from_raw(levels: Tensor, dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.3), scaled(levels), image)
 
 
-def placed(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
+def placed(images: Tensor, bears: list[Bears], dice: RandomDraws) -> Tensor:
     """Turned, mirrored, scaled, shifted and resampled to 64 x 64."""
     angle = _column(bears, lambda b: b.tilt) * dice.normal() * (math.pi / 180)
     angle = torch.where(dice.chance(_column(bears, lambda b: b.any_way)), dice.uniform(-math.pi, math.pi), angle)
@@ -159,7 +159,7 @@ def placed(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
     return resampled(images, theta, dice)
 
 
-def resampled(images: Tensor, theta: Tensor, dice: Dice) -> Tensor:
+def resampled(images: Tensor, theta: Tensor, dice: RandomDraws) -> Tensor:
     """Through affine maps (n, 2, 3) to (n, 64, 64); beyond the edge the edge goes on, or black."""
     grid = functional.affine_grid(theta, [len(images), 1, SIDE, SIDE], align_corners=False)
     edge = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
@@ -167,7 +167,7 @@ def resampled(images: Tensor, theta: Tensor, dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.25), black, edge)
 
 
-def shaded(images: Tensor, bears: list[Bears], dice: Dice) -> Tensor:
+def shaded(images: Tensor, bears: list[Bears], dice: RandomDraws) -> Tensor:
     """Other grey levels for the same thing: gamma, curves, clipping, inversion, uneven light. From and to [0, 1]."""
     strength = _column(bears, lambda b: b.gamma)
     gamma = torch.exp(strength * dice.uniform(-1, 1))
@@ -188,7 +188,7 @@ FRAMED = 0.08
 """How often a film is small on a larger canvas."""
 
 
-def worn(images: Tensor, dice: Dice, framed: float = FRAMED) -> Tensor:
+def worn(images: Tensor, dice: RandomDraws, framed: float = FRAMED) -> Tensor:
     """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation, burned-in markers, and a larger canvas."""
     soft = _blurred(images)
     sharpness = torch.where(dice.chance(0.3), -dice.uniform(0.3, 1.0), torch.zeros(()))
@@ -213,7 +213,7 @@ def _blurred(x: Tensor) -> Tensor:
     return (columns[:, :, :-2] + 2 * columns[:, :, 1:-1] + columns[:, :, 2:]) / 4
 
 
-def _box(dice: Dice, low: float, high: float) -> Tensor:
+def _box(dice: RandomDraws, low: float, high: float) -> Tensor:
     """Boxes at random places, their sides these shares of the image's: masks (n, 64, 64)."""
     rows = torch.arange(SIDE)[None, :, None]
     columns = torch.arange(SIDE)[None, None, :]
@@ -222,20 +222,20 @@ def _box(dice: Dice, low: float, high: float) -> Tensor:
     return ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
 
 
-def _collimated(x: Tensor, dice: Dice) -> Tensor:
+def _collimated(x: Tensor, dice: RandomDraws) -> Tensor:
     inside = _box(dice, 0.75, 0.97)
     level = torch.where(dice.chance(0.75), torch.zeros(()), dice.uniform())
     return torch.where(dice.chance(0.12) & ~inside, level, x)
 
 
-def _marked(x: Tensor, grain: Tensor, dice: Dice) -> Tensor:
+def _marked(x: Tensor, grain: Tensor, dice: RandomDraws) -> Tensor:
     inside = _box(dice, 0.04, 0.2)
     strokes = grain + 0.5 < dice.uniform(0.3, 1.0)
     level = torch.where(dice.chance(0.8), dice.uniform(0.8, 1.0), dice.uniform(0.0, 0.2))
     return torch.where(dice.chance(0.2) & inside & strokes, level, x)
 
 
-def _framed(x: Tensor, dice: Dice, often: float) -> Tensor:
+def _framed(x: Tensor, dice: RandomDraws, often: float) -> Tensor:
     """A film that is small on a larger canvas: scanned with what lay around it, or exported with its page."""
     share = dice.uniform(0.4, 0.85)
     across, along = ((1 / share - 1) * dice.uniform(-1, 1) for _ in range(2))
@@ -275,7 +275,7 @@ _QUANTA = torch.tensor(
 )
 
 
-def _blocked(x: Tensor, dice: Dice) -> Tensor:
+def _blocked(x: Tensor, dice: RandomDraws) -> Tensor:
     """As JPEG leaves it, at a quality from fair to poor."""
     worn_too = dice.chance(0.3)
     blocks = x.reshape(-1, 8, 8, 8, 8).transpose(2, 3) * 255 - 128  # (n, down, across, 8, 8)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from watcher.training.data.hospital_renderings import SIDE, Dice, resampled, scaled
+from watcher.training.data.hospital_renderings import SIDE, RandomDraws, resampled, scaled
 
 
-def from_images(images: Tensor, labels: Tensor, tomograms: Tensor, dice: Dice) -> Tensor:
+def from_images(images: Tensor, labels: Tensor, tomograms: Tensor, dice: RandomDraws) -> Tensor:
     """One of the near kinds for each image of a class; ``tomograms`` (classes,) are those whose bones are bright."""
     partners = torch.roll(torch.arange(dice.n), 1)
     shuffled = _shuffled(images, dice)
@@ -26,16 +26,16 @@ def from_images(images: Tensor, labels: Tensor, tomograms: Tensor, dice: Dice) -
     return torch.where(tomograms[labels].view(-1, 1, 1) & dice.chance(0.5), _like_mri(images, dice), made)
 
 
-def from_nothing(dice: Dice) -> Tensor:
+def from_nothing(dice: RandomDraws) -> Tensor:
     """One of the far kinds for each image."""
     return _one_of(torch.stack([_noise(dice), _bones(dice), _text(dice), _shapes(dice)]), dice)
 
 
-def _one_of(kinds: Tensor, dice: Dice) -> Tensor:
+def _one_of(kinds: Tensor, dice: RandomDraws) -> Tensor:
     return kinds[dice.integers(len(kinds))[:, 0, 0], torch.arange(dice.n)]
 
 
-def _shuffled(images: Tensor, dice: Dice) -> Tensor:
+def _shuffled(images: Tensor, dice: RandomDraws) -> Tensor:
     """Cut into 4 or 16 tiles, which lie in another order."""
     n, result = len(images), images
     for tiles in (2, 4):
@@ -50,7 +50,7 @@ def _shuffled(images: Tensor, dice: Dice) -> Tensor:
     return result
 
 
-def _cut_together(images: Tensor, others: Tensor, dice: Dice) -> Tensor:
+def _cut_together(images: Tensor, others: Tensor, dice: RandomDraws) -> Tensor:
     """Half of one and half of another, or both through each other."""
     where = torch.arange(SIDE)
     edge = dice.uniform(0.35, 0.65) * SIDE
@@ -61,7 +61,7 @@ def _cut_together(images: Tensor, others: Tensor, dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.6), half, through * images + (1 - through) * others)
 
 
-def _too_close(images: Tensor, dice: Dice) -> Tensor:
+def _too_close(images: Tensor, dice: RandomDraws) -> Tensor:
     """A quarter to a third of its side, from anywhere."""
     share = dice.uniform(0.18, 0.34)
     angle = dice.uniform(-math.pi, math.pi)
@@ -71,7 +71,7 @@ def _too_close(images: Tensor, dice: Dice) -> Tensor:
     return scaled(resampled(images, theta, dice))
 
 
-def _like_mri(images: Tensor, dice: Dice) -> Tensor:
+def _like_mri(images: Tensor, dice: RandomDraws) -> Tensor:
     """The anatomy of a CT in grey levels that none has: bone dark, what lies between in any order."""
     between = [dice.uniform(0.1, 1), dice.uniform(0.2, 1), dice.uniform(0.2, 1), dice.uniform(0.0, 0.5)]
     knots = torch.cat([torch.zeros(dice.n, 1, 1), *between, dice.uniform(0, 0.25)], 2)[:, 0]  # (n, 6)
@@ -82,7 +82,7 @@ def _like_mri(images: Tensor, dice: Dice) -> Tensor:
     return scaled(mapped.view_as(images))
 
 
-def _noise(dice: Dice) -> Tensor:
+def _noise(dice: RandomDraws) -> Tensor:
     """White to very smooth noise, of one grain or with few bright spots."""
     white = torch.randn(dice.n, SIDE, SIDE, generator=dice.generator)
     rows = torch.fft.fftfreq(SIDE)[None, :, None]
@@ -92,7 +92,7 @@ def _noise(dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.3), grains ** dice.uniform(1, 6), grains)
 
 
-def _bones(dice: Dice) -> Tensor:
+def _bones(dice: RandomDraws) -> Tensor:
     """One to three bright tubes with a joint in soft tissue: as much as a knee, a foot or a spine has of a hand."""
     rows = torch.linspace(-1, 1, SIDE)[None, :, None]
     columns = torch.linspace(-1, 1, SIDE)[None, None, :]
@@ -114,7 +114,7 @@ def _bones(dice: Dice) -> Tensor:
     return scaled(image)
 
 
-def _text(dice: Dice) -> Tensor:
+def _text(dice: RandomDraws) -> Tensor:
     """A page: lines of words, dark on light or light on dark."""
     fine = torch.rand(dice.n, SIDE, SIDE, generator=dice.generator) < 0.55
     pitch = dice.integers(6) + 3
@@ -126,7 +126,7 @@ def _text(dice: Dice) -> Tensor:
     return torch.where(dice.chance(0.7), 1 - ink, ink)
 
 
-def _shapes(dice: Dice) -> Tensor:
+def _shapes(dice: RandomDraws) -> Tensor:
     """Discs and bars on a slope of grey."""
     rows, columns = torch.linspace(-1, 1, SIDE)[None, :, None], torch.linspace(-1, 1, SIDE)[None, None, :]
     image = dice.uniform(-0.5, 0.5) * rows + dice.uniform(-0.5, 0.5) * columns

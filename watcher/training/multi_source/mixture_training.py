@@ -23,7 +23,7 @@ from torch.optim import swa_utils
 
 from watcher.model import checkpoint, mednet
 from watcher.training.data import hospital_renderings, synthetic_outliers
-from watcher.training.data.hospital_renderings import BEARS, Dice
+from watcher.training.data.hospital_renderings import BEARS, RandomDraws
 from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import resume
@@ -95,9 +95,9 @@ class Sampler:
         foreign, _ = self._of_pool(self.outside, r.foreign)
         which = torch.randperm(r.base + r.pooled, generator=self.generator)[: r.near]
         known, kinds = torch.cat([base, pooled])[which], torch.cat([labels, pooled_labels])[which]
-        near = synthetic_outliers.from_images(known, kinds, self.tomograms, Dice(self.generator, r.near))
+        near = synthetic_outliers.from_images(known, kinds, self.tomograms, RandomDraws(self.generator, r.near))
         far = hospital_renderings.worn(
-            synthetic_outliers.from_nothing(Dice(self.generator, r.far)), Dice(self.generator, r.far)
+            synthetic_outliers.from_nothing(RandomDraws(self.generator, r.far)), RandomDraws(self.generator, r.far)
         )
         images = torch.cat([base, pooled, foreign, near, far])
         answers = torch.cat([labels, pooled_labels, torch.full((len(foreign) + len(near) + len(far),), none)])
@@ -115,7 +115,7 @@ class Sampler:
 
     def _of_pool(self, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
         which = torch.multinomial(weights, count, replacement=True, generator=self.generator)
-        dice = Dice(self.generator, count)
+        dice = RandomDraws(self.generator, count)
         levels = torch.where(dice.chance(0.15), self.coarse[which], self.smooth[which])
         form = self.form[which].view(-1, 1, 1)
         images = torch.where(form == 0, hospital_renderings.from_hounsfield(levels, dice), levels / 255)
@@ -127,7 +127,7 @@ class Sampler:
     def _changed(self, images: Tensor, labels: Tensor) -> Tensor:
         names = [self.classes[n] if n != OUTLIER else "outlier" for n in labels.tolist()]
         bears = [BEARS.get(name, BEARS["outlier"]) for name in names]
-        dice = Dice(self.generator, len(images))
+        dice = RandomDraws(self.generator, len(images))
         placed = hospital_renderings.placed(hospital_renderings.scaled(images), bears, dice)
         return hospital_renderings.worn(hospital_renderings.shaded(placed, bears, dice), dice)
 

@@ -85,11 +85,11 @@ class _Judge:
     ) -> None:
         self._net, self._known, self._heat, self._limits, self._classes = net, known, heat, limits, classes
 
-    def __call__(self, inputs: Wide) -> promotion_gate.Said:
+    def __call__(self, inputs: Wide) -> promotion_gate.Predictions:
         logits, features = fine_tuning.answers(self._net, inputs)
         shares = calibration.probabilities(logits, self._heat)
         filed = self._limits.accept(shares, self._known.distance(features), self._classes)
-        return promotion_gate.Said(shares[:, : self._classes].argmax(axis=1), filed)
+        return promotion_gate.Predictions(shares[:, : self._classes].argmax(axis=1), filed)
 
 
 def _lesson(
@@ -108,10 +108,10 @@ def _row(
     base, rest = references
     inside = base.labels < classes
 
-    def lost(said: promotion_gate.Said) -> int:
+    def lost(said: promotion_gate.Predictions) -> int:
         return int((~(said.filed & (said.label == rest.labels))).sum())
 
-    def errors(said: promotion_gate.Said) -> int:
+    def errors(said: promotion_gate.Predictions) -> int:
         return int((said.label != base.labels)[inside].sum())
 
     return {

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from watcher.model import mednet, out_of_distribution
 from watcher.training.data import hospital_renderings
-from watcher.training.data.hospital_renderings import BEARS, Dice
+from watcher.training.data.hospital_renderings import BEARS, RandomDraws
 from watcher.training.fit import calibration
 from watcher.training.site import promotion_gate, rehearsal
 from watcher.training.site.rehearsal import Rehearsal, Wide
@@ -67,7 +67,7 @@ def adapt(
     labels: npt.NDArray[np.int64],
     classes: Sequence[str],
     accept_rate: float,
-    present: promotion_gate.Said,
+    present: promotion_gate.Predictions,
     tuning: Tuning = Tuning(),
 ) -> Adapted:
     """Tune a copy of ``net`` on images (n, 64, 64); the label after the last class is "none of them".
@@ -110,7 +110,7 @@ def _last_layers(net: mednet.MedNet) -> list[torch.nn.Parameter]:
     return [*net.fc2.parameters(), *net.fc3.parameters()]
 
 
-def _forgets(before: promotion_gate.Said, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
+def _forgets(before: promotion_gate.Predictions, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
     """Whether more validation images are told wrong, beyond chance, or the gate would find a class worse."""
     inside = memory.valid_labels < len(classes)
     told = before, _said(after, memory, len(classes))
@@ -123,11 +123,11 @@ def _forgets(before: promotion_gate.Said, after: Adapted, memory: Rehearsal, cla
     )
 
 
-def _said(found: Adapted, memory: Rehearsal, classes: int) -> promotion_gate.Said:
+def _said(found: Adapted, memory: Rehearsal, classes: int) -> promotion_gate.Predictions:
     logits, far = answers(found.net, memory.valid)
     shares = calibration.probabilities(logits, found.temperature)
     filed = found.limits.accept(shares, found.known.distance(far), classes)
-    return promotion_gate.Said(shares[:, :classes].argmax(axis=1), filed)
+    return promotion_gate.Predictions(shares[:, :classes].argmax(axis=1), filed)
 
 
 def tuned(net: mednet.MedNet, memory: Rehearsal, tuning: Tuning = Tuning(weight=10.0)) -> mednet.MedNet:
@@ -145,7 +145,7 @@ def _own(
     tuning: Tuning,
 ) -> tuple[Wide, npt.NDArray[np.int64]]:
     """The site's images and changed copies of them, as the first linear layer gives them."""
-    dice = Dice(torch.Generator().manual_seed(tuning.seed), len(images))
+    dice = RandomDraws(torch.Generator().manual_seed(tuning.seed), len(images))
     names = [classes[label] if label < len(classes) else "outlier" for label in labels.tolist()]
     bears = [BEARS.get(name, BEARS["outlier"]) for name in names]
     shown = [rehearsal.wide(net, images)]

@@ -19,7 +19,7 @@ CHANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Said:
+class Predictions:
     """What some weights make of n images: the class they name (n,), and whether they file it (n,)."""
 
     label: npt.NDArray[np.int64]
@@ -44,8 +44,8 @@ class Reference:
 
     name: str
     labels: npt.NDArray[np.int64]
-    before: Said
-    after: Said
+    before: Predictions
+    after: Predictions
 
 
 def compare(references: Sequence[Reference], classes: Sequence[str]) -> list[Line]:
@@ -71,7 +71,7 @@ def _line(ref: Reference, number: int, name: str, none: int) -> Line:
 
 
 def _fates(
-    said: Said, own: npt.NDArray[np.bool_], number: int, none: int
+    said: Predictions, own: npt.NDArray[np.bool_], number: int, none: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which images are right (filed so; of strangers, not filed), and which are filed under another class."""
     filed, label = said.filed[own], said.label[own]
@@ -89,7 +89,7 @@ def significant(losses: int, gains: int, chance: float = CHANCE) -> bool:
     return bool(tail / 2**trials < chance)
 
 
-def confusion(ref: Reference, said: Said, classes: int) -> list[list[int]]:
+def confusion(ref: Reference, said: Predictions, classes: int) -> list[list[int]]:
     """Rows: the classes and none of them; columns: filed as each class, and review."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     np.add.at(matrix, (ref.labels, np.where(said.filed, said.label, classes)), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from watcher.training.study.significance import Verdict
+from watcher.training.study.significance import ChangeVerdict
 
 CLAIM = """\
 The proof of concept tells of 31 errors of 5,740 test images brought down to 3 by one change after another. The test
@@ -24,12 +24,12 @@ _WORDS = {
 }
 
 
-def answer(claim: str, verdict: Verdict | None) -> str:
+def answer(claim: str, verdict: ChangeVerdict | None) -> str:
     """Whether a claim (``step``, ``undone`` or ``tried``) holds by the verdict on its variant."""
     return _WORDS.get((claim, verdict.word if verdict else ""), "can not be told")
 
 
-def table(claims: Sequence[tuple[str, str, str, Verdict | None]]) -> list[str]:
+def table(claims: Sequence[tuple[str, str, str, ChangeVerdict | None]]) -> list[str]:
     """Markdown of claims: each a name, what was changed, its kind, and the verdict."""
     head = ["| variant | what changes | the proof of concept | here | does it hold? |", "|---|---|---|---|---|"]
     return head + [

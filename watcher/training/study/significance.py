@@ -21,7 +21,7 @@ _MEDIANS = {1: 0.455, 2: 0.693, 3: 0.789, 4: 0.839}
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ChangeVerdict:
     """A variant against its control. ``low`` and ``high``: the errors between which nothing could be told.
 
     ``word`` is ``helped``, ``hurt``, ``unstable`` (one run failed, and the others are not worse), ``no difference``,
@@ -48,17 +48,17 @@ def noise(groups: Sequence[Sequence[int]]) -> float | None:
     return math.sqrt(median(spreads)) if spreads else None
 
 
-def compare(errors: Sequence[int], control: Sequence[int], spread: float | None) -> Verdict:
+def compare(errors: Sequence[int], control: Sequence[int], spread: float | None) -> ChangeVerdict:
     """Errors by seed of a variant and of its control; ``spread`` as :func:`noise` gives it."""
     difference = fmean(errors) - fmean(control)
     if spread is None or min(len(errors), len(control)) < 2:
-        return Verdict("too few seeds", difference, math.nan, math.nan)
+        return ChangeVerdict("too few seeds", difference, math.nan, math.nan)
     middle, own = (fmean(math.sqrt(count) for count in group) for group in (control, errors))
     reach = THRESHOLD * spread * math.sqrt(1 / len(errors) + 1 / len(control))
     word = "no difference" if abs(own - middle) <= reach else "helped" if own < middle else "hurt"
     if word == "hurt" and _one_failed(errors, spread) and compare(sorted(errors)[:-1], control, spread).word != "hurt":
         word = "unstable"
-    return Verdict(word, difference, max(middle - reach, 0.0) ** 2, (middle + reach) ** 2)
+    return ChangeVerdict(word, difference, max(middle - reach, 0.0) ** 2, (middle + reach) ** 2)
 
 
 def _one_failed(errors: Sequence[int], spread: float) -> bool:

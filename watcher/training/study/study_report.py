@@ -39,7 +39,7 @@ class Line:
     variant: Variant
     runs: tuple[Row, ...]
     is_control: bool
-    verdict: significance.Verdict | None
+    verdict: significance.ChangeVerdict | None
 
     @property
     def errors(self) -> list[int]:
@@ -222,7 +222,7 @@ def _class_errors(line: Line, names: Sequence[str]) -> list[str]:
     return [f"{fmean(run['errors_by_class'][name] for run in line.runs):.1f}" for name in names]
 
 
-def _judged(table: Sequence[Line]) -> list[tuple[Variant, significance.Verdict | None]]:
+def _judged(table: Sequence[Line]) -> list[tuple[Variant, significance.ChangeVerdict | None]]:
     return [(line.variant, line.verdict) for line in table]
 
 
