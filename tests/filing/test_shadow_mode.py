@@ -27,7 +27,7 @@ from watcher.filing.mover import Mover
 from watcher.filing.shadow_mode import ShadowExecutor, ShadowInbox
 from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
-from watcher.service import build
+from watcher.service import stations
 
 HAND = Decision(Outcome.SORTED, "Hand", 0.99)
 UNSURE = Decision(Outcome.REVIEW, "CXR", 0.5, "low_confidence", "0.5")
@@ -232,9 +232,9 @@ def test_the_inbox_need_only_be_readable(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "inbox").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     shadow, sort = (loader.Config(mode=mode).below(tmp_path) for mode in ("shadow", "sort"))
-    assert isinstance(build.usable_inbox(shadow), ShadowInbox)
+    assert isinstance(stations.usable_inbox(shadow), ShadowInbox)
     with pytest.raises(Fatal, match="moved out"):
-        build.usable_inbox(sort)
+        stations.usable_inbox(sort)
 
 
 SHADOW = (

@@ -225,10 +225,10 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
         with book.deciding():
             book.shadowed(book.decided([order], ["/x"], model))
     now = book.now().timestamp()
-    window = build.watched(loader.Config(), weights, book).look(now).window
+    window = build.drift_watch(loader.Config(), weights, book).look(now).window
     assert (window.confidence, window.review_rate) == (pytest.approx(0.8), 0.5)
     short = loader.Config(drift={"window_files": 1, "min_files": 1, "reference_files": 1})  # type: ignore[arg-type]
-    assert build.watched(short, weights, book).look(now).files == 1
+    assert build.drift_watch(short, weights, book).look(now).files == 1
     book.close()
 
 
@@ -237,7 +237,7 @@ def test_held_against_the_operating_point(tmp_path: Path) -> None:
     with contextlib.closing(Ledger(tmp_path / "ledger")) as book:
         weights = checkpoint.load(shipped_files.weights())
         strict = loader.Config(review={"accept_rate": 0.95})  # type: ignore[arg-type]
-        rates = [build.watched(c, weights, book).look(0.0).reference.review_rate for c in (loader.Config(), strict)]
+        rates = [build.drift_watch(c, weights, book).look(0.0).reference.review_rate for c in (loader.Config(), strict)]
     assert rates == [weights.training["validation"]["review_rate"], pytest.approx(0.05)]
 
 

@@ -21,7 +21,8 @@ from watcher.filing import mover as moving
 from watcher.inbox import scan
 from watcher.model import checkpoint
 from watcher.monitoring import log
-from watcher.service import build, pipeline, stall_detection, start
+from watcher.service import stall_detection, start, stations
+from watcher.service.stages import file
 
 
 def network(images: np.ndarray) -> Scored:
@@ -78,11 +79,11 @@ if __name__ == "__main__":
         no_overwrite._libc.renameat2 = without_renameat2
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
-    pipeline.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", pipeline.PAUSE_S))
+    file.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", file.PAUSE_S))
     moving.Mover.flush = flush  # type: ignore[method-assign]
     scan.Inbox.look = look  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
-        build.limits = lambda settings: stall_detection.StallLimits(*[limit] * 7)
+        stations.stall_limits = lambda settings: stall_detection.StallLimits(*[limit] * 7)
     try:
         sys.exit(start.serve(Path(sys.argv[1]), load))
     except Fatal as error:

@@ -16,7 +16,7 @@ from watcher.core.records import Ending
 from watcher.filing import put_back, recovery
 from watcher.filing.put_back import PutBackResult
 from watcher.filing.put_back_requests import Name, PutBackRequest, as_it_came
-from watcher.service import build
+from watcher.service import stations
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
         chosen = requests()
         if executor is not None:
             if to == settings.inbox.path:  # nor beneath its mount, if that is gone
-                build.usable_inbox(settings)
+                stations.usable_inbox(settings)
                 recovery.refuse_missing(executor.ledger, [to])
             executor.mover.expect(put_back.ready(to, settings.inbox.path))
         for result in put_back.put_back(chosen, why, to, executor):

@@ -115,7 +115,7 @@ def drifted(log: Logger, report: DriftReport) -> None:
     """What arrives is not what it was."""
     log.warning(
         "drift.suspected",
-        totals=list(report.suspected),
+        figures=list(report.suspected),
         files=report.files,
         hours=round(report.hours, 2),
         review_rate=_rounded(report.window.review_rate),

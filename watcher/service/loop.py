@@ -21,13 +21,13 @@ class Reloader(Protocol):
 
     def ask(self) -> None: ...  # noqa: D102
 
-    def turn(self, route: Pipeline) -> None: ...  # noqa: D102
+    def turn(self, pipeline: Pipeline) -> None: ...  # noqa: D102
 
     def close(self) -> None: ...  # noqa: D102
 
 
 def run(
-    route: Pipeline,
+    pipeline: Pipeline,
     wake: LoopWaker,
     stop: Signals,
     log: Logger,
@@ -35,18 +35,18 @@ def run(
     reload: Reloader,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exit:
-    """Turn the route until told to stop. Whatever happens, what it holds stays in the inbox."""
-    end = functools.partial(_end, route, log, service, reload, clock)
+    """Turn the pipeline until told to stop. Whatever happens, what it holds stays in the inbox."""
+    end = functools.partial(_end, pipeline, log, service, reload, clock)
     try:
         while stop.signal is None:
             if stop.reload:
                 stop.reload = False
                 reload.ask()
-            reload.turn(route)
-            due, wanted = route.step(clock()), service.turn(route, clock())
+            reload.turn(pipeline)
+            due, wanted = pipeline.step(clock()), service.turn(pipeline, clock())
             timeout = max(0.0, (wanted if due is None else min(due, wanted)) - clock())
             if timeout > 0:
-                wait([wake.fileno(), *route.connections], timeout)
+                wait([wake.fileno(), *pipeline.connections], timeout)
             wake.clear()
         return end(Exit.OK, signal=signal.Signals(stop.signal).name)
     except Fatal as error:
@@ -59,7 +59,7 @@ def run(
 
 
 def _end(
-    route: Pipeline,
+    pipeline: Pipeline,
     log: Logger,
     service: SystemdReporter,
     reload: Reloader,
@@ -71,10 +71,10 @@ def _end(
     service.daemon_log.flush(all=True)
     log.info("daemon.stopping", **why)
     try:
-        route.close(clock())
+        pipeline.close(clock())
         reload.close()  # a load under way is waited for: by now nothing else is
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
         code = error.code
-    log.info("daemon.stopped", **route.counters.filed, exit_code=int(code))
+    log.info("daemon.stopped", **pipeline.counters.filed, exit_code=int(code))
     return code

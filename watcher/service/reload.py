@@ -1,8 +1,8 @@
-"""Reload: the config read anew on SIGHUP, whole or not at all.
+"""Read the config anew on SIGHUP, whole or not at all.
 
 Everything new is made and tried beside what is in use, in a thread of its own: config, weights, device, decoders,
 directories. Only if all of it stands is it put in, at a moment when no file is under way (see
-:meth:`watcher.service.pipeline.Pipeline.renew`): no file is handled half by the old and half by the new.
+:meth:`watcher.service.pipeline.Pipeline.drain`): no file is handled half by the old and half by the new.
 """
 
 from __future__ import annotations
@@ -10,27 +10,22 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.config import loader
-from watcher.config.loader import Config
+from watcher.config.settings import Config
 from watcher.core.errors import Exit, Fatal
 from watcher.filing import destinations
-from watcher.filing.decision_executor import DecisionExecutor
-from watcher.filing.shadow_mode import ShadowInbox
-from watcher.images.decoder_pool import DecoderPool
-from watcher.inbox.events import EventWatcher
+from watcher.filing.mover import Mover
 from watcher.inbox.ownership import InboxOwnership
-from watcher.inbox.scan import Inbox
-from watcher.model import checkpoint, promotions, thresholds
-from watcher.model.batching import Batcher
-from watcher.model.decision import Network, Policy
-from watcher.monitoring import log_output
+from watcher.model import checkpoint, promotions
+from watcher.model.checkpoint import Checkpoint
 from watcher.monitoring.log import Logger
-from watcher.monitoring.log_output import LogFile
-from watcher.service import build
+from watcher.monitoring.log_output import LogFile, log_file
+from watcher.service import build, stations
 from watcher.service.pipeline import Pipeline
+from watcher.service.stations import Stations
 from watcher.service.systemd import SystemdNotifier
 
 FIXED = ("mode", "inbox.path", "inbox.shared", "inbox.recursive", "state.path", "metrics.port", "metrics.address")
@@ -41,60 +36,27 @@ NETWORK = {"batch.size", "model.device", "model.precision", "model.runtime", "mo
 
 
 @dataclass(frozen=True)
-class ReloadedParts:
-    """What was made from a new config, and is not in use yet. None: what there is stays."""
+class Reloaded:
+    """What was made from a new config, and is not in use yet."""
 
     settings: Config
     changed: tuple[str, ...]
-    source: Inbox
-    executor: DecisionExecutor
-    weights: checkpoint.Checkpoint
-    policy: Policy
-    decoders: DecoderPool | None = None
-    watch: EventWatcher | None = None
-    network: tuple[Network, Callable[[], str]] | None = None
-    log_file: LogFile | None = None
+    weights: Checkpoint
+    stations: Stations
+    log_file: LogFile | None
 
-    def put_in(self, route: Pipeline) -> None:
-        """Let the route work with it. Nothing is under way."""
-        inbox, batch = self.settings.inbox, self.settings.batch
-        outer = route.front.arrivals if route.front else route.arrivals
-        self.source.folders = outer.inbox.folders  # they stay watched until the next scan has ended
-        if isinstance(self.source, ShadowInbox):
-            self.source.inherit(outer.inbox)
-            route.keep = self.source.know
-        outer.inbox = self.source
-        if "inbox.watch" in self.changed:
-            if outer.watch is not None:
-                outer.watch.stop()
-            outer.watch = self.watch
-            outer.keep_watched()
-        for arrivals in {id(each): each for each in (outer, route.arrivals)}.values():
-            arrivals.scan_interval_s = inbox.scan_interval_s
-            arrivals.pending.retime(inbox.settle_s, inbox.patience_s)
-        route.batcher, route.in_flight = Batcher(batch.size, batch.max_wait_ms), 4 * batch.size
-        route.policy = self.policy
-        route.doubts, route.title = build.doubts(self.settings), build.title(self.settings)
-        route.executor, route.limits = self.executor, build.limits(self.settings)
-        route.counters.drift = build.watched(self.settings, self.weights, self.executor.ledger)
-        if self.network is not None:
-            route.use(*self.network)
-        if self.decoders is not None:
-            route.decoders.close()
-            route.decoders = self.decoders
-
-    def discard(self) -> None:
-        """It is not wanted after all."""
-        if self.decoders is not None:
-            self.decoders.close()
-        if self.watch is not None:
-            self.watch.stop()
+    def discard(self, used: Stations) -> None:
+        """Close what is new, where it is not wanted after all. ``used`` are the stations that stay."""
+        if self.stations.decoders is not used.decoders:
+            self.stations.decoders.close()
+        if self.stations.watch is not None and self.stations.watch is not used.watch:
+            self.stations.watch.stop()
         if self.log_file is not None:
             self.log_file.close()
 
 
 class ReloadBuilder:
-    """Makes what is new of a config file."""
+    """Makes new stations from a config file."""
 
     def __init__(
         self,
@@ -106,8 +68,8 @@ class ReloadBuilder:
     ) -> None:
         self._path, self._environ, self._owned, self._wake, self._load = path, environ, owned, wake, load
 
-    def make(self, old: Config, executor: DecisionExecutor, log: Logger) -> ReloadedParts:
-        """Everything that the file asks for, ready to go. What is in use is not touched.
+    def make(self, old: Config, used: Stations, log: Logger) -> Reloaded:
+        """Make everything that the file asks for, ready to go. What is in use is not touched.
 
         Raises:
             Fatal: it can not be used, whatever is wrong with it.
@@ -118,31 +80,36 @@ class ReloadBuilder:
         if fixed:
             raise Fatal(f"{', '.join(fixed)} can not change while the daemon runs", "Restart it instead.", Exit.CONFIG)
         weights = checkpoint.load(promotions.weights_path(None, new))
-        policy = thresholds.policy(new.review, weights)
-        fresh = ReloadedParts(new, changed, build.usable_inbox(new), executor, weights, policy)
+        network, watch, decoders = (used.network, used.device), used.watch, used.decoders
+        inbox = stations.usable_inbox(new)
         with contextlib.ExitStack() as unwanted:
-            unwanted.callback(lambda: fresh.discard())  # as far as it has come by then
             if any(key.startswith("decode.") or key == "output.dicom_name" for key in changed):
-                fresh = replace(fresh, decoders=build.pool(new, self._owned))
-                assert fresh.decoders is not None
-                fresh.decoders.start()
-            if weights.digest != executor.model or NETWORK & set(changed):
-                fresh = replace(fresh, network=self._load(new, weights, log))
+                decoders = stations.new_decoders(new, self._owned)
+                unwanted.callback(decoders.close)
+                decoders.start()
+            if weights.digest != used.executor.model or NETWORK & set(changed):
+                network = self._load(new, weights, log)
             if "inbox.watch" in changed:
-                fresh = replace(fresh, watch=build.watch(new, self._wake))
-            fresh = replace(fresh, log_file=log_output.log_file(new))
-            _refuse_lost_mounts(new, weights, executor)
-            mover, where = build.directories(new, self._owned, weights)
+                watch = stations.new_watch(new, self._wake)
+                if watch is not None:
+                    unwanted.callback(watch.stop)
+            file = log_file(new)
+            if file is not None:
+                unwanted.callback(file.close)
+            _refuse_lost_mounts(new, weights, used.executor.mover)
+            mover, places = stations.usable_destinations(new, self._owned, weights)
+            executor = stations.new_executor(new, used.executor.ledger, mover, places, weights)
+            fresh = stations.make(new, weights, inbox, watch, decoders, network, executor)
             unwanted.pop_all()
-        return replace(fresh, executor=build.executor(new, executor.ledger, mover, where, weights.digest))
+        return Reloaded(new, changed, weights, fresh, file)
 
 
-def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, executor: DecisionExecutor) -> None:
+def _refuse_lost_mounts(settings: Config, weights: Checkpoint, mover: Mover) -> None:
     """While a mount is gone, no directory is made beneath its mount point: files would be hidden there later."""
     places = destinations.places(settings)
     for directory in (*places.all(weights.classes), places.rejected):
         try:
-            executor.mover.refuse_lost_mount(directory)
+            mover.refuse_lost_mount(directory)
         except OSError as error:
             raise Fatal(
                 f"{directory}: {error.strerror}", "Mount what belongs there, then reload again.", Exit.DIRECTORY
@@ -150,7 +117,7 @@ def _refuse_lost_mounts(settings: Config, weights: checkpoint.Checkpoint, execut
 
 
 def differences(old: Config, new: Config) -> tuple[str, ...]:
-    """The keys that are not the same in both."""
+    """Return the keys that differ."""
     mode = ("mode",) if old.mode != new.mode else ()
     return mode + tuple(
         f"{section}.{key}"
@@ -164,54 +131,58 @@ class Reload:
     """Carries out reloads, one at a time. :meth:`ask` and :meth:`turn` are called by the loop."""
 
     def __init__(
-        self, settings: Config, maker: ReloadBuilder, notifier: SystemdNotifier, log: Logger, wake: Callable[[], None]
+        self, settings: Config, builder: ReloadBuilder, notifier: SystemdNotifier, log: Logger, wake: Callable[[], None]
     ) -> None:
         self.settings = settings
-        self._maker, self._notifier, self._log, self._wake = maker, notifier, log, wake
+        self._builder, self._notifier, self._log, self._wake = builder, notifier, log, wake
         self._thread = ThreadPoolExecutor(1, "reload")
-        self._making: Future[ReloadedParts] | None = None
+        self._making: Future[Reloaded] | None = None
         self._asked = False
-        self._waiting: ReloadedParts | None = None
-        self.done: Callable[[ReloadedParts], None] = lambda fresh: None
-        """Told of each success."""
+        self._waiting: Reloaded | None = None
+        self._used: Stations | None = None
+        self.done: Callable[[Reloaded], None] = lambda reloaded: None
+        """Called after each success."""
 
     def ask(self) -> None:
-        """The config may have changed. Asked again meanwhile, it is read once more at the end."""
+        """Note that the config may have changed. Asked again meanwhile, it is read once more at the end."""
         self._asked = True
 
-    def turn(self, route: Pipeline) -> None:
+    def turn(self, pipeline: Pipeline) -> None:
         """Do what can be done just now."""
         if self._making is not None and self._making.done():
-            self._made(route, self._making)
+            self._made(pipeline, self._making)
             self._making = None
         if self._asked and self._making is None and self._waiting is None:
-            self._asked = False
+            self._asked, self._used = False, pipeline.stations
             self._notifier.reloading()
             self._log.info("reload.started")
-            self._making = self._thread.submit(self._maker.make, self.settings, route.executor, self._log)
+            self._making = self._thread.submit(self._builder.make, self.settings, pipeline.stations, self._log)
             self._making.add_done_callback(lambda _: self._wake())
 
-    def _made(self, route: Pipeline, making: Future[ReloadedParts]) -> None:
+    def _made(self, pipeline: Pipeline, making: Future[Reloaded]) -> None:
         error = making.exception()  # of a thread of its own: whatever it is, it is no reason to stop sorting
         if isinstance(error, Fatal):
-            self._refuse(route, error.problem, error.advice)
+            self._refuse(pipeline, error.problem, error.advice)
         elif error is not None:
-            self._refuse(route, f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
+            self._refuse(pipeline, f"{type(error).__name__}: {error}", "The daemon goes on as it was.")
         else:
-            fresh = self._waiting = making.result()
-            route.renew(lambda: self._put_in(fresh, route))
+            reloaded = self._waiting = making.result()
+            pipeline.drain(then=lambda: self._put_in(reloaded, pipeline))
 
-    def _refuse(self, route: Pipeline, problem: str, advice: str) -> None:
-        route.counters.config_refused = True
+    def _refuse(self, pipeline: Pipeline, problem: str, advice: str) -> None:
+        pipeline.counters.config_refused = True
         self._log.error("reload.refused", problem=problem, advice=advice, note="the old config stays in force")
         self._notifier.ready()
 
-    def _put_in(self, fresh: ReloadedParts, route: Pipeline) -> None:
-        fresh.put_in(route)
-        self.done(fresh)
-        self.settings, self._waiting = fresh.settings, None
-        route.counters.config_refused = False
-        self._log.info("reload.done", changed=list(fresh.changed), model=fresh.weights.digest, device=route.device())
+    def _put_in(self, reloaded: Reloaded, pipeline: Pipeline) -> None:
+        pipeline.use(reloaded.stations)
+        executor = reloaded.stations.executor
+        pipeline.counters.drift = build.drift_watch(reloaded.settings, reloaded.weights, executor.ledger)
+        self.done(reloaded)
+        self.settings, self._waiting = reloaded.settings, None
+        pipeline.counters.config_refused = False
+        model, device = reloaded.weights.digest, reloaded.stations.device()
+        self._log.info("reload.done", changed=list(reloaded.changed), model=model, device=device)
         self._notifier.ready()
         self._wake()
 
@@ -220,5 +191,5 @@ class Reload:
         self._thread.shutdown(wait=True)
         if self._making is not None and self._making.exception() is None:
             self._waiting = self._making.result()
-        if self._waiting is not None:
-            self._waiting.discard()
+        if self._waiting is not None and self._used is not None:
+            self._waiting.discard(self._used)

@@ -14,7 +14,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.monitoring import log, log_output
 from watcher.service import build, loop, signals, systemd
 from watcher.service.pipeline import Pipeline
-from watcher.service.reload import Reload, ReloadBuilder, ReloadedParts
+from watcher.service.reload import Reload, ReloadBuilder, Reloaded
 from watcher.service.systemd import SystemdReporter
 
 
@@ -44,36 +44,36 @@ def _serve(
     started, logger = time.monotonic(), daemon_log.logger
     settings = loader.load(path, os.environ)
     _use(daemon_log, settings, log_output.log_file(settings))
-    owned = build.take_seat(settings)
+    owned = build.take_inbox(settings)
     logger.info("daemon.starting", config=str(path), inbox=str(settings.inbox.path), pid=os.getpid(), owner=owned.owner)
     wake, stop = signals.LoopWaker(), signals.Signals()
     stop.install(wake, hangup_ends=sys.stdout.isatty())
-    route = build.build(settings, owned, wake, logger, load, replaced=replaced)
-    stop_metrics = build.serve_metrics(settings, route, logger)
+    pipeline = build.build(settings, owned, wake, logger, load, replaced=replaced)
+    stop_metrics = build.serve_metrics(settings, pipeline, logger)
     reload = Reload(settings, ReloadBuilder(path, os.environ, owned, wake, load), service.notifier, logger, wake)
     at = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def renewed(fresh: ReloadedParts) -> None:
+    def renewed(fresh: Reloaded) -> None:
         _use(daemon_log, fresh.settings, fresh.log_file)
         now = datetime.now(UTC).isoformat()
-        owned.lock.describe({**_facts(route, settings), "started_at": at, "reloaded_at": now})
+        owned.lock.describe({**_facts(pipeline, settings), "started_at": at, "reloaded_at": now})
 
     reload.done = renewed
-    owned.lock.describe({**_facts(route, settings), "started_at": at})
-    logger.info("daemon.ready", **_facts(route, settings), start_ms=round((time.monotonic() - started) * 1000))
+    owned.lock.describe({**_facts(pipeline, settings), "started_at": at})
+    logger.info("daemon.ready", **_facts(pipeline, settings), start_ms=round((time.monotonic() - started) * 1000))
     service.notifier.ready()
-    code = loop.run(route, wake, stop, logger, service, reload)
+    code = loop.run(pipeline, wake, stop, logger, service, reload)
     stop_metrics()
     owned.leave()
     return code
 
 
-def _facts(route: Pipeline, settings: loader.Config) -> dict[str, object]:
+def _facts(pipeline: Pipeline, settings: loader.Config) -> dict[str, object]:
     """What this daemon is, for the log and for ``status``."""
     return {
         "pid": os.getpid(),
-        "model": route.executor.model,
-        "device": route.device(),
+        "model": pipeline.stations.executor.model,
+        "device": pipeline.stations.device(),
         "mode": settings.mode,
         "inbox": str(settings.inbox.path),
     }

@@ -80,17 +80,17 @@ class SystemdReporter:
         self._pulse, self._stuck, self._told = StallDetector(), False, ""
         self._next_s = float("-inf")
 
-    def turn(self, route: Pipeline, now: float) -> float:
-        """After each turn of the route: feed the watchdog, tell the figures. Gives when it wants the next turn."""
+    def turn(self, pipeline: Pipeline, now: float) -> float:
+        """After each turn of the pipeline: feed the watchdog, tell the figures. Gives when it wants the next turn."""
         if now < self._next_s:
             return self._next_s
         self._next_s = now + self._period_s
         self.daemon_log.flush()
-        stuck = self._pulse.stuck(route.works(now), now)
+        stuck = self._pulse.stuck(pipeline.progress(now), now)
         if stuck is None:
             self.notifier.alive()
         self._tell(stuck)
-        told = status(route.totals, refused=route.counters.config_refused)
+        told = status(pipeline.totals, refused=pipeline.counters.config_refused)
         self._show(f"{stuck.station} is stuck" if stuck else told)
         return self._next_s
 

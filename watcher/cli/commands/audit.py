@@ -15,7 +15,7 @@ from watcher.filing import destinations
 from watcher.filing.audit import Audit
 from watcher.filing.audit_report import Report
 from watcher.ledger.reader import LedgerReader
-from watcher.service import build
+from watcher.service import stations
 
 PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "rejected": "rejected"}
 
@@ -23,7 +23,7 @@ PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "
 def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
     settings = loader.load(args.config or loader.default(), os.environ)
-    inbox = build.inbox(settings)
+    inbox = stations.new_inbox(settings)
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         report = Audit(ledger_reader, destinations.places(settings), inbox, settings.state.path, quick=args.quick).run()
     print(json.dumps(_json(report)) if args.json else _text(report))

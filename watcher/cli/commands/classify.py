@@ -25,7 +25,7 @@ from watcher.model import checkpoint, promotions, review_triggers, thresholds
 from watcher.model import decision as deciding
 from watcher.model.decision import Network
 from watcher.monitoring import log
-from watcher.service import build
+from watcher.service import stations
 from watcher.service.load_model import load as load_network
 
 AHEAD = 4
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             print(f"{'outcome':10} {'class':10} {'conf.':>7}  {'file':40} top three")
         failed = False
-        doubts = build.doubts(settings)
+        doubts = stations.review_rules(settings)
         for path, result, decision in classified(files(args.paths), pool, network, policy, settings.batch.size, doubts):
             destination = sort(path, result, decision) if sort else None
             print(show(path, decision, destination), flush=args.json)

@@ -19,7 +19,7 @@ from watcher.filing import destinations, shadow_agreement
 from watcher.filing.destinations import Destinations
 from watcher.inbox import claims, ownership
 from watcher.ledger import reader, status_counts
-from watcher.service import build
+from watcher.service import stations
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +87,7 @@ def _waiting(settings: loader.Config) -> tuple[int, float | None] | None:
     """How many files wait in the inbox, and for how long the oldest has; None: it can not be listed."""
     count, oldest = 0, float("inf")
     try:
-        for name in build.inbox(settings).scan():
+        for name in stations.new_inbox(settings).scan():
             count += 1
             with contextlib.suppress(OSError):
                 oldest = min(oldest, os.lstat(settings.inbox.path / name).st_ctime)

@@ -14,7 +14,7 @@ from watcher.model import checkpoint, promotions
 from watcher.review import verdicts
 from watcher.review.verdicts import Reviewer
 from watcher.review.web import access
-from watcher.service import build as building
+from watcher.service import stations
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         ledger,
         settings.state.path,
         destinations.places(settings),
-        building.inbox(settings),
+        stations.new_inbox(settings),
         checkpoint.load(promotions.weights_path(None, settings)).classes,
         settings.decode.max_bytes,
     )
