@@ -1,4 +1,4 @@
-"""The loop: signals, waiting, stopping. The only place that catches everything."""
+"""Turn the pipeline until the daemon is told to stop, and wait in between. The only place that catches everything."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from watcher.service.systemd import SystemdReporter
 
 
 class Reloader(Protocol):
-    """What a reload looks like from here, see :class:`watcher.service.reload.Reload`."""
+    """The part of :class:`watcher.service.reload.Reload` that the loop uses."""
 
     def ask(self) -> None: ...  # noqa: D102
 
@@ -29,31 +29,34 @@ class Reloader(Protocol):
 def run(
     pipeline: Pipeline,
     wake: LoopWaker,
-    stop: Signals,
+    signals: Signals,
     log: Logger,
-    service: SystemdReporter,
+    systemd: SystemdReporter,
     reload: Reloader,
     clock: Callable[[], float] = time.monotonic,
 ) -> Exit:
-    """Turn the pipeline until told to stop. Whatever happens, what it holds stays in the inbox."""
-    end = functools.partial(_end, pipeline, log, service, reload, clock)
+    """Turn the pipeline until a signal ends it, and return the exit code.
+
+    Whatever happens, the files that are under way stay in the inbox.
+    """
+    end = functools.partial(_end, pipeline, log, systemd, reload, clock)
     try:
-        while stop.signal is None:
-            if stop.reload:
-                stop.reload = False
+        while signals.signal is None:
+            if signals.reload:
+                signals.reload = False
                 reload.ask()
             reload.turn(pipeline)
-            due, wanted = pipeline.step(clock()), service.turn(pipeline, clock())
+            due, wanted = pipeline.step(clock()), systemd.turn(pipeline, clock())
             timeout = max(0.0, (wanted if due is None else min(due, wanted)) - clock())
             if timeout > 0:
                 wait([wake.fileno(), *pipeline.connections], timeout)
             wake.clear()
-        return end(Exit.OK, signal=signal.Signals(stop.signal).name)
+        return end(Exit.OK, signal=signal.Signals(signals.signal).name)
     except Fatal as error:
         log.critical("daemon.failed", problem=error.problem, advice=error.advice)
         return end(error.code)
     except Exception:
-        # The edge: nothing was expected to get here. systemd restarts, recover reconciles.
+        # The edge: nothing was expected to get here. systemd restarts the daemon, recovery reconciles.
         log.critical("daemon.crashed", exc_info=True)
         return end(Exit.FAILED)
 
@@ -61,14 +64,15 @@ def run(
 def _end(
     pipeline: Pipeline,
     log: Logger,
-    service: SystemdReporter,
+    systemd: SystemdReporter,
     reload: Reloader,
     clock: Callable[[], float],
     code: Exit,
     **why: str,
 ) -> Exit:
-    service.notifier.stopping()
-    service.daemon_log.flush(all=True)
+    """Close everything and log it. Return the exit code, another one if closing fails."""
+    systemd.notifier.stopping()
+    systemd.daemon_log.flush(all=True)
     log.info("daemon.stopping", **why)
     try:
         pipeline.close(clock())

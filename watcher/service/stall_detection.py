@@ -1,6 +1,6 @@
-"""Is the route getting on? A station is stuck that owes something and has finished nothing for too long.
+"""Detect a stage of the pipeline that is stuck: it owes work and has finished nothing for too long.
 
-One that owes nothing is idle, for however long: an empty inbox is never stuck. Time is an argument; the loop owns
+A stage that owes nothing is idle, for however long: an empty inbox is never stuck. Time is an argument; the loop owns
 the clock.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StallLimits:
-    """Seconds each station may take over one piece of work, far beyond what any takes that is well.
+    """Seconds that each stage may take over one piece of work, far beyond the time that a healthy one takes.
 
-    What is a piece: a name (inbox), a look at a file (settle), a file (decode, filing), a batch (batch, classify),
-    all that a dead worker left (takeover).
+    A piece is a name (inbox), a look at a file (settle), a file (decode, filing), a batch (batch, classify), or all
+    that a dead worker left (takeover).
     """
 
     inbox: float = 60.0
@@ -29,9 +29,9 @@ class StallLimits:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """One station at this moment: the pieces that it owes, those it has finished so far, and its limit."""
+    """The work of one stage at this moment: pieces that it owes, pieces finished so far, and its limit."""
 
-    station: str
+    stage: str
     owes: int
     done: int
     limit_s: float
@@ -39,29 +39,29 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class StuckStage:
-    """A station that has finished nothing for ``for_s`` although it owes something."""
+    """A stage that has finished nothing for ``for_s`` seconds although it owes something."""
 
-    station: str
+    stage: str
     owes: int
     for_s: float
 
 
 class StallDetector:
-    """Remembers of each station when it last finished something, or had nothing to do.
+    """Remembers when each stage last finished something, or had nothing to do.
 
-    Between two calls a station may have finished its work and begun other: then ``done`` has changed.
+    Between two calls a stage may have finished its work and begun other: then ``done`` has changed.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[int, float]] = {}
 
-    def stuck(self, works: Iterable[StageProgress], now: float) -> StuckStage | None:
-        """The station that has been stuck longest, or None."""
-        found = []
-        for work in works:
-            done, since = self._last.get(work.station, (-1, now))
-            if not work.owes or work.done != done:
-                self._last[work.station] = work.done, now
-            elif now - since > work.limit_s:
-                found.append(StuckStage(work.station, work.owes, now - since))
-        return max(found, key=lambda stuck: stuck.for_s, default=None)
+    def stuck(self, stages: Iterable[StageProgress], now: float) -> StuckStage | None:
+        """Return the stage that has been stuck longest, or None. Call it every few seconds with all stages."""
+        stuck = []
+        for stage in stages:
+            done, since = self._last.get(stage.stage, (-1, now))
+            if not stage.owes or stage.done != done:
+                self._last[stage.stage] = stage.done, now
+            elif now - since > stage.limit_s:
+                stuck.append(StuckStage(stage.stage, stage.owes, now - since))
+        return max(stuck, key=lambda each: each.for_s, default=None)

@@ -77,7 +77,7 @@ class SystemdReporter:
     def __init__(self, notifier: SystemdNotifier, daemon_log: DaemonLog) -> None:
         self.notifier, self.daemon_log, self._log = notifier, daemon_log, daemon_log.logger
         self._period_s = min(CHECK_S, notifier.watchdog_s / 3) if notifier.watchdog_s else CHECK_S
-        self._pulse, self._stuck, self._told = StallDetector(), False, ""
+        self._detector, self._stuck, self._told = StallDetector(), False, ""
         self._next_s = float("-inf")
 
     def turn(self, pipeline: Pipeline, now: float) -> float:
@@ -86,19 +86,19 @@ class SystemdReporter:
             return self._next_s
         self._next_s = now + self._period_s
         self.daemon_log.flush()
-        stuck = self._pulse.stuck(pipeline.progress(now), now)
+        stuck = self._detector.stuck(pipeline.progress(now), now)
         if stuck is None:
             self.notifier.alive()
         self._tell(stuck)
         told = status(pipeline.totals, refused=pipeline.counters.config_refused)
-        self._show(f"{stuck.station} is stuck" if stuck else told)
+        self._show(f"{stuck.stage} is stuck" if stuck else told)
         return self._next_s
 
     def _tell(self, stuck: StuckStage | None) -> None:
         if stuck is not None and not self._stuck:
             self._log.critical(
                 "daemon.stuck",
-                station=stuck.station,
+                station=stuck.stage,
                 owes=stuck.owes,
                 for_s=round(stuck.for_s, 1),
                 note="the watchdog is fed no more until it gets on",
