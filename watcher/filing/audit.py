@@ -6,6 +6,7 @@ meanwhile is not looked at, and what seems wrong is looked at once more.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -69,6 +70,10 @@ class Audit:
         Raises:
             Fatal: a directory or the ledger can not be read.
         """
+        with contextlib.closing(self._disk):
+            return self._compare()
+
+    def _compare(self) -> Report:
         partials = [path for place in (*self._places.items(), None) for path in self._walk(place)]
         last = self._ledger_reader.last()
         open_before = {entry.id for entry in self._ledger_reader.unended()}
@@ -86,7 +91,6 @@ class Audit:
                 if os.path.lexists(path):
                     self._find("partial", path, os.path.basename(path))
         self._report.on_disk.update(dict(self._disk.execute("select place, count(*) from file group by 1").fetchall()))
-        self._disk.close()
         return self._report
 
     def _walk(self, place: tuple[str, Path] | None) -> Iterator[str]:

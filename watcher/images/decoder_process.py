@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     if expects_dicom:
         decode.load()
     _silence()
-    with contextlib.suppress(ConnectionError):
+    with channel, contextlib.suppress(ConnectionError):
         channel.send(HELLO)  # from now on the time a file takes is its own
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)

@@ -50,15 +50,18 @@ class Ledger(LedgerQueries):
         """What is not recorded yet although it has happened, and why."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-            self._db.execute("pragma journal_mode = truncate")
-            self._db.execute("pragma synchronous = full")
-            _refuse_other_version(self._db)
-            self._db.executescript(
-                f"begin immediate; {resources.files('watcher.ledger').joinpath('schema.sql').read_text()} commit;"
-            )
+            db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
+            with contextlib.ExitStack() as on_error:
+                on_error.callback(db.close)
+                db.execute("pragma journal_mode = truncate")
+                db.execute("pragma synchronous = full")
+                _refuse_other_version(db)
+                schema = resources.files("watcher.ledger").joinpath("schema.sql").read_text()
+                db.executescript(f"begin immediate; {schema} commit;")
+                on_error.pop_all()
         except (sqlite3.Error, OSError) as error:
             raise unusable(path, error) from error
+        self._db = db
 
     @contextlib.contextmanager
     def deciding(self) -> Iterator[None]:

@@ -5,12 +5,12 @@ The network is loaded by a function that is passed in, so that whoever tests the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
 from watcher.config.paths_and_limits import ledger_path
 from watcher.config.settings import Config
-from watcher.core.errors import Fatal
 from watcher.core.records import Decision, Outcome
 from watcher.filing import destinations, recovery
 from watcher.filing.destinations import Destinations
@@ -73,18 +73,19 @@ def build(
         Fatal: a directory, the weights, the device or the ledger can not be used.
     """
     inbox = stations.usable_inbox(settings)
-    decoders = stations.new_decoders(settings, owned)
-    decoders.start()  # its imports overlap with torch's
-    try:
+    with contextlib.ExitStack() as on_error:
+        decoders = stations.new_decoders(settings, owned)
+        on_error.callback(decoders.close)
+        decoders.start()  # its imports overlap with torch's
         weights = checkpoint.load(promotions.weights_path(None, settings))
-        ledger, mover, places = _reconcile(settings, owned, weights, log, replaced=replaced)
+        ledger = Ledger(ledger_path(settings), owner=owned.owner)
+        on_error.callback(ledger.close)
+        mover, places = _reconcile(settings, owned, ledger, weights, log, replaced=replaced)
         if isinstance(inbox, ShadowInbox):
             inbox.remember(ledger)
         network = load(settings, weights, log)
         watch = stations.new_watch(settings, wake)
-    except Fatal:
-        decoders.close()
-        raise
+        on_error.pop_all()
     arrivals, claimer = _arrivals(settings, owned, inbox, watch, log)
     executor = stations.new_executor(settings, ledger, mover, places, weights)
     return Pipeline(
@@ -100,10 +101,9 @@ def build(
 
 
 def _reconcile(
-    settings: Config, owned: InboxOwnership, weights: Checkpoint, log: Logger, *, replaced: bool
-) -> tuple[Ledger, Mover, Destinations]:
-    """Open the ledger, and end what a daemon that died left in the middle."""
-    ledger = Ledger(ledger_path(settings), owner=owned.owner)
+    settings: Config, owned: InboxOwnership, ledger: Ledger, weights: Checkpoint, log: Logger, *, replaced: bool
+) -> tuple[Mover, Destinations]:
+    """End what a daemon that died left in the middle, and return where files go."""
     if replaced:
         ledger.forget_places()
     places = destinations.places(settings)
@@ -114,7 +114,7 @@ def _reconcile(
     if owned.claims is not None:
         ledger.adopt(ownership.ALONE)  # it is dead: its lock is shared by us, so nobody could hold it to reconcile
     log_lines.recovered(log, recovery.at_start(ledger, settings.state.path))
-    return ledger, mover, places
+    return mover, places
 
 
 def _arrivals(

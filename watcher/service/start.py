@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -27,7 +28,8 @@ def serve(path: Path, load: build.Loader, *, replaced: bool = False) -> int:
     service = SystemdReporter(systemd.from_environment(os.environ), daemon_log)
     service.notifier.status("starting")
     try:
-        return _serve(path, load, daemon_log, service, replaced=replaced)
+        with contextlib.ExitStack() as at_end:
+            return _serve(path, load, daemon_log, service, at_end, replaced=replaced)
     except Fatal as error:
         daemon_log.logger.critical("daemon.failed", problem=error.problem, advice=error.advice)
         service.notifier.status(f"failed: {error.problem}")
@@ -39,7 +41,13 @@ def serve(path: Path, load: build.Loader, *, replaced: bool = False) -> int:
 
 
 def _serve(
-    path: Path, load: build.Loader, daemon_log: log.DaemonLog, service: SystemdReporter, *, replaced: bool
+    path: Path,
+    load: build.Loader,
+    daemon_log: log.DaemonLog,
+    service: SystemdReporter,
+    at_end: contextlib.ExitStack,
+    *,
+    replaced: bool,
 ) -> int:
     started, logger = time.monotonic(), daemon_log.logger
     settings = loader.load(path, os.environ)
@@ -49,6 +57,7 @@ def _serve(
     wake, stop = signals.LoopWaker(), signals.Signals()
     stop.install(wake, hangup_ends=sys.stdout.isatty())
     pipeline = build.build(settings, owned, wake, logger, load, replaced=replaced)
+    at_end.callback(pipeline.stations.executor.ledger.close)
     stop_metrics = build.serve_metrics(settings, pipeline, logger)
     reload = Reload(settings, ReloadBuilder(path, os.environ, owned, wake, load), service.notifier, logger, wake)
     at = datetime.now(UTC).isoformat(timespec="seconds")
