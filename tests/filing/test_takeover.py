@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ import pytest
 from watcher.filing.takeover import Takeover
 from watcher.ledger import writer
 from watcher.ledger.writer import Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.setattr(writer, "BUSY_S", 0.1)
+    with contextlib.closing(Ledger(tmp_path / "ledger.sqlite3")) as ledger:
+        yield ledger
 
 
 class Later(Executor):
@@ -37,9 +45,9 @@ class Left(Takeover):
         return [], ["a.png"]
 
 
-def test_once_after_each_scan(tmp_path: Path) -> None:
+def test_once_after_each_scan(tmp_path: Path, ledger: Ledger) -> None:
     """It begins after a scan, never twice at once, wakes the loop at its end and gives what it found once."""
-    takeover, mover, woken = Left(Ledger(tmp_path / "ledger.sqlite3"), tmp_path, tmp_path), Later(), list[int]()
+    takeover, mover, woken = Left(ledger, tmp_path, tmp_path), Later(), list[int]()
 
     def turn(scans: int) -> list[str]:
         return takeover.turn(mover, scans, lambda: woken.append(scans))[1]
@@ -55,21 +63,19 @@ def test_once_after_each_scan(tmp_path: Path) -> None:
     assert (turn(2), takeover.busy) == ([], False)
 
 
-def test_waits_for_a_move_that_hangs(tmp_path: Path) -> None:
+def test_waits_for_a_move_that_hangs(tmp_path: Path, ledger: Ledger) -> None:
     """While nothing may begin nothing does, and the scan is not forgotten."""
-    takeover, mover = Left(Ledger(tmp_path / "ledger.sqlite3"), tmp_path, tmp_path), Later()
+    takeover, mover = Left(ledger, tmp_path, tmp_path), Later()
     takeover.turn(None, 1, lambda: None)
     assert not takeover.busy
     takeover.turn(mover, 1, lambda: None)
     assert takeover.busy
 
 
-def test_a_ledger_that_others_hold_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_others_hold_is_waited_for(tmp_path: Path, ledger: Ledger) -> None:
     """While another process has the ledger locked nothing is found and nothing crashes; the next scan looks again."""
-    monkeypatch.setattr(writer, "BUSY_S", 0.1)
-    path = tmp_path / "ledger.sqlite3"
-    takeover = Takeover(Ledger(path), tmp_path, tmp_path)
-    other = sqlite3.connect(path, isolation_level=None)
+    takeover = Takeover(ledger, tmp_path, tmp_path)
+    other = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
     other.execute("begin exclusive")
     assert takeover() == ([], [])
     other.execute("rollback")

@@ -416,7 +416,7 @@ def test_ledger_of_two_workers_has_no_gaps(tmp_path: Path) -> None:
         pair.first.until(lambda: pair.outcomes() >= 200)
         assert pair.first.stop() == pair.second.stop() == 0
         pair.first.process = pair.second.process = None
-    with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as ledger:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite3")) as ledger:
         ids = [row[0] for row in ledger.execute("select id from decision where outcome != 'returned' order by id")]
     assert ids == list(range(1, len(ids) + 1))
     assert os.listdir(pair.first.inbox) == [DIRECTORY]

@@ -7,6 +7,7 @@ Files that hang a decoder come one by one all along. The network is a stand-in.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -262,7 +263,7 @@ class Siege:
         return Report(self.files - len(self.good), len(self.good), outcomes, reasons, slowest, behind, seconds)
 
     def _destinations(self) -> list[bytes]:
-        with sqlite3.connect(self.daemon.root / "state" / "ledger.sqlite3") as ledger:
+        with contextlib.closing(sqlite3.connect(self.daemon.root / "state" / "ledger.sqlite3")) as ledger:
             assert ledger.execute("select count(*) from unended").fetchone() == (0,)
             return [row[0] for row in ledger.execute("select destination from ending where state = 'filed'")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -152,7 +153,7 @@ def test_nothing_is_lost_when_it_ends_under_load(tmp_path: Path, sampler: Sample
         daemon.until(lambda: not os.listdir(daemon.inbox))
         assert daemon.stop() == 0
     assert daemon.digests() == Counter(digest(image) for image in images)
-    with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as ledger:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite3")) as ledger:
         filed = ledger.execute("select count(*), count(distinct destination) from ending where state = 'filed'")
         assert filed.fetchone() == (400, 400)
         assert ledger.execute("select count(*) from unended").fetchone() == (0,)

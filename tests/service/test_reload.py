@@ -251,7 +251,7 @@ def test_many_reloads_while_files_stream_in(tmp_path: Path, other: Path, shared:
     done = site.daemon.events("reload.done")
     assert len({line["model"] for line in done}) == 2
     assert site.daemon.events("reload.refused")
-    with sqlite3.connect(tmp_path / "state" / "ledger.sqlite3") as ledger:
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite3")) as ledger:
         rows = ledger.execute("select digest, class, model from decision where class is not null").fetchall()
     for key, label, model in rows:
         greys.setdefault(key, {})[model] = label

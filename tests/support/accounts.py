@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -95,7 +96,7 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
     found = daemon.digests()
     assert found - dropped == Counter(), f"doubled or unexplained: {found - dropped}"
     assert dropped - found == Counter(), f"lost: {dropped - found}"
-    with sqlite3.connect(daemon.root / "state" / "ledger.sqlite3") as ledger:
+    with contextlib.closing(sqlite3.connect(daemon.root / "state" / "ledger.sqlite3")) as ledger:
         assert ledger.execute("select count(*) from unended").fetchone() == (0,)
         assert ledger.execute("select count(*) from ending where state = 'missing'").fetchone() == (0,)
         filed = ledger.execute(
