@@ -19,6 +19,9 @@ TORCH := .venv/.torch
 INSTALLED := .venv/.installed
 SHIPPED := mednet-improved mednet-plus mednet-general
 
+# Some environments forbid Python to keep what it compiles. Then every process of a test compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DELETE_ON_ERROR:
 .PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
 
