@@ -36,7 +36,7 @@ def test_help_is_quick_and_torch_free() -> None:
     spent = []
     for _ in range(5):
         started = time.perf_counter()
-        assert mednet("--help").returncode == 0
+        assert mednet("--help", fresh=True).returncode == 0
         spent.append(time.perf_counter() - started)
     assert min(spent) < 0.3
     code = "import sys, watcher.cli.main; watcher.cli.main.parser().format_help(); sys.exit('torch' in sys.modules)"

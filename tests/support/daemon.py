@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.support import event_catalogue
+from tests.support import event_catalogue, fork_server
 from tests.support.repository import TOP
 from watcher.core import shipped_files
 from watcher.training.data import synthetic_images
 
 PATIENCE_S = 1.0
 STUB = "tests.support.stub_daemon"
+NEED_TORCH = {"classify", "evaluate"}
 
 
 class Daemon:
@@ -36,7 +38,8 @@ class Daemon:
         self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
         self.root, self.inbox, self.log = root, root / "inbox", root / "log"
         self.config = root / "config.yaml"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.forked = stub
+        self.process: subprocess.Popen[bytes] | fork_server.ForkedProcess | None = None
         self.inbox.mkdir(parents=True, exist_ok=True)
         pending = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
         self.config.write_text((extra if "inbox:" in extra else pending + extra) + "log: {format: json}\n")
@@ -60,8 +63,14 @@ class Daemon:
         ready = len(self.events("daemon.ready"))
         with self.log.open("ab") as log:
             environ = {**os.environ, "PYTHONPATH": str(TOP), **self.environ}
-            command = [*self.command, str(self.config)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+            if self.forked:
+                arguments = [str(self.config)]
+                self.process = fork_server.start(
+                    f"{STUB}:main", arguments, stdout=log.fileno(), stderr=log.fileno(), environ=environ
+                )
+            else:
+                command = [*self.command, str(self.config)]
+                self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
         if wait:
             self.until(lambda: len(self.events("daemon.ready")) > ready)
         return self
@@ -130,10 +139,28 @@ class Sampler:
         return [self.jpeg(self.classes[i % len(self.classes)]) for i in range(count)]
 
 
-def mednet(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end."""
-    command = [sys.executable, "-m", "watcher", *words]
+def mednet(
+    *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end, as a process: a forked one, or with ``fresh`` a new Python."""
     environ = {**os.environ, "PYTHONPATH": str(TOP), **(env or {})}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=cwd, env=environ, check=False)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process: subprocess.Popen[bytes] | fork_server.ForkedProcess
+        if fresh:
+            command = [sys.executable, "-m", "watcher", *words]
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=environ)
+        else:
+            modules = fork_server.TORCH if words[0] in NEED_TORCH else fork_server.PLAIN
+            streams = {"stdout": out.fileno(), "stderr": err.fileno()}
+            process = fork_server.start(
+                "watcher.cli.main:main", words, **streams, environ=environ, cwd=cwd, modules=modules
+            )
+        try:
+            code = process.wait(timeout=100)
+        finally:
+            process.kill()
+        out.seek(0)
+        err.seek(0)
+        ended = subprocess.CompletedProcess(words, code, out.read(), err.read())
     event_catalogue.check_text(ended.stdout.encode())
     return ended

@@ -17,7 +17,7 @@ from watcher.config import loader
 from watcher.core import no_overwrite, shipped_files
 from watcher.core.errors import Fatal
 from watcher.core.records import Scored
-from watcher.filing import mover as moving
+from watcher.filing import mover
 from watcher.inbox import scan
 from watcher.model import checkpoint
 from watcher.monitoring import log
@@ -55,10 +55,10 @@ def look(directory: scan.Inbox, name: str, found=scan.Inbox.look):  # type: igno
     return found(directory, name)
 
 
-def flush(mover: moving.Mover, found=moving.Mover.flush):  # type: ignore[no-untyped-def]
+def flush(slow: mover.Mover, found=mover.Mover.flush):  # type: ignore[no-untyped-def]
     """A disk that takes its time over a move."""
     time.sleep(float(os.environ.get("STUB_MOVE_S", "0")))
-    return found(mover)
+    return found(slow)
 
 
 def without_renameat2(*_: object) -> int:
@@ -74,18 +74,23 @@ def without_links(*_: object, **__: object) -> None:
     raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
+    """Run the daemon with the config in ``arguments``, and with the faults that the environment asks for."""
     if os.environ.get("STUB_NO_RENAMEAT2"):
         no_overwrite._libc.renameat2 = without_renameat2
     if os.environ.get("STUB_NO_LINKS"):
         os.link = without_links
     file.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", file.PAUSE_S))
-    moving.Mover.flush = flush  # type: ignore[method-assign]
+    mover.Mover.flush = flush  # type: ignore[method-assign]
     scan.Inbox.look = look  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
         stations.stall_limits = lambda settings: stall_detection.StallLimits(*[limit] * 7)
     try:
-        sys.exit(start.serve(Path(sys.argv[1]), load))
+        return start.serve(Path(arguments[0]), load)
     except Fatal as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(error.code)
+        return error.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
