@@ -23,7 +23,7 @@ SHIPPED := mednet-improved mednet-plus mednet-general
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
+.PHONY: help install run test proof lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +35,12 @@ run: $(INSTALLED)  ## the demo: sort a few images before your eyes
 
 test: $(INSTALLED)  ## all tests, the quick ones first
 	@echo "== tests"
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow"
-	@$(BIN)/pytest -q -m slow --collect-only >/dev/null 2>&1; \
-	if [ $$? -ne 5 ]; then echo "== slow tests"; $(BIN)/pytest -q -m slow; fi
+	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not proof"
+	@echo "== slow tests"
+	@$(BIN)/pytest -q -m "slow and not proof"
+
+proof: $(INSTALLED)  ## the tests that take long: on all validation images, on ten thousand files
+	@$(BIN)/pytest -q -m proof
 
 lint: $(INSTALLED)  ## format, style, types and architecture
 	@echo "== ruff format" && $(BIN)/ruff format --check --quiet . \
