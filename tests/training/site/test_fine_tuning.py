@@ -439,7 +439,7 @@ class TestPromote:
             "with promotions.alone(state):\n"
             "    known = promotions.history(state)\n"
             "    time.sleep(0.2)\n"
-            "    promotions.write(state, [*known, promotions.Entry('d', 'now', 'me')])"
+            "    promotions.write(state, [*known, promotions.Promotion('d', 'now', 'me')])"
         )
         at_once = [subprocess.Popen([sys.executable, "-c", told, str(tmp_path)]) for _ in range(3)]
         assert [each.wait() for each in at_once] == [0, 0, 0]
