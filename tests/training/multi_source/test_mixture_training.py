@@ -99,34 +99,33 @@ def _all(base: Examples) -> torch.Tensor:
 class TestRun:
     def test_resumes_as_if_never_stopped(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
         """A run cut off after any epoch ends with the weights of one that was not, number for number."""
-        straight = mixture_training.Run(SMALL, base, mixed, tmp_path / "straight", 3, "x")
-        while straight.done < SMALL.steps:
+        straight = mixture_training.prepare(SMALL, base, mixed, tmp_path / "straight", 3, "x")
+        while not straight.finished():
             straight.epoch()
-        mixture_training.Run(SMALL, base, mixed, tmp_path / "cut", 3, "x").epoch()
-        resumed = mixture_training.Run(SMALL, base, mixed, tmp_path / "cut", 3, "x")
+        mixture_training.prepare(SMALL, base, mixed, tmp_path / "cut", 3, "x").epoch()
+        resumed = mixture_training.prepare(SMALL, base, mixed, tmp_path / "cut", 3, "x")
         resumed.resume()
-        assert resumed.done == 2
+        assert len(resumed.history) == 1
         resumed.epoch()
+        assert resumed.finished()
         one, other = (checkpoint.load(tmp_path / name / "net.safetensors") for name in ("straight", "cut"))
         assert one.digest == other.digest
         assert (one.classes, one.training["steps"]) == (CLASSES, 4)
 
     def test_refuses_to_go_on_with_another(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
         """A directory of another recipe or seed is refused, never trained over."""
-        mixture_training.Run(SMALL, base, mixed, tmp_path, 3, "x").epoch()
+        mixture_training.prepare(SMALL, base, mixed, tmp_path, 3, "x").epoch()
         with pytest.raises(Fatal) as caught:
-            mixture_training.Run(SMALL, base, mixed, tmp_path, 4, "x").resume()
+            mixture_training.prepare(SMALL, base, mixed, tmp_path, 4, "x").resume()
         assert caught.value.code is Exit.USAGE
 
     def test_learns(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
         """Steps change the network, and the rate rises before it falls."""
-        run = mixture_training.Run(SMALL, base, mixed, tmp_path, 0, "x")
-        before = {name: value.clone() for name, value in run.net.state_dict().items()}
-        first = run._rate()
-        row = run.epoch()
-        assert np.isfinite(row["loss"])
-        assert not torch.equal(before["fc3.weight"], run.net.state_dict()["fc3.weight"])
-        assert run._rate() > first
+        run = mixture_training.prepare(SMALL, base, mixed, tmp_path, 0, "x")
+        before = run.learner.net.fc3.weight.detach().clone()
+        assert np.isfinite(run.epoch().train_loss)
+        assert not torch.equal(before, run.learner.net.fc3.weight)
+        assert mixture_training.rate(SMALL, 2) > mixture_training.rate(SMALL, 0)
 
 
 class TestPool:

@@ -23,7 +23,8 @@ from watcher.cli import main
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
 from watcher.training.data import synthetic_images
-from watcher.training.fit import recipes, result_rows, training_run
+from watcher.training.fit import recipe_training, recipes, result_rows
+from watcher.training.fit.training_loop import Epoch
 from watcher.training.study import study_plan, study_runs
 
 SMALL = {"filters": [2, 3], "pool": 4, "hidden": [12, 8], "batch_size": 8, "learning_rate": 0.02}
@@ -328,7 +329,7 @@ class TestAblate:
         class Died(Exception):
             pass
 
-        def die(epoch: training_run.Epoch) -> None:
+        def die(epoch: Epoch) -> None:
             raise Died
 
         with pytest.raises(Died):
@@ -346,14 +347,14 @@ class TestAblate:
         results = {}
         for precision in seen:
             task = replace(tasks[0], recipe=recipes.changed(tasks[0].recipe, {"precision": precision}))
-            run = training_run.Run(
+            run = recipe_training.prepare(
                 task.recipe, *[study_runs.images(drawn(data), tmp_path).train] * 2, tmp_path / precision, 0
             )
-            for layer in run.net.modules():
+            for layer in run.learner.net.modules():
                 if isinstance(layer, torch.nn.Linear):
                     layer.register_forward_hook(lambda _, __, y, kept=seen[precision]: kept.append(y.dtype))
             run.epoch()
-            results[precision] = run.result.state_dict()
+            results[precision] = run.learner.result.state_dict()
             assert all(value.dtype != torch.bfloat16 for value in results[precision].values())
         assert set(seen["float32"]) == {torch.float32}
         assert set(seen["bfloat16"]) == {torch.float32, torch.bfloat16}

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from watcher.core.errors import Exit, Fatal
-from watcher.training.fit import result_rows, training_run
+from watcher.training.fit import result_rows
+from watcher.training.fit.training_loop import Epoch
 from watcher.training.study import study_plan, study_runs
 
 
@@ -49,7 +50,7 @@ def _perform(task: study_plan.Task, budget: study_plan.Budget, data: study_runs.
     started = time.monotonic()
     name = f"{task.variant.name}, seed {task.seed}"
 
-    def tell(row: training_run.Epoch) -> None:
+    def tell(row: Epoch) -> None:
         _say(f"  {name}: epoch {row.epoch}, {row.valid_errors} errors watched, {row.seconds:.0f} s")
 
     row = study_runs.perform(task, budget, data, out, tell)

@@ -17,6 +17,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, classifier, mednet
 from watcher.training.data import labelled_images, multi_source_pool
 from watcher.training.fit import calibration, compression, result_rows, resume
+from watcher.training.fit.training_loop import TrainingRun
 from watcher.training.multi_source import (
     generalisation_chart,
     generalisation_report,
@@ -81,11 +82,11 @@ class _Data:
         """How long a run is."""
         return self.plan.shipped.steps if seed_spread.origin(name) == SHIPPED else self.plan.steps
 
-    def job(self, name: str, runs: Path) -> mixture_training.Run:
+    def job(self, name: str, runs: Path) -> TrainingRun:
         """A run, where it ended."""
         recipe = replace(mixture_training.Mixture(), steps=self.steps(name))
         part = self.pool.chosen(self.trained_on(name))
-        job = mixture_training.Run(recipe, self.train, part, runs / name, self.seeds[name], f"{NAME}-{name}")
+        job = mixture_training.prepare(recipe, self.train, part, runs / name, self.seeds[name], f"{NAME}-{name}")
         job.resume()
         return job
 
@@ -101,9 +102,11 @@ def _train(args: argparse.Namespace) -> int:
                 _say(f"{name}: in other hands")
                 continue
             job = data.job(name, args.runs)
-            while job.done < job.recipe.steps:
+            steps = data.steps(name)
+            while not job.finished():
                 row = job.epoch()
-                _say(f"{name}: step {job.done} of {job.recipe.steps}, loss {row['loss']:.4f}, {row['seconds']:.0f} s")
+                done = mixture_training.steps_done(row.epoch, steps)
+                _say(f"{name}: step {done} of {steps}, loss {row.train_loss:.4f}, {row.seconds:.0f} s")
             _say(f"{name}: done")
     return Exit.OK
 

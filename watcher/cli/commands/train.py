@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from watcher.core.errors import Exit, Fatal
 from watcher.training.data import labelled_images
-from watcher.training.fit import recipes, resume, training_run
+from watcher.training.fit import loss_chart, recipe_training, recipes, resume
+from watcher.training.fit.training_loop import TrainingRun
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,27 +47,27 @@ def _train(
             "Name the class directories so, or take another --recipe.",
             Exit.DIRECTORY,
         )
-    job = training_run.Run(recipe, data, valid, out, args.seed)
+    job = recipe_training.prepare(recipe, data, valid, out, args.seed)
     job.resume()
     console.print(
         f"{args.recipe}, seed {args.seed}: {len(data.labels)} training and "
         f"{len(valid.labels)} validation images, {len(job.history)} epochs done before, in {out}"
     )
     while not (ending := job.finished()):
-        _epoch(job, console)
-        training_run.plot(job.history, out / "curves.png", f"MedNet, {args.recipe} recipe, seed {args.seed}")
-    best = min(job.history, key=lambda row: (row.valid_errors, row.valid_loss))
+        _epoch(job, len(data.labels), console)
+        loss_chart.draw(job.history, out / "curves.png", f"MedNet, {args.recipe} recipe, seed {args.seed}")
+    best = min(job.history, key=lambda row: row.score)
     console.print(f"{ending}")
     console.print(f"best epoch {best.epoch}: {best.valid_errors} of {len(valid.labels)} validation images wrong")
     console.print(f"weights: {out / 'best.safetensors'}")
     return Exit.OK
 
 
-def _epoch(job: training_run.Run, console: Console) -> None:
+def _epoch(job: TrainingRun, images: int, console: Console) -> None:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"epoch {len(job.history) + 1}", total=len(job.train.labels))
-        row = job.epoch(lambda images: bar.advance(task, images))
+        task = bar.add_task(f"epoch {len(job.history) + 1}", total=images)
+        row = job.epoch(lambda done: bar.advance(task, done))
     console.print(
         f"epoch {row.epoch:2}  train loss {row.train_loss:.5f}  validation loss {row.valid_loss:.5f}  "
         f"errors {row.valid_errors:4}  overfit {row.overfit_epochs}  {row.seconds:.0f} s"

@@ -18,7 +18,7 @@ from torch import nn
 
 from watcher.model import mednet
 from watcher.training.data.labelled_images import Examples
-from watcher.training.fit import training_run
+from watcher.training.fit import recipe_training
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ def compress(
     What is judged is always the network as it will be stored, in half precision.
     """
     slim = mednet.factor(mednet.fold_batch_norm(net), tuning.rank)
-    loss = nn.CrossEntropyLoss(training_run.class_weights(data.labels, len(data.classes)))
+    loss = nn.CrossEntropyLoss(recipe_training.class_weights(data.labels, len(data.classes)))
     steps: list[Step] = []
     best = halved(slim)
     for epoch in range(tuning.epochs + 1):
         if epoch:
             _tune(slim, data, loss, tuning, epoch)
         stored = halved(slim)
-        valid_loss, wrong = training_run.judge(stored, valid, loss)
+        valid_loss, wrong = recipe_training.judge(stored, valid, loss)
         step = Step(epoch, valid_loss, wrong)
         if not steps or (wrong, valid_loss) < min((s.valid_errors, s.valid_loss) for s in steps):
             best = stored
@@ -76,7 +76,7 @@ def _tune(slim: mednet.MedNet, data: Examples, loss: nn.Module, tuning: Tuning, 
     linear = [parameter for parameter in slim.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(linear, lr=tuning.learning_rate)
     order = np.random.default_rng([tuning.seed, epoch]).permutation(len(data.labels))
-    for images, labels in training_run.batches(data, tuning.batch_size, order):
+    for images, labels in recipe_training.batches(data, tuning.batch_size, order):
         optimizer.zero_grad()
         loss(slim(images).logits, labels).backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""How a training is gone on with: by one process at a time, from the last checkpoint that it put on disk."""
+"""Resume a training: by one process at a time, from the last checkpoint on disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from watcher.core.errors import Exit, Fatal
 
 @contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Keep what this lock stands for from other processes; False if one has it. A process that dies gives it up."""
+    """Lock a file for this process, and yield False if another has it. A process that dies releases its locks."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -35,68 +35,96 @@ def claimed(path: Path) -> Iterator[bool]:
 
 
 @dataclass(frozen=True)
-class Last:
-    """``last.pt`` in the directory of a run: all that it needs to go on as if it had never stopped.
+class Identity:
+    """What a training and the checkpoint that it resumes from have in common.
 
-    ``recipe`` is plain values, equal to themselves once they are on disk.
+    ``recipe`` is plain values, equal to themselves once they are on disk. ``data`` is a digest of the images.
+    """
+
+    recipe: dict[str, Any]
+    seed: int
+    data: str
+
+
+@dataclass(frozen=True)
+class LastCheckpoint:
+    """``last.pt`` in the directory of a training: everything that it needs to continue as if it had never stopped.
+
+    ``generator`` draws the images, where they are not drawn from the seed alone.
     """
 
     directory: Path
-    recipe: dict[str, Any]
-    seed: int
+    identity: Identity
     net: nn.Module
     optimizer: Optimizer
-    averaged: AveragedModel | None
+    averaged: AveragedModel | None = None
+    generator: torch.Generator | None = None
 
-    def save(self, **progress: Any) -> None:
-        """Put networks, optimizer, torch's random state and the run's own ``progress`` on disk, whole or not at all.
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.directory / "last.pt"
+
+    def save(self, history: list[dict[str, Any]]) -> None:
+        """Write networks, optimizer, random states and the figures of each epoch, whole or not at all.
 
         Raises:
             OSError: they can not be written; what was there stays.
         """
         state: dict[str, Any] = {
-            "recipe": self.recipe,
-            "seed": self.seed,
+            **vars(self.identity),
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "random": torch.get_rng_state(),
-            **progress,
+            "generator": None if self.generator is None else self.generator.get_state(),
+            "history": history,
         }
-        path = self.directory / "last.pt"
-        with atomic_write.written(path) as partial:
+        with atomic_write.written(self.path) as partial:
             try:
                 torch.save(state, partial)
             except RuntimeError as error:  # how torch says that a disk is full
-                raise OSError(errno.EIO, f"torch could not write it ({error})", str(path)) from error
+                raise OSError(errno.EIO, f"torch could not write it ({error})", str(self.path)) from error
 
-    def restore(self) -> dict[str, Any] | None:
-        """Put all of it back as it was saved. Gives the run's own progress with it; None: the run has not begun.
+    def restore(self) -> list[dict[str, Any]]:
+        """Put everything back as it was saved, and return the figures of each epoch; none if nothing was saved.
 
         Raises:
-            Fatal: exit code 2; it is of another recipe or seed. Exit code 5; it is damaged.
+            Fatal: exit code 2; it is of another recipe, seed, version or of other images. Exit code 5; it is damaged.
         """
-        path = self.directory / "last.pt"
-        if not path.exists():
-            return None
-        content = io.BytesIO(path.read_bytes())  # what can not be read is not therefore damaged
-        try:
-            state: dict[str, Any] = torch.load(content, weights_only=True)
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # by where the damage is
-            raise Fatal(
-                f"{path} is damaged, so the run can not be gone on with",
-                f"Remove {self.directory}, and the run is done anew.",
-                Exit.DIRECTORY,
-            ) from error
-        if state["recipe"] != self.recipe or state["seed"] != self.seed:
-            raise Fatal(
-                f"{self.directory} holds a run of another recipe, seed or number of classes",
-                "Give --out another directory.",
-                Exit.USAGE,
-            )
+        if not self.path.exists():
+            return []
+        state = self._read()
+        self._refuse_another(state)
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
         torch.set_rng_state(state["random"])
-        return state
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+        return list(state["history"])
+
+    def _read(self) -> dict[str, Any]:
+        content = io.BytesIO(self.path.read_bytes())  # a file that can not be read is not therefore damaged
+        try:
+            return dict(torch.load(content, weights_only=True))
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # by where the damage is
+            raise Fatal(
+                f"{self.path} is damaged, so the run can not be continued",
+                f"Remove {self.directory}, and the run is done again from its beginning.",
+                Exit.DIRECTORY,
+            ) from error
+
+    def _refuse_another(self, state: dict[str, Any]) -> None:
+        identity, advice = self.identity, "Give --out another directory."
+        if not {*vars(identity), "generator", "history"} <= state.keys():
+            problem = f"{self.directory} holds a run that another version of this program began"
+            raise Fatal(problem, f"Finish it with that version, or remove {self.directory}.", Exit.USAGE)
+        if state["recipe"] != identity.recipe or state["seed"] != identity.seed:
+            raise Fatal(
+                f"{self.directory} holds a run of another recipe, seed or number of classes", advice, Exit.USAGE
+            )
+        if state["data"] != identity.data:
+            problem = f"{self.directory} holds a run on other images or labels: continued, it would be of neither"
+            raise Fatal(problem, advice, Exit.USAGE)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,8 @@ from watcher.training.data.hospital_renderings import BEARS, RandomDraws
 from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import resume
+from watcher.training.fit.gradient_descent import Averaging, Batch, Learner
+from watcher.training.fit.training_loop import Epoch, Plan, TrainingRun
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Mixture:
 EPOCH = 500
 """Steps between two checkpoints."""
 
+GRADIENT_NORM = 5.0
+"""The length to which longer gradients are cut."""
+
 
 class Sampler:
     """Draws the images of a step. ``base`` is held as bytes, the pool at 64 x 64 with all levels."""
@@ -86,6 +91,12 @@ class Sampler:
         self.inside = _weights(inside, pool.labels, origins)
         outside = (pool.labels == OUTLIER).astype(np.float64)
         self.outside = _weights(outside, pool.labels, np.array(pool.kinds))
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Draw the batches of an epoch, counted from 1."""
+        for step in range(steps_done(number - 1, self.recipe.steps), steps_done(number, self.recipe.steps)):
+            images, labels = self.draw()
+            yield Batch(images.to(memory_format=torch.channels_last), labels, rate(self.recipe, step))
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """Standardised images (b, 1, 64, 64) and labels (b,); strangers have the label after the last class."""
@@ -144,90 +155,56 @@ def _weights(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], gro
     return torch.from_numpy(weights)
 
 
-class Run:
-    """One training in a directory of its own: ``last.pt`` resumes it, ``net.safetensors`` is the averaged network."""
+def prepare(recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, name: str) -> TrainingRun:
+    """Return the training on a mixture, at its beginning. It writes ``net.safetensors``: the averaged network."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    sampler = Sampler(recipe, base, pool, generator)
+    net = mednet.MedNet(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        fused=True,
+    )
+    mean = swa_utils.get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
+    averaged = swa_utils.AveragedModel(net, multi_avg_fn=mean, use_buffers=True)
+    learner = Learner(
+        net, optimizer, nn.CrossEntropyLoss(), Averaging(averaged), bfloat16=True, max_gradient_norm=GRADIENT_NORM
+    )
 
-    def __init__(self, recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, name: str) -> None:
-        self.recipe, self.out, self.seed, self.name, self.classes = recipe, out, seed, name, base.classes
-        torch.manual_seed(seed)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.sampler = Sampler(recipe, base, pool, self.generator)
-        self.net = mednet.MedNet(recipe.network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            self.net.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=True,
-            fused=True,
-        )
-        mean = swa_utils.get_ema_multi_avg_fn(recipe.averaged)  # type: ignore[no-untyped-call]
-        self.averaged = swa_utils.AveragedModel(self.net, multi_avg_fn=mean, use_buffers=True)
-        self.last = resume.Last(out, recipe.plain(), seed, self.net, self.optimizer, self.averaged)
-        self.done = 0
-        self.losses: list[dict[str, float]] = []
+    def save_weights(row: Epoch, is_best: bool) -> None:
+        done = steps_done(row.epoch, recipe.steps)
+        checkpoint.save(_checkpoint(recipe, learner.result, base.classes, seed, done, name), out / "net.safetensors")
 
-    @property
-    def result(self) -> mednet.MedNet:
-        """The network to be judged."""
-        return cast(mednet.MedNet, self.averaged.module).eval()
+    plan = Plan(math.ceil(recipe.steps / EPOCH), sampler.epoch, save_weights)
+    identity = resume.Identity(recipe.plain(), seed, "")
+    last = resume.LastCheckpoint(out, identity, net, optimizer, averaged, generator)
+    return TrainingRun(out, learner, plan, last)
 
-    def resume(self) -> None:
-        """Go on where ``last.pt`` ended.
 
-        Raises:
-            Fatal: exit code 2; it is of another recipe or seed.
-        """
-        state = self.last.restore()
-        if state is not None:
-            self.generator.set_state(state["generator"])
-            self.done, self.losses = state["done"], state["losses"]
+def steps_done(epochs: int, steps: int) -> int:
+    """Return how many of ``steps`` are done after so many epochs."""
+    return min(epochs * EPOCH, steps)
 
-    def epoch(self) -> dict[str, float]:
-        """Some hundred steps, then all of it on disk."""
-        started, worked = time.monotonic(), time.process_time()
-        self.net.train()
-        total, steps = 0.0, min(EPOCH, self.recipe.steps - self.done)
-        for _ in range(steps):
-            total += self._step()
-        row = {
-            "steps": self.done,
-            "loss": total / max(steps, 1),
-            "seconds": time.monotonic() - started,
-            "cpu_seconds": time.process_time() - worked,
-        }
-        self.losses.append(row)
-        checkpoint.save(self.checkpoint(), self.out / "net.safetensors")
-        self.last.save(generator=self.generator.get_state(), done=self.done, losses=self.losses)
-        return row
 
-    def _step(self) -> float:
-        images, labels = self.sampler.draw()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        self.optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = self.net(images.to(memory_format=torch.channels_last)).logits
-        loss = functional.cross_entropy(logits.float(), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimizer.step()
-        self.averaged.update_parameters(self.net)
-        self.done += 1
-        return float(loss.detach())
+def rate(recipe: Mixture, step: int) -> float:
+    """Return the learning rate of a step, counted from 0: it rises evenly at first, and falls as half a cosine."""
+    rising = min(1.0, (step + 1) / recipe.warm_up)
+    return recipe.learning_rate * rising * (1 + math.cos(math.pi * step / recipe.steps)) / 2
 
-    def _rate(self) -> float:
-        rising = min(1.0, (self.done + 1) / self.recipe.warm_up)
-        return self.recipe.learning_rate * rising * (1 + math.cos(math.pi * self.done / self.recipe.steps)) / 2
 
-    def checkpoint(self) -> checkpoint.Checkpoint:
-        """The averaged network as it stands."""
-        recipe = self.recipe.plain()
-        del recipe["network"]
-        return checkpoint.Checkpoint(
-            name=self.name,
-            architecture=self.recipe.network.to_dict(),
-            classes=self.classes,
-            tensors={name: value.contiguous().numpy() for name, value in self.result.state_dict().items()},
-            training={"recipe": recipe, "seed": self.seed, "steps": self.done},
-        )
+def _checkpoint(
+    recipe: Mixture, net: mednet.MedNet, classes: tuple[str, ...], seed: int, steps: int, name: str
+) -> checkpoint.Checkpoint:
+    settings = recipe.plain()
+    del settings["network"]
+    return checkpoint.Checkpoint(
+        name=name,
+        architecture=recipe.network.to_dict(),
+        classes=classes,
+        tensors={name: value.contiguous().numpy() for name, value in net.state_dict().items()},
+        training={"recipe": settings, "seed": seed, "steps": steps},
+    )

@@ -26,7 +26,8 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, mednet
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
-from watcher.training.fit import evaluation, result_rows, resume, training_run
+from watcher.training.fit import evaluation, recipe_training, result_rows, resume
+from watcher.training.fit.training_loop import Epoch, TrainingRun
 from watcher.training.study import study_plan
 
 LISTED = 1000
@@ -90,18 +91,18 @@ def perform(
     budget: study_plan.Budget,
     data: Images,
     out: Path,
-    tell: Callable[[training_run.Epoch], None],
+    tell: Callable[[Epoch], None],
 ) -> result_rows.Row:
     """Train, from the last checkpoint if there is one, judge, and put the row on disk."""
     work = out / "work" / task.digest
     best = budget.keep == "best"
-    run = training_run.Run(task.recipe, data.train, data.watch, work, task.seed, keep_best=best)
+    run = recipe_training.prepare(task.recipe, data.train, data.watch, work, task.seed, keep_best=best)
     run.resume()
     while not run.finished():
         tell(run.epoch())
-    net = _best(run) if best else run.result
+    net = _best(run) if best else run.learner.result
     judged = evaluation.report(data.judge, probabilities(net, data.judge))
-    row = _row(task, run, judged)
+    row = _row(task, run, len(data.train.labels), judged)
     if best:
         with atomic_write.written(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
             shutil.copyfile(work / "best.safetensors", partial)
@@ -114,18 +115,20 @@ def perform(
 def probabilities(net: mednet.MedNet, data: Examples) -> npt.NDArray[np.float64]:
     """Softmax of the logits, (n, classes), in double precision."""
     net.eval()
-    parts = [torch.softmax(net(images).logits.double(), dim=1).numpy() for images, _ in training_run.batches(data, 64)]
+    parts = [
+        torch.softmax(net(images).logits.double(), dim=1).numpy() for images, _ in recipe_training.batches(data, 64)
+    ]
     return np.concatenate(parts)
 
 
-def _best(run: training_run.Run) -> mednet.MedNet:
-    net = mednet.MedNet(run.recipe.network)
+def _best(run: TrainingRun) -> mednet.MedNet:
+    net = mednet.MedNet(run.learner.net.config)
     tensors = checkpoint.load(run.out / "best.safetensors").tensors
     net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
     return net
 
 
-def _row(task: study_plan.Task, run: training_run.Run, judged: evaluation.Report) -> result_rows.Row:
+def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: evaluation.Report) -> result_rows.Row:
     calibration = evaluation.calibration(judged)
     return {
         "variant": task.variant.name,
@@ -135,7 +138,7 @@ def _row(task: study_plan.Task, run: training_run.Run, judged: evaluation.Report
         "seed": task.seed,
         "digest": task.digest,
         "classes": list(judged.classes),
-        "train_images": len(run.train.labels),
+        "train_images": train_images,
         "judged": judged.total,
         "errors": len(judged.errors),
         "errors_by_class": {name: sum(e.true == name for e in judged.errors) for name in judged.classes},
@@ -146,7 +149,7 @@ def _row(task: study_plan.Task, run: training_run.Run, judged: evaluation.Report
         "confusion": judged.confusion.tolist(),
         "bins": [[_short(v) for v in column] for column in zip(*calibration.bins, strict=True)],
         "wrong": _listed(judged.errors),
-        "parameters": sum(p.numel() for p in run.net.parameters()),
+        "parameters": sum(p.numel() for p in run.learner.net.parameters()),
         "epochs": len(run.history),
         "history": [{k: _short(v) for k, v in asdict(epoch).items()} for epoch in run.history],
         "seconds": round(sum(epoch.seconds for epoch in run.history), 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from watcher.images import decode
 from watcher.model import checkpoint, classifier, mednet
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
-from watcher.training.fit import calibration, compression, evaluation, recipes, resume, training_run
+from watcher.training.fit import calibration, compression, evaluation, recipe_training, recipes, resume
+from watcher.training.fit.training_loop import EarlyStop, TrainingRun
 
 SMALL = mednet.MedNetConfig(side=16, classes=3, filters=(2, 3), kernels=(5, 3), hidden=(12, 8))
 RECIPE = recipes.Recipe("small", SMALL, learning_rate=0.05, batch_size=8, t2v_ratio=1e9, t2v_epochs=3, max_epochs=4)
@@ -39,8 +40,8 @@ def examples(seed: int = 0, count: int = 42) -> Examples:
     return Examples(("a", "b", "c"), tuple(f"{i}.png" for i in range(count)), images, labels.astype(np.int64))
 
 
-def run(out: Path, recipe: recipes.Recipe = RECIPE, seed: int = 1) -> training_run.Run:
-    return training_run.Run(recipe, examples(0), examples(9, 15), out, seed)
+def run(out: Path, recipe: recipes.Recipe = RECIPE, seed: int = 1) -> TrainingRun:
+    return recipe_training.prepare(recipe, examples(0), examples(9, 15), out, seed)
 
 
 def same(one: mednet.MedNet, other: mednet.MedNet) -> bool:
@@ -112,7 +113,7 @@ class TestRecipes:
 def test_class_weights_are_inverse_to_counts(counts: list[int]) -> None:
     """A class with half the images weighs twice as much; the weights average 1."""
     labels = np.repeat(np.arange(len(counts)), counts)
-    weights = training_run.class_weights(labels, len(counts)).numpy()
+    weights = recipe_training.class_weights(labels, len(counts)).numpy()
     np.testing.assert_allclose(weights.mean(), 1, rtol=1e-5)
     np.testing.assert_allclose(weights * counts, weights[0] * counts[0], rtol=1e-5)
 
@@ -122,7 +123,7 @@ class TestBatches:
         """Every image comes once, standardised, in the order given; the last batch may be smaller."""
         data = examples()
         order = np.random.default_rng(0).permutation(42)
-        parts = list(training_run.batches(data, 8, order))
+        parts = list(recipe_training.batches(data, 8, order))
         assert [len(labels) for _, labels in parts] == [8, 8, 8, 8, 8, 2]
         np.testing.assert_array_equal(torch.cat([labels for _, labels in parts]), data.labels[order])
         np.testing.assert_array_equal(torch.cat([i for i, _ in parts]), decode.standardise(data.images[order]))
@@ -161,7 +162,7 @@ class TestRun:
         assert len(second.history) == after
         for _ in range(4 - after):
             second.epoch()
-        assert same(straight.net, second.net) and same(straight.result, second.result)
+        assert same(straight.learner.net, second.learner.net) and same(straight.learner.result, second.learner.result)
         losses = [[replace(row, seconds=0, cpu_seconds=0) for row in each.history] for each in (straight, second)]
         assert losses[0] == losses[1]
         best = [checkpoint.load(tmp_path / name / "best.safetensors") for name in ("straight", "resumed")]
@@ -172,8 +173,8 @@ class TestRun:
         one, again, other = run(tmp_path / "1"), run(tmp_path / "2"), run(tmp_path / "3", seed=2)
         for each in (one, again, other):
             each.epoch()
-        assert same(one.net, again.net)
-        assert not same(one.net, other.net)
+        assert same(one.learner.net, again.learner.net)
+        assert not same(one.learner.net, other.learner.net)
 
     def test_nothing_to_resume(self, tmp_path: Path) -> None:
         """Without an earlier run a resume begins at the beginning."""
@@ -201,35 +202,26 @@ class TestRun:
         ]
         for parts in other:
             with pytest.raises(Fatal, match="on other images") as caught:
-                training_run.Run(RECIPE, *parts, tmp_path, 1).resume()
+                recipe_training.prepare(RECIPE, *parts, tmp_path, 1).resume()
             assert caught.value.code is Exit.USAGE
-
-    def test_a_run_from_before_its_images_were_noted_is_resumed(self, tmp_path: Path) -> None:
-        """What was begun by an older version is not lost."""
-        begun = run(tmp_path)
-        row = begun.epoch()
-        begun.last.save(history=[asdict(row)])
-        again = run(tmp_path)
-        again.resume()
-        assert again.history == [row]
 
     @pytest.mark.parametrize("classes", [("a", "b", "c", "d"), ("a", "b", "c", "d", "e", "f", "g")])
     def test_as_many_classes_as_the_data_has(self, tmp_path: Path, classes: tuple[str, ...]) -> None:
         """The network has an output for each class of the data, whatever the recipe's own data had."""
         data = examples()
         data = replace(data, classes=classes, labels=np.arange(42, dtype=np.int64) % len(classes))
-        training_run.Run(RECIPE, data, data, tmp_path, 1).epoch()
+        recipe_training.prepare(RECIPE, data, data, tmp_path, 1).epoch()
         kept = checkpoint.load(tmp_path / "best.safetensors")
         assert kept.classes == classes and classifier.build(kept).config.classes == len(classes)
 
     def test_early_stop_counts_epochs_that_are_not_in_a_row(self, tmp_path: Path) -> None:
         """Epochs with too high a validation loss add up; a good one between does not start the count again."""
-        always, never = replace(RECIPE, t2v_ratio=0.0, max_epochs=99), replace(RECIPE, t2v_ratio=1e9, max_epochs=99)
-        going = run(tmp_path, always)
+        always, never = EarlyStop(0.0, 3), EarlyStop(1e9, 3)
+        going = run(tmp_path, replace(RECIPE, max_epochs=99))
         counts = []
-        for recipe in (always, never, always, never, always):
+        for stop in (always, never, always, never, always):
             assert going.finished() is None
-            going.recipe = recipe
+            going.plan = replace(going.plan, early_stop=stop)
             counts.append(going.epoch().overfit_epochs)
         assert counts == [1, 1, 2, 2, 3]
         assert "early stop" in str(going.finished())
@@ -249,11 +241,11 @@ class TestRun:
         best = min(rows, key=lambda row: (row.valid_errors, row.valid_loss))
         kept = checkpoint.load(tmp_path / "best.safetensors")
         assert (kept.training["epoch"], kept.training["valid_errors"]) == (best.epoch, best.valid_errors)
-        loss = torch.nn.CrossEntropyLoss(training_run.class_weights(going.train.labels, 3))
-        assert training_run.judge(classifier.build(kept), going.valid, loss)[1] == best.valid_errors
+        loss = torch.nn.CrossEntropyLoss(recipe_training.class_weights(examples(0).labels, 3))
+        assert recipe_training.judge(classifier.build(kept), examples(9, 15), loss)[1] == best.valid_errors
 
     def test_story_is_on_disk(self, tmp_path: Path) -> None:
-        """losses.jsonl has a line for each epoch, and tick tells of every image."""
+        """losses.jsonl has a line for each epoch, and every image of an epoch is counted."""
         going = run(tmp_path)
         seen: list[int] = []
         going.epoch(seen.append)
@@ -273,21 +265,21 @@ class TestSettings:
     def test_schedules(self, schedule: Any, rates: list[float]) -> None:
         """Constant; half a cosine from the whole rate to none; a tenth of it in the last third."""
         recipe = replace(RECIPE, learning_rate=2.0, schedule=schedule)
-        found = [training_run.rate(recipe, share) for share in (0, 1 / 2, 2 / 3, 1)]
+        found = [recipe_training.rate(recipe, share) for share in (0, 1 / 2, 2 / 3, 1)]
         assert found == pytest.approx([2 * rate for rate in rates])
 
     def test_resampling_keeps_the_length_of_an_epoch(self) -> None:
         """A class at 3 comes three times as often as one at 1, one at 0 never; as many images are drawn."""
         data = examples(count=3000)
-        order = training_run.drawn(data, {"a": 3.0, "c": 0.0}, np.random.default_rng(0))
+        order = recipe_training.drawn(data, {"a": 3.0, "c": 0.0}, np.random.default_rng(0))
         counts = np.bincount(data.labels[order], minlength=3)
         assert counts.sum() == 3000 and counts[2] == 0
         assert counts[0] / counts[1] == pytest.approx(3, rel=0.15)
-        assert sorted(training_run.drawn(data, {}, np.random.default_rng(0))) == list(range(3000))
+        assert sorted(recipe_training.drawn(data, {}, np.random.default_rng(0))) == list(range(3000))
 
     def test_class_factors_weigh_errors(self, tmp_path: Path) -> None:
         """A class's weight in the loss is multiplied; the weights still average 1."""
-        weights = run(tmp_path, replace(RECIPE, class_factors={"b": 2.0})).loss.weight
+        weights = run(tmp_path, replace(RECIPE, class_factors={"b": 2.0})).learner.loss.weight
         assert isinstance(weights, torch.Tensor)
         assert weights.tolist() == pytest.approx([0.75, 1.5, 0.75])
 
@@ -295,13 +287,15 @@ class TestSettings:
         """What is judged is 0.99 of the mean before and 0.01 of the weights, from the first step's weights on."""
         going = run(tmp_path, replace(RECIPE, averaging="ema", batch_size=21))
         seen: list[torch.Tensor] = []
-        going.optimizer.register_step_post_hook(lambda *_: seen.append(going.net.fc3.weight.detach().clone()))
+        going.learner.optimizer.register_step_post_hook(
+            lambda *_: seen.append(going.learner.net.fc3.weight.detach().clone())
+        )
         going.epoch()
         going.epoch()
         mean = seen[0]
         for weights in seen[1:]:
             mean = 0.99 * mean + 0.01 * weights
-        torch.testing.assert_close(going.result.fc3.weight.detach(), mean)
+        torch.testing.assert_close(going.learner.result.fc3.weight.detach(), mean)
 
     @pytest.mark.parametrize("averaging", ["ema", "swa"])
     def test_averaged_weights_have_statistics_of_their_own(self, tmp_path: Path, averaging: str) -> None:
@@ -309,10 +303,10 @@ class TestSettings:
         going = run(tmp_path, replace(RECIPE, averaging=averaging, max_epochs=2))
         going.epoch()
         going.epoch()
-        net = going.result
-        assert net is not going.net
+        net = going.learner.result
+        assert net is not going.learner.net
         with torch.no_grad():
-            computed = net.convs[0](torch.from_numpy(decode.standardise(going.train.images)))
+            computed = net.convs[0](torch.from_numpy(decode.standardise(examples(0).images)))
         torch.testing.assert_close(net.convs[1].running_mean, computed.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(net.convs[1].running_var, computed.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
 
@@ -322,19 +316,22 @@ class TestSettings:
         ends = []
         for number in range(1, 5):
             going.epoch()
-            ends.append(going.net.fc3.weight.detach().clone())
-            assert (going.result is going.net) == (number < 3)
-        torch.testing.assert_close(going.result.fc3.weight.detach(), (ends[2] + ends[3]) / 2)
+            ends.append(going.learner.net.fc3.weight.detach().clone())
+            assert (going.learner.result is going.learner.net) == (number < 3)
+        torch.testing.assert_close(going.learner.result.fc3.weight.detach(), (ends[2] + ends[3]) / 2)
         kept = checkpoint.load(tmp_path / "best.safetensors")
         assert kept.training["recipe"]["averaging"] == "swa"
 
     def test_augmentation_is_for_training_only(self, tmp_path: Path) -> None:
         """The images themselves stay, and what is judged is judged as it is."""
-        going = run(tmp_path, replace(RECIPE, augment={"inversion": {"all": 1.0}}))
-        before = going.train.images.copy()
+        data = examples(0)
+        recipe = replace(RECIPE, augment={"inversion": {"all": 1.0}})
+        going = recipe_training.prepare(recipe, data, examples(9, 15), tmp_path, 1)
         row = going.epoch()
-        np.testing.assert_array_equal(going.train.images, before)
-        assert row.valid_loss == pytest.approx(training_run.judge(going.net, examples(9, 15), going.loss)[0])
+        np.testing.assert_array_equal(data.images, examples(0).images)
+        assert row.valid_loss == pytest.approx(
+            recipe_training.judge(going.learner.net, examples(9, 15), going.learner.loss)[0]
+        )
 
     def test_changed_recipe(self) -> None:
         """Settings of the training and of the network are changed alike, lists as YAML has them; the rest stays."""
@@ -381,8 +378,8 @@ class TestCompress:
         trained = run(tmp_path)
         for _ in range(3):
             trained.epoch()
-        net = trained.net.eval()
-        slim, steps = compression.compress(net, trained.train, trained.valid, compression.Tuning(rank=12, epochs=0))
+        net = trained.learner.net.eval()
+        slim, steps = compression.compress(net, examples(0), examples(9, 15), compression.Tuning(rank=12, epochs=0))
         assert (slim.config.batch_norm, slim.config.rank) == (False, 12)
         batch = torch.from_numpy(decode.standardise(examples(5).images))
         with torch.inference_mode():
@@ -393,18 +390,18 @@ class TestCompress:
         """The network given back is the one of the step with the fewest errors, and the trained one is not touched."""
         trained = run(tmp_path)
         trained.epoch()
-        before = {name: value.clone() for name, value in trained.net.state_dict().items()}
+        before = {name: value.clone() for name, value in trained.learner.net.state_dict().items()}
         tuning = compression.Tuning(rank=2, epochs=3, batch_size=8, learning_rate=0.05)
-        slim, steps = compression.compress(trained.net, trained.train, trained.valid, tuning)
-        loss = torch.nn.CrossEntropyLoss(training_run.class_weights(trained.train.labels, 3))
-        found_loss, found_errors = training_run.judge(slim, trained.valid, loss)
+        slim, steps = compression.compress(trained.learner.net, examples(0), examples(9, 15), tuning)
+        loss = torch.nn.CrossEntropyLoss(recipe_training.class_weights(examples(0).labels, 3))
+        found_loss, found_errors = recipe_training.judge(slim, examples(9, 15), loss)
         assert (found_errors, found_loss) == min((step.valid_errors, step.valid_loss) for step in steps)
         assert [step.epoch for step in steps] == [0, 1, 2, 3]
-        assert all(torch.equal(value, before[name]) for name, value in trained.net.state_dict().items())
+        assert all(torch.equal(value, before[name]) for name, value in trained.learner.net.state_dict().items())
 
     def test_numbers_fit_half_precision(self, tmp_path: Path) -> None:
         """What is judged is what is stored: every number survives the trip through half precision."""
-        slim = compression.halved(run(tmp_path).net)
+        slim = compression.halved(run(tmp_path).learner.net)
         assert all(torch.equal(value, value.half().float()) for value in slim.parameters())
 
 
