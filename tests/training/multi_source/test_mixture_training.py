@@ -119,6 +119,17 @@ class TestRun:
             mixture_training.prepare(SMALL, base, mixed, tmp_path, 4, "x").resume()
         assert caught.value.code is Exit.USAGE
 
+    def test_refuses_to_go_on_with_other_images(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
+        """One level of one image, or what the table says of it, is another pool, and other base data are others."""
+        mixture_training.prepare(SMALL, base, mixed, tmp_path, 3, "x").epoch()
+        levels = mixed.levels.copy()
+        levels[0, 0, 0] ^= 1
+        others = [replace(mixed, levels=levels), replace(mixed, origins=("south", *mixed.origins[1:]))]
+        for data, pool in [*((base, pool) for pool in others), (replace(base, labels=1 - base.labels), mixed)]:
+            with pytest.raises(Fatal, match="on other images") as caught:
+                mixture_training.prepare(SMALL, data, pool, tmp_path, 3, "x").resume()
+            assert caught.value.code is Exit.USAGE
+
     def test_learns(self, tmp_path: Path, base: Examples, mixed: Pool) -> None:
         """Steps change the network, and the rate rises before it falls."""
         run = mixture_training.prepare(SMALL, base, mixed, tmp_path, 0, "x")

@@ -9,6 +9,7 @@ still be rendered from those in Hounsfield units.
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,6 +89,14 @@ def load(root: Path, table: Path, classes: Sequence[str]) -> Pool:
             "Unpack it, and give --pool its pool.csv and --pool-data the directory that its paths start from.",
             Exit.DIRECTORY,
         ) from error
+
+
+def digest(pool: Pool) -> str:
+    """Return a digest of the images and of all that the table says of them, in their order; 64 hexadecimal digits."""
+    sha = hashlib.sha256(np.ascontiguousarray(pool.levels).data)
+    sha.update(np.ascontiguousarray(pool.labels).data)
+    sha.update(repr((pool.classes, pool.kinds, pool.origins, pool.renderings, pool.grades)).encode())
+    return sha.hexdigest()
 
 
 def _origin(row: dict[str, str]) -> str:

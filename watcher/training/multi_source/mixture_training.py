@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.optim import swa_utils
 
 from watcher.model import checkpoint, mednet
-from watcher.training.data import hospital_renderings, synthetic_outliers
+from watcher.training.data import hospital_renderings, labelled_images, multi_source_pool, synthetic_outliers
 from watcher.training.data.hospital_renderings import BEARS, RandomDraws
 from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
@@ -180,7 +180,7 @@ def prepare(recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, n
         checkpoint.save(_checkpoint(recipe, learner.result, base.classes, seed, done, name), out / "net.safetensors")
 
     plan = Plan(math.ceil(recipe.steps / EPOCH), sampler.epoch, save_weights)
-    identity = resume.Identity(recipe.plain(), seed, "")
+    identity = resume.Identity(recipe.plain(), seed, f"{labelled_images.digest(base)} {multi_source_pool.digest(pool)}")
     last = resume.LastCheckpoint(out, identity, net, optimizer, averaged, generator)
     return TrainingRun(out, learner, plan, last)
 
