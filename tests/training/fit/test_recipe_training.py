@@ -685,32 +685,30 @@ class TestEvaluate:
 
 class TestCalibration:
     @staticmethod
-    def judged(confidences: list[float], right: list[bool]) -> evaluation.Report:
-        return evaluation.Report(
-            ("a",), len(right), (), np.zeros((1, 1), np.int64), np.array(confidences), np.array(right)
-        )
+    def measured(confidences: list[float], right: list[bool]) -> evaluation.Calibration:
+        return evaluation.calibration(np.array(confidences), np.array(right, bool))
 
     def test_perfect_and_boastful(self) -> None:
         """Right as often as confident is no error; sure and wrong is an error of 1."""
-        assert evaluation.calibration(self.judged([0.75] * 4, [True, True, True, False])).error == 0
-        assert evaluation.calibration(self.judged([1.0] * 4, [False] * 4)).error == 1
+        assert self.measured([0.75] * 4, [True, True, True, False]).error == 0
+        assert self.measured([1.0] * 4, [False] * 4).error == 1
 
     def test_bins_are_weighed_by_their_images(self) -> None:
         """Two bins: |0.5 - 0.7| on two images and |1 - 0.9| on two give 0.15."""
-        found = evaluation.calibration(self.judged([0.7, 0.7, 0.9, 0.9], [True, False, True, True]))
+        found = self.measured([0.7, 0.7, 0.9, 0.9], [True, False, True, True])
         assert found.error == pytest.approx(0.15)
         assert [count for count, _, _ in found.bins if count] == [2, 2]
 
     @pytest.mark.filterwarnings("error")
     def test_a_training_that_diverged(self) -> None:
         """A confidence that is no number counts as none, without a warning; the error is a number."""
-        assert evaluation.calibration(self.judged([float("nan")] * 2, [True, False])).error == 0.5
+        assert self.measured([float("nan")] * 2, [True, False]).error == 0.5
 
     def test_edges(self) -> None:
         """Confidence 0 and 1 belong to the first and last bin, an inner edge to the bin below; no image, no error."""
-        found = evaluation.calibration(self.judged([0.0, 0.2, 1.0], [True] * 3), bins=5)
-        assert [count for count, _, _ in found.bins] == [2, 0, 0, 0, 1]
-        assert evaluation.calibration(self.judged([], [])).error == 0
+        found = self.measured([0.0, 0.2, 1.0], [True] * 3)
+        assert [place for place, (count, _, _) in enumerate(found.bins) if count] == [0, 2, 14]
+        assert self.measured([], []).error == 0
 
 
 @given(

@@ -249,11 +249,12 @@ def test_auroc(known: list[float], strangers: list[float], expected: float) -> N
     assert novelty_scores.auroc(np.array(known, float), np.array(strangers, float)) == pytest.approx(expected)
 
 
-def test_mahalanobis_is_its_definition() -> None:
+def test_mahalanobis_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     """The score is (x - m)' S^-1 (x - m) for the nearest mean m and the covariance S within groups."""
     rng = np.random.default_rng(0)
     groups = [rng.normal(size=(50, 3)) + shift for shift in (0.0, 6.0)]
-    found = novelty_scores.spread([np.concatenate(groups)], [np.repeat([0, 1], 50)], ridge=0.0)
+    monkeypatch.setattr(novelty_scores, "RIDGE", 0.0)
+    found = novelty_scores.spread([np.concatenate(groups)], [np.repeat([0, 1], 50)])
     within = np.concatenate([group - group.mean(axis=0) for group in groups])
     inverse = np.linalg.inv(within.T @ within / len(within))
     x = np.array([[1.0, 2, 3]])

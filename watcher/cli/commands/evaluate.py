@@ -14,8 +14,6 @@ from watcher.model import checkpoint, thresholds
 from watcher.training.data import labelled_images
 from watcher.training.fit import evaluation
 
-BATCH = 64
-
 
 def run(args: argparse.Namespace) -> int:
     """Print how many are right, the confusion matrix and each error."""
@@ -46,7 +44,7 @@ def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluation.Report)
         f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
         f"thresholds {_thresholds(weights)}: {int((filed & judged.right).sum())} filed right, "
         f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
-        f"confidence expected calibration error {evaluation.calibration(judged).error:.2%} ({evaluation.BINS} bins); "
+        f"confidence expected calibration error {judged.calibration.error:.2%} ({evaluation.BINS} bins); "
         f"{judged.sure_errors} wrong of those given {evaluation.SURE:.0%} or more",
         "",
         evaluation.table(judged),

@@ -94,7 +94,7 @@ def _shipped(args: argparse.Namespace, out: Path) -> None:
     for path in args.weights or [shipped_files.weights()]:
         weights = checkpoint.load(path)
         judged = judge_weights.judge(weights, data)
-        found = evaluation.calibration(judged)
+        found = judged.calibration
         bins = [list(column) for column in zip(*found.bins, strict=True)]
         calibrated[weights.name] = [{"bins": bins, "ece": found.error}]
         print(_sheet(args, weights, judged, out))

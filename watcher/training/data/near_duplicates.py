@@ -23,6 +23,7 @@ Grey = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 
 _BLOCKS = 8
+_CHUNK = 64  # hashes that are compared with all others at once
 _STEP = 2.0  # grey levels; less is the noise of a background
 
 
@@ -62,12 +63,12 @@ def nearest(asked: Examples, among: Examples) -> tuple[npt.NDArray[np.uint8], np
     return own, other
 
 
-def _to_nearest(mine: Hashes, theirs: Hashes, chunk: int = 64) -> npt.NDArray[np.uint8]:
+def _to_nearest(mine: Hashes, theirs: Hashes) -> npt.NDArray[np.uint8]:
     found = np.full(len(mine), ALIEN, np.uint8)
-    for start in range(0, len(mine) if len(theirs) else 0, chunk):
-        some = mine[start : start + chunk]
+    for start in range(0, len(mine) if len(theirs) else 0, _CHUNK):
+        some = mine[start : start + _CHUNK]
         bits = np.bitwise_count(some[:, None] ^ theirs[None])  # (chunk, m, 2)
-        found[start : start + chunk] = (bits[..., 0] + bits[..., 1]).min(axis=1)
+        found[start : start + _CHUNK] = (bits[..., 0] + bits[..., 1]).min(axis=1)
     return found
 
 

@@ -22,17 +22,19 @@ Logits = npt.NDArray[np.float32]
 Shares = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 
+BATCH = 256
+
 
 @torch.inference_mode()
-def answers(net: mednet.MedNet, images: npt.NDArray[np.uint8], size: int = 256) -> tuple[Logits, Features]:
+def answers(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, Features]:
     """Logits (n, k) and penultimate features (n, d) of images (n, 64, 64), in evaluation mode."""
     net.eval()
     logits, features = (
         [np.zeros((0, net.config.classes), np.float32)],
         [np.zeros((0, net.config.hidden[1]), np.float32)],
     )
-    for start in range(0, len(images), size):
-        scores = net(torch.from_numpy(decode.standardise(images[start : start + size])))
+    for start in range(0, len(images), BATCH):
+        scores = net(torch.from_numpy(decode.standardise(images[start : start + BATCH])))
         logits.append(scores.logits.numpy())
         features.append(scores.features.numpy())
     return np.concatenate(logits), np.concatenate(features)
@@ -120,11 +122,9 @@ def thresholds(
     return Thresholds(float(np.floor(lowest * 1e6) / 1e6), float(np.ceil(highest * 1e6) / 1e6))
 
 
-def remembered(
-    labels: npt.NDArray[np.int64], origins: Sequence[str], each: int, seed: int = 0
-) -> npt.NDArray[np.int64]:
+def remembered(labels: npt.NDArray[np.int64], origins: Sequence[str], each: int) -> npt.NDArray[np.int64]:
     """Which images a checkpoint remembers: at most ``each`` of every class from every origin, strangers none."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     groups = np.array([f"{label} {origin}" for label, origin in zip(labels, origins, strict=True)])
     chosen = [rng.permutation(np.flatnonzero(groups == name))[:each] for name in np.unique(groups[labels >= 0])]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)

@@ -59,6 +59,11 @@ class Report:
         """Errors that were given a confidence of at least ``SURE``."""
         return sum(error.confidence >= SURE for error in self.errors)
 
+    @property
+    def calibration(self) -> Calibration:
+        """Whether its confidences mean something."""
+        return calibration(self.confidences, self.right)
+
     def to_dict(self) -> dict[str, Any]:
         """The object that ``evaluate --json`` prints: a contract, its keys stay."""
         return {
@@ -67,7 +72,7 @@ class Report:
             "errors": [vars(error) for error in self.errors],
             "classes": list(self.classes),
             "confusion": self.confusion.tolist(),
-            "calibration_error": calibration(self).error,
+            "calibration_error": self.calibration.error,
             "sure_errors": self.sure_errors,
         }
 
@@ -108,14 +113,12 @@ class Calibration:
         return sum(abs(right - confidence) for _, confidence, right in self.bins) / max(total, 1)
 
 
-def calibration(judged: Report, bins: int = BINS) -> Calibration:
+def calibration(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:
     """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
-    sure = np.nan_to_num(judged.confidences)  # a training that diverged has none
-    which = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
-    counts = np.bincount(which, minlength=bins)
-    confidence = np.bincount(which, sure, bins)
-    right = np.bincount(which, judged.right, bins)
-    return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(counts, confidence, right, strict=True)))
+    sure = np.nan_to_num(confidences)  # a training that diverged has none
+    which = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+    sums = np.bincount(which, minlength=BINS), np.bincount(which, sure, BINS), np.bincount(which, right, BINS)
+    return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(*sums, strict=True)))
 
 
 def fit_min_confidence(judged: Report, give_up: float) -> float:

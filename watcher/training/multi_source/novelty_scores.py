@@ -30,6 +30,16 @@ NAMES = {
 }
 
 
+SMALLEST_GROUP = 5
+"""Images of a class of a set; with fewer it has no Gaussian of its own."""
+
+RIDGE = 1e-3
+"""What is added to the variances, so that the covariance has an inverse."""
+
+COMPONENTS = 64
+"""Principal components of the pixels."""
+
+
 @dataclass(frozen=True)
 class Gaussians:
     """``means`` (k, d) and the inverse of the covariance (d, d) within groups."""
@@ -46,15 +56,13 @@ class Gaussians:
 def spread(
     features: Sequence[calibration.Features],
     labels: Sequence[npt.NDArray[np.int64]],
-    least: int = 5,
-    ridge: float = 1e-3,
 ) -> Gaussians:
     """One Gaussian for each class of each set, all of one covariance; classes of few images are left out."""
     groups = [rows[own == label] for rows, own in zip(features, labels, strict=True) for label in np.unique(own)]
-    groups = [group for group in groups if len(group) >= least]
+    groups = [group for group in groups if len(group) >= SMALLEST_GROUP]
     means = np.stack([group.mean(axis=0, dtype=np.float64) for group in groups])
     apart = np.concatenate([group - mean for group, mean in zip(groups, means, strict=True)])
-    covariance = apart.T @ apart / len(apart) + ridge * np.eye(apart.shape[1])
+    covariance = apart.T @ apart / len(apart) + RIDGE * np.eye(apart.shape[1])
     return Gaussians(means, np.linalg.inv(covariance))
 
 
@@ -72,12 +80,12 @@ class Pixels:
         return np.asarray((rest * rest).sum(axis=1))
 
 
-def pixels(images: npt.NDArray[np.uint8], components: int = 64) -> Pixels:
+def pixels(images: npt.NDArray[np.uint8]) -> Pixels:
     """Principal components of images (n, 64, 64)."""
     rows = _flat(images)
     mean = rows.mean(axis=0)
     _, _, basis = np.linalg.svd(rows - mean, full_matrices=False)
-    return Pixels(mean, basis[:components])
+    return Pixels(mean, basis[:COMPONENTS])
 
 
 def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

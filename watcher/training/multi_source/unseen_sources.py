@@ -88,17 +88,15 @@ class Reference:
 REMEMBERED_BASE, REMEMBERED_POOL = 250, 60
 
 
-def reference(
-    net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures, seed: int = 0
-) -> Reference:
+def reference(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures) -> Reference:
     """``pool`` and ``pictures`` (n, 4, 64, 64) are of what the network was trained on, the base data aside."""
     logits, features = calibration.answers(net, valid.images)
-    some = calibration.remembered(train.labels, ["base"] * len(train.labels), 4 * REMEMBERED_BASE, seed)
+    some = calibration.remembered(train.labels, ["base"] * len(train.labels), 4 * REMEMBERED_BASE)
     _, base = calibration.answers(net, train.images[some])
     labels, shown, origins = _seen(pool, pictures)
     _, foreign = calibration.answers(net, shown)
-    kept = calibration.remembered(labels, origins, REMEMBERED_POOL, seed)
-    few = calibration.remembered(train.labels[some], ["base"] * len(some), REMEMBERED_BASE, seed)
+    kept = calibration.remembered(labels, origins, REMEMBERED_POOL)
+    few = calibration.remembered(train.labels[some], ["base"] * len(some), REMEMBERED_BASE)
     pixels = novelty_scores.pixels(np.concatenate([train.images[some[few]], shown[kept]]))
     return Reference(
         logits,
@@ -130,17 +128,17 @@ REHEARSED_BASE, REHEARSED_STRANGERS, JUDGED_STRANGERS = 700, 40, 20
 
 
 def rehearse(
-    net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures, seed: int = 0
+    net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures
 ) -> rehearsal.Rehearsal:
     """What a site needs to teach the network: some of all that it was trained on, and all validation images.
 
     A third of each kind of stranger, at most :data:`JUDGED_STRANGERS`, judges;
     the network was trained on them, but is not tuned on them again.
     """
-    rng, none = np.random.default_rng(seed), len(pool.classes)
-    base = calibration.remembered(train.labels, ["base"] * len(train.labels), REHEARSED_BASE, seed)
+    rng, none = np.random.default_rng(0), len(pool.classes)
+    base = calibration.remembered(train.labels, ["base"] * len(train.labels), REHEARSED_BASE)
     labels, shown, origins = _seen(pool, pictures)
-    kept = calibration.remembered(labels, origins, REMEMBERED_POOL, seed)
+    kept = calibration.remembered(labels, origins, REMEMBERED_POOL)
     kinds = np.where(pool.labels == OUTLIER, pool.kinds, "")
     tuned, judged = [], []
     for kind in sorted(set(kinds.tolist()) - {""}):
@@ -196,19 +194,13 @@ def _validation(ref: Reference, limits: calibration.Thresholds, classes: int) ->
         "filed_wrong": int((filed & (said != ref.labels)).sum()),
         "sure_errors": int(((sure >= 0.99) & (said != ref.labels)).sum()),
         "temperature": ref.temperature,
-        "ece": _calibration_error(said == ref.labels, sure),
+        "ece": evaluation.calibration(sure, said == ref.labels).error,
     }
 
 
 def _by_class(ref: Reference, classes: tuple[str, ...]) -> dict[str, int]:
     wrong = ref.labels[ref.logits[:, : len(classes)].argmax(axis=1) != ref.labels]
     return {name: int((wrong == label).sum()) for label, name in enumerate(classes)}
-
-
-def _calibration_error(right: npt.NDArray[np.bool_], sure: npt.NDArray[np.float64], bins: int = 15) -> float:
-    """Expected calibration error, see :attr:`evaluate.Calibration.error`."""
-    bare = evaluation.Report((), len(right), (), np.zeros((0, 0), np.int64), sure, right)
-    return evaluation.calibration(bare, bins).error
 
 
 def _sources(

@@ -28,7 +28,6 @@ def teach(
     pool: Pool,
     pictures: unseen_sources.Pictures,
     accept_rate: float,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """A row for each source of the pool, all of it left out: what of its rest is not filed right, before and after."""
     classes = len(pool.classes)
@@ -41,7 +40,7 @@ def teach(
         own = np.flatnonzero((np.array(pool.origins) == origin) & (pool.labels != OUTLIER))
         if len(own) < LEAST:
             continue
-        lesson = _lesson(own, pool.labels, np.random.default_rng(seed))
+        lesson = _lesson(own, pool.labels, np.random.default_rng(0))
         rest = np.setdiff1d(own, lesson)
         shown, labels = pictures[lesson, 0], pool.labels[lesson]
         found = fine_tuning.adapt(net, memory, shown, labels, pool.classes, accept_rate, present)

@@ -130,10 +130,10 @@ def _said(found: Adapted, memory: Rehearsal, classes: int) -> promotion_gate.Pre
     return promotion_gate.Predictions(shares[:, :classes].argmax(axis=1), filed)
 
 
-def tuned(net: mednet.MedNet, memory: Rehearsal, tuning: Tuning = Tuning(weight=10.0)) -> mednet.MedNet:
+def tuned(net: mednet.MedNet, memory: Rehearsal) -> mednet.MedNet:
     """A copy tuned on what is rehearsed alone, whatever its labels say. With wrong ones: what a gate must refuse."""
     copied = copy.deepcopy(net)
-    _tune(copied, memory, answers(net, memory.train)[0], (memory.train, memory.train_labels), tuning)
+    _tune(copied, memory, answers(net, memory.train)[0], (memory.train, memory.train_labels), Tuning(weight=10.0))
     return copied
 
 

@@ -80,13 +80,13 @@ def _fates(
     return filed & (label == number), filed & (label != number)
 
 
-def significant(losses: int, gains: int, chance: float = CHANCE) -> bool:
+def significant(losses: int, gains: int) -> bool:
     """Whether so many losses against so many gains are more than chance: a one-sided sign test."""
     trials = losses + gains
     if losses <= gains:
         return False
     tail = sum(math.comb(trials, k) for k in range(losses, trials + 1))
-    return bool(tail / 2**trials < chance)
+    return bool(tail / 2**trials < CHANCE)
 
 
 def confusion(ref: Reference, said: Predictions, classes: int) -> list[list[int]]:

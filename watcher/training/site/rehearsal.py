@@ -30,6 +30,8 @@ Wide = npt.NDArray[np.float32]
 
 FORMAT = "mednet-watcher/rehearsal/1"
 
+BATCH = 256
+
 
 @dataclass(frozen=True)
 class Rehearsal:
@@ -57,12 +59,12 @@ def trunk(net: mednet.MedNet) -> str:
 
 
 @torch.inference_mode()
-def wide(net: mednet.MedNet, images: npt.NDArray[np.uint8], size: int = 256) -> Wide:
+def wide(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> Wide:
     """What the first linear layer gives for images (n, 64, 64), activated: (n, d)."""
     net.eval()
     rows = [np.zeros((0, net.config.hidden[0]), np.float32)]
-    for start in range(0, len(images), size):
-        maps = net.convs(torch.from_numpy(decode.standardise(images[start : start + size])))
+    for start in range(0, len(images), BATCH):
+        maps = net.convs(torch.from_numpy(decode.standardise(images[start : start + BATCH])))
         rows.append(net.act(net.fc1(maps.contiguous().flatten(1))).numpy())
     return np.concatenate(rows)
 

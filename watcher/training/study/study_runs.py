@@ -129,7 +129,7 @@ def _best(run: TrainingRun) -> mednet.MedNet:
 
 
 def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: evaluation.Report) -> result_rows.Row:
-    calibration = evaluation.calibration(judged)
+    calibration = judged.calibration
     return {
         "variant": task.variant.name,
         "recipe": task.variant.recipe,
