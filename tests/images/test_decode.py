@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import struct
@@ -20,10 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from watcher import images
 from watcher.core.errors import Reject
 from watcher.images import decode
 
 Encoded = Callable[..., bytes]
+
+DICOM_READER = f"{images.__name__}.dicom_pixels"
+DICOM_FILE = bytes(128) + b"DICM" + b"\x08\0\x60\0CS\x02\0CT"
+"""One element, its Modality."""
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -373,6 +379,32 @@ def _mended(data: bytes) -> bytes:
         out += data[at : at + 4] + body + zlib.crc32(body).to_bytes(4)
         at += 12 + length
     return out + data[at:]
+
+
+class TestDicomReader:
+    @pytest.fixture(autouse=True)
+    def not_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The reader of DICOM files is not imported yet."""
+        monkeypatch.delattr(images, "dicom_pixels", raising=False)
+        monkeypatch.setattr(decode, "load_dicom_reader", functools.cache(decode.load_dicom_reader.__wrapped__))
+
+    def test_missing_package_means_that_the_extra_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without pydicom there is no reader, and a DICOM file is rejected for that."""
+        monkeypatch.delitem(sys.modules, DICOM_READER, raising=False)
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+        assert not decode.load_dicom_reader()
+        assert rejected(DICOM_FILE) == "needs_dicom_extra"
+
+    @pytest.mark.parametrize("missing", [DICOM_READER, "watcher.images.dicom_vocabulary"])
+    def test_missing_module_of_our_own_raises(self, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+        """A renamed or lost module must not send every DICOM file to quarantine for want of an extra."""
+        monkeypatch.delitem(sys.modules, DICOM_READER, raising=False)
+        monkeypatch.setitem(sys.modules, missing, None)
+        monkeypatch.delattr(images, missing.rpartition(".")[2], raising=False)
+        with pytest.raises(ImportError, match=missing.rpartition(".")[2]):
+            decode.load_dicom_reader()
+        with pytest.raises(ImportError):
+            decode.grey64(DICOM_FILE)
 
 
 class TestStandardise:

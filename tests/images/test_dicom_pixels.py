@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import struct
@@ -25,8 +26,8 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, p
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
-import watcher
 from tests.support.dicom_files import SHADE, SYNTAXES, dataset, dicom, written
+from watcher import images
 from watcher.core.errors import Reject
 from watcher.core.records import Decoded
 from watcher.images import decode, dicom_pixels
@@ -418,8 +419,9 @@ class TestExtra:
     def test_without_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host without pydicom quarantines DICOM files, with what to install; what is cut short is told as that."""
         monkeypatch.setitem(sys.modules, "pydicom", None)
-        monkeypatch.delitem(sys.modules, "watcher.images.dicom_pixels")
-        monkeypatch.delattr(watcher, "dicom_pixels")
+        monkeypatch.delitem(sys.modules, dicom_pixels.__name__)
+        monkeypatch.delattr(images, "dicom_pixels")
+        monkeypatch.setattr(decode, "load_dicom_reader", functools.cache(decode.load_dicom_reader.__wrapped__))
         with pytest.raises(Reject, match=r"mednet-watcher\[dicom\]") as caught:
             decode.grey64(dicom())
         assert caught.value.reason == "needs_dicom_extra"

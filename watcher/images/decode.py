@@ -6,10 +6,8 @@ not drift apart. No torch in this module: the decoder children import it.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
+import functools
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -75,28 +73,45 @@ def read(data: bytes, limits: Limits = Limits(), tags: Sequence[str] = ()) -> Pi
     if kind is None:
         raise Reject("unsupported_format", f"none of {', '.join(detect.NAMES)} and DICOM by its content")
     if kind == detect.DICOM:
-        return _dicom(data, limits, tags)
+        return _read_dicom(data, limits, tags)
     found = raster.read(data, kind, limits.max_pixels)
     return Picture(resize.to_64(found.levels), found.frames)
 
 
-def needs_loading(data: bytes) -> bool:
-    """True for the first DICOM file of a process: its reader takes a moment to load (see :func:`load`)."""
-    return "watcher.images.dicom_pixels" not in sys.modules and detect.of(data) == detect.DICOM
+def needs_dicom_reader(data: bytes) -> bool:
+    """Return True for the first DICOM file of a process, because its reader must be loaded before."""
+    return load_dicom_reader.cache_info().currsize == 0 and detect.of(data) == detect.DICOM
 
 
-def load() -> None:
-    """Load the reader of DICOM files, if it is installed. Who never has any does not pay for it."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("watcher.images.dicom_pixels")
+@functools.cache
+def load_dicom_reader() -> bool:
+    """Import the reader of DICOM files. It takes seconds, so that only processes that meet such a file do it.
 
+    Returns:
+        False if a package that the reader needs is not installed.
 
-def _dicom(data: bytes, limits: Limits, tags: Sequence[str]) -> Picture:
-    whole = dicom.check(data, limits.max_bytes)
+    Raises:
+        ImportError: a module of this product is missing, which is a defect and no missing extra.
+    """
     try:
-        from watcher.images import dicom_pixels
-    except ImportError:
-        raise Reject("needs_dicom_extra", "a DICOM file: install mednet-watcher[dicom] to have them read") from None
+        from watcher.images import dicom_pixels  # noqa: F401 - used once it is known to be there
+    except ImportError as error:
+        if _top_package(error.name) == _top_package(__name__):
+            raise
+        return False
+    return True
+
+
+def _top_package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _read_dicom(data: bytes, limits: Limits, tags: Sequence[str]) -> Picture:
+    whole = dicom.check(data, limits.max_bytes)
+    if not load_dicom_reader():
+        raise Reject("needs_dicom_extra", "a DICOM file: install mednet-watcher[dicom] to have them read")
+    from watcher.images import dicom_pixels
+
     found = dicom_pixels.read(data, whole, limits.max_pixels, tags)
     return Picture(resize.to_64(found.levels), found.frames, found.modality, found.body_part, found.tags)
 

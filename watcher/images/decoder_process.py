@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     bounds = decode.Limits(**limits)
     decode.warm_up()
     if expects_dicom:
-        decode.load()
+        decode.load_dicom_reader()
     _silence()
     with channel, contextlib.suppress(ConnectionError):
         channel.send(HELLO)  # from now on the time a file takes is its own
@@ -97,9 +97,9 @@ def answer(
     try:
         data = _found(directory, name, limits, told)
         told["digest"] = hashlib.sha256(data).hexdigest()
-        if decode.needs_loading(data):
+        if decode.needs_dicom_reader(data):
             loading()
-            decode.load()
+            decode.load_dicom_reader()
             started = time.perf_counter()
         picture = decode.read(data, limits, tags)
         told["blank"], told["frames"] = decode.is_blank(picture.grey), picture.frames
