@@ -113,8 +113,8 @@ def test_asking_does_not_take_it(path: Path) -> None:
 def test_who_passes_by_is_waited_for(path: Path) -> None:
     """A daemon that starts while a command reconciles what the last one left is not refused: it waits."""
     passing, coming = Lock(path), Lock(path)
-    assert passing.pass_by()
-    assert not coming.pass_by()
+    assert passing.acquire_briefly()
+    assert not coming.acquire_briefly()
     assert not coming.try_acquire()
     later = threading.Timer(0.4, passing.release)
     later.start()
@@ -128,7 +128,7 @@ def test_who_passes_by_is_waited_for(path: Path) -> None:
 def test_who_passes_by_for_too_long(path: Path) -> None:
     """Waiting has an end."""
     passing = Lock(path)
-    assert passing.pass_by()
+    assert passing.acquire_briefly()
     with pytest.raises(Fatal, match=str(os.getpid())):
         Lock(path).acquire(wait_s=0.2)
     passing.release()
@@ -141,7 +141,7 @@ def test_state_directory_that_can_not_be_made_is_fatal(tmp_path: Path) -> None:
         Lock(tmp_path / "state" / "daemon.lock").acquire()
     assert caught.value.code is Exit.DIRECTORY
     with pytest.raises(Fatal):
-        Lock(tmp_path / "state" / "daemon.lock").pass_by()
+        Lock(tmp_path / "state" / "daemon.lock").acquire_briefly()
     assert not Lock(tmp_path / "state" / "daemon.lock").try_acquire()
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from watcher.core import mounts
-from watcher.core.mounts import holding, parse
+from watcher.core.mounts import find, parse
 
 PLAIN = """\
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -22,11 +22,11 @@ PLAIN = """\
 
 
 def kind(path: str, text: str = PLAIN) -> str | None:
-    found = holding(Path(path), parse(text))
+    found = find(Path(path), parse(text))
     return found.kind if found else None
 
 
-class TestHolding:
+class TestFind:
     @pytest.mark.parametrize(
         ("path", "wanted"),
         [
@@ -132,7 +132,7 @@ def test_no_mountinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_advice_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On a read-only mount, or below one, the advice is the mount and systemd's key; else it is the rights."""
-    assert "right to write" in mounts.let_write(tmp_path / "not" / "made")
+    assert "right to write" in mounts.write_advice(tmp_path / "not" / "made")
     asked = []
 
     def statvfs(path: Path) -> SimpleNamespace:
@@ -140,5 +140,5 @@ def test_advice_where_nothing_can_be_written(monkeypatch: pytest.MonkeyPatch, tm
         return SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID)
 
     monkeypatch.setattr(os, "statvfs", statvfs)
-    assert "ReadWritePaths=" in mounts.let_write(tmp_path / "not" / "made")
+    assert "ReadWritePaths=" in mounts.write_advice(tmp_path / "not" / "made")
     assert asked == [tmp_path]

@@ -141,7 +141,7 @@ class Conservation(RuleBasedStateMachine):
         self.number = 0
         self.faults = Faults()
         self.patch = pytest.MonkeyPatch()
-        for name in ("rename_noreplace", "sync_directory", "_pour"):
+        for name in ("rename_noreplace", "sync_directory", "_copy_bytes"):
             self.patch.setattr(no_overwrite, name, self.faults.around(getattr(no_overwrite, name)))
         for name in ("unlink", "fsync"):
             self.patch.setattr(os, name, self.faults.around(getattr(os, name)))

@@ -109,14 +109,14 @@ class TestMode:
         (tmp_path / "secret").touch(mode=0o600)
         decided = tmp_path / "inbox" / "x.jpeg"
         decided.write_bytes(b"x")
-        identity, same = identify(decided), no_overwrite.same
+        identity, same = identify(decided), no_overwrite.check_unchanged
 
         def then_swapped(path: Path, identity: Identity | None) -> None:
             same(path, identity)
             decided.unlink()
             os.link(tmp_path / "secret", decided)
 
-        monkeypatch.setattr(no_overwrite, "same", then_swapped)
+        monkeypatch.setattr(no_overwrite, "check_unchanged", then_swapped)
         with pytest.raises(Vanished):
             Mover(tmp_path / "inbox", mode=0o644).move("x.jpeg", identity, None, tmp_path / "sorted")
         assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600

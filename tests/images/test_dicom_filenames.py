@@ -135,7 +135,7 @@ def test_names_on_record(tmp_path: Path, identify: Callable[[Path], Identity]) -
         (inbox / name).write_bytes(name.encode())
         digest = no_overwrite.digest(inbox / name)
         decision = Decision(Outcome.SORTED, "Hand", 1.0)
-        orders.append(MoveOrder(name, identify(inbox / name), digest, decision, Timing(0.0), call="CT.dcm"))
+        orders.append(MoveOrder(name, identify(inbox / name), digest, decision, Timing(0.0), new_name="CT.dcm"))
     hand = tmp_path / "sorted/Hand/x"
     destinations = [hand / "CT.dcm", hand / f"CT-{orders[1].digest[:8]}.dcm"]
     results = [result for _, result in executor.carry_out(orders)]

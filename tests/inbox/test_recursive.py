@@ -143,14 +143,14 @@ class TestSweep:
     def test_one_that_can_not_be_entered_hides_no_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A directory that may not be read is counted, one that has gone meanwhile is not; the others are told."""
         put(tmp_path, "shut/a.png", "gone/a.png", "open/a.png")
-        held = safe_paths.held
+        held = safe_paths.open_directory
 
         def refused(root: Path, below: str) -> Any:
             if below in ("shut", "gone"):
                 raise OSError(errno.EACCES if below == "shut" else errno.ENOENT, "no")
             return held(root, below)
 
-        monkeypatch.setattr(safe_paths, "held", refused)
+        monkeypatch.setattr(safe_paths, "open_directory", refused)
         found = Inbox(tmp_path, recursive=True)
         assert (list(found.scan()), found.directories) == (["open/a.png"], 1)
 
@@ -194,11 +194,11 @@ class TestLinks:
 
     def test_makes_nothing_behind_it(self, swapped: Path) -> None:
         """A way down through a link is refused where it must be exact, and goes beside it where it need not."""
-        with pytest.raises(NotADirectoryError), safe_paths.made(swapped, "b/d"):
+        with pytest.raises(NotADirectoryError), safe_paths.make_directory(swapped, "b/d"):
             pass
-        assert no_overwrite.folder(swapped, "b/d") == "b-1/d"
+        assert no_overwrite.free_directory(swapped, "b/d") == "b-1/d"
         for bad in ("..", "c/../..", "c//d", "/etc", "."):
-            with pytest.raises(OSError, match="not a path below it"), safe_paths.made(swapped, bad):
+            with pytest.raises(OSError, match="not a path below it"), safe_paths.make_directory(swapped, bad):
                 pass
         assert tree(swapped.parent / "outside") == {"a.png": b"outside/a.png"}
 

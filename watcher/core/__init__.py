@@ -1,1 +1,1 @@
-"""What several packages need. Stands on the standard library and numpy alone."""
+"""Code that several packages share. It needs the standard library and numpy alone."""

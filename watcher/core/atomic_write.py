@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process or the machine stops."""
+"""Write files that are complete or absent, even if the process or the machine stops in the middle."""
 
 from __future__ import annotations
 
@@ -9,38 +9,42 @@ from contextlib import contextmanager
 from pathlib import Path
 
 READABLE = 0o644
-"""By everybody. Who writes is often root or a person, who reads the daemon's own user."""
+"""The mode of the files: root or a person often writes them, and the daemon's own user reads them."""
 
 
 @contextmanager
-def written(path: Path, *, several: bool = False) -> Iterator[Path]:
-    """A path to write to, beside ``path`` and with its suffix; at the end it takes the place of ``path``, synced.
+def replacing(path: Path, *, concurrent: bool = False) -> Iterator[Path]:
+    """Yield a temporary path to write to, then sync that file and move it to ``path``.
 
-    What was there stays as it was if the writing fails. The directory is made.
-    ``several`` processes may write the same file at once: the last one counts.
+    The temporary file lies beside ``path`` and has its suffix. The directory is made if it is missing.
+    If the writing fails, the file at ``path`` stays as it was.
+
+    Args:
+        path: The file to make or to replace.
+        concurrent: Several processes may write this file at once. The last one to finish wins.
 
     Raises:
-        OSError: it can not be written. Its ``filename`` says which file.
+        OSError: The file cannot be written. ``filename`` names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial{os.getpid() if several else ''}.{path.name}")
+    partial = path.with_name(f".partial{os.getpid() if concurrent else ''}.{path.name}")
     try:
         yield partial
         partial.chmod(READABLE)
         _sync(partial)
         os.replace(partial, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a write knows no name
+        error.filename = error.filename or str(path)  # an error of write() has no file name
         raise
     finally:
-        with contextlib.suppress(OSError):  # if it took its place, it is not there any more
+        with contextlib.suppress(OSError):  # it is gone if the move succeeded
             partial.unlink()
     _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(fd)
     finally:
-        os.close(handle)
+        os.close(fd)

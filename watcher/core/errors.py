@@ -1,7 +1,7 @@
-"""Errors, named by what follows from them.
+"""Define the errors of this product. Each is named by what the daemon does about it.
 
-A station raises one of these and never logs; :mod:`watcher.service.pipeline` decides what
-becomes of the file, :mod:`watcher.cli.main` turns :class:`Fatal` into an exit code.
+The packages raise them and never log. :mod:`watcher.service.pipeline` decides what happens to the file, and
+:mod:`watcher.cli.main` turns :class:`Fatal` into an exit code.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit codes of ``mednet-watcher``, documented in the README."""
+    """The exit codes of ``mednet-watcher``, as documented in the README."""
 
     OK = 0
     FAILED = 1
@@ -23,14 +23,15 @@ class Exit(IntEnum):
 
 
 class WatcherError(Exception):
-    """Base of every error this product raises on purpose."""
+    """Base class of all errors that this product raises on purpose."""
 
 
 class Reject(WatcherError):
-    """This file can not be read as an image: it goes to quarantine, with the reason.
+    """The file cannot be read as an image, so it goes to quarantine.
 
-    ``reason`` is one of a small fixed vocabulary (it labels metrics), ``detail``
-    says in words what was wrong with this very file.
+    Attributes:
+        reason: One of a few fixed words. It labels metrics.
+        detail: What is wrong with this file, for people.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -40,15 +41,21 @@ class Reject(WatcherError):
 
 
 class Retry(WatcherError):
-    """Nothing is wrong with the file; the surroundings failed. Try again later."""
+    """The file is fine, but its surroundings failed (a full disk, a lost mount). Try again later."""
 
 
 class Vanished(WatcherError):
-    """The file is no longer in the inbox, or is not the file that was classified."""
+    """The file is no longer in the inbox, or another file has its name."""
 
 
 class Fatal(WatcherError):
-    """The daemon can not go on. Says what to do, and the process's exit code."""
+    """The program cannot go on.
+
+    Attributes:
+        problem: What is wrong, for people.
+        advice: What to do about it.
+        code: The exit code of the process.
+    """
 
     def __init__(self, problem: str, advice: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(f"{problem}\n  {advice}")

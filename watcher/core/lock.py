@@ -1,4 +1,4 @@
-"""One daemon for one state directory. The kernel frees the lock when its holder dies."""
+"""Let only one daemon use a state directory. The kernel frees the lock when its holder dies."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from typing import Any
 from watcher.core import mounts
 from watcher.core.errors import Exit, Fatal
 
-PASSING_S = 60.0
-"""How long one who comes to stay waits for one who passes by."""
+BRIEF_HOLDER_S = 60.0
+"""Seconds that a daemon waits for a process that holds the lock only briefly."""
 
 
 class Lock:
-    """Holds ``path`` until :meth:`release`, with facts of the holder in it."""
+    """A lock on the file ``path``, which also holds facts about the process that has the lock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
 
-    def acquire(self, *, shared: bool = False, wait_s: float = PASSING_S) -> None:
-        """Take the lock, for this process alone or (``shared``) with others that take it so.
+    def acquire(self, *, shared: bool = False, wait_s: float = BRIEF_HOLDER_S) -> None:
+        """Take the lock.
 
-        Who merely reconciles what a dead holder left (see :meth:`pass_by`) is waited for, up to ``wait_s`` seconds.
+        Args:
+            shared: Take it together with other processes that ask for it shared, instead of alone.
+            wait_s: Seconds to wait for a process that has taken it with :meth:`acquire_briefly`.
 
         Raises:
-            Fatal: exit code 6 if another process holds it, 5 if it can not be made.
+            Fatal: Another process holds the lock (exit code 6), or the file cannot be made (exit code 5).
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,11 +39,11 @@ class Lock:
         except OSError as error:
             raise Fatal(
                 f"the state directory {self._path.parent} can not be written: {error.strerror}",
-                f"{mounts.let_write(self._path.parent)} Or set state.path.",
+                f"{mounts.write_advice(self._path.parent)} Or set state.path.",
                 Exit.DIRECTORY,
             ) from error
         try:
-            _take(fd, shared=shared, until_s=time.monotonic() + wait_s)
+            _flock(fd, shared=shared, until_s=time.monotonic() + wait_s)
         except OSError as error:
             os.close(fd)
             pid = (holder(self._path) or {}).get("pid", "unknown")
@@ -50,22 +52,24 @@ class Lock:
                 "Stop it first, or give this one an inbox and a state.path of its own.",
                 Exit.ALREADY_RUNNING,
             ) from error
-        os.ftruncate(fd, 0)  # what the last holder wrote of itself
+        os.ftruncate(fd, 0)  # drop the facts of the last holder
         self._fd = fd
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it. False if somebody has, or it can not be made."""
+        """Take the lock and return True, or return False if another process has it or it cannot be made."""
         try:
             self.acquire(wait_s=0)
         except Fatal:
             return False
         return True
 
-    def pass_by(self) -> bool:
-        """The same for a moment: to reconcile what a dead holder left. Who comes to stay waits meanwhile.
+    def acquire_briefly(self) -> bool:
+        """Take the lock to recover what a dead holder left, or return False if another process has it.
+
+        A daemon that starts meanwhile waits for the lock instead of giving up.
 
         Raises:
-            Fatal: exit code 5; it can not be made.
+            Fatal: The file cannot be made (exit code 5).
         """
         try:
             self.acquire(wait_s=0)
@@ -81,20 +85,22 @@ class Lock:
         return True
 
     def describe(self, facts: dict[str, Any]) -> None:
-        """Write what ``status`` shows of the holder, over what stands there: of a full disk that is ours already.
+        """Write the facts that ``status`` shows of the holder.
+
+        They go over the old ones instead of into a new file, because a full disk has room for that.
 
         Raises:
-            Fatal: exit code 5; it can not be written.
+            Fatal: The file cannot be written (exit code 5).
         """
         if self._fd is None:
             return
-        told = json.dumps(facts).encode() + b"\n"
+        line = json.dumps(facts).encode() + b"\n"
         try:
-            os.pwrite(self._fd, told.ljust(os.fstat(self._fd).st_size), 0)
+            os.pwrite(self._fd, line.ljust(os.fstat(self._fd).st_size), 0)
         except OSError as error:
             raise Fatal(
                 f"the state directory {self._path.parent} can not be written: {error.strerror}",
-                "Make room there, and see that its disk is sound.",
+                "Make room there, and check that its disk is sound.",
                 Exit.DIRECTORY,
             ) from error
 
@@ -105,26 +111,28 @@ class Lock:
             self._fd = None
 
 
-def path_of(state: Path, owner: str) -> Path:
-    """The lock that an owner of decisions holds as long as it is alive."""
+def owner_lock_path(state: Path, owner: str) -> Path:
+    """Return the path of the lock that an owner of decisions holds while it is alive."""
     return state / f"{owner}.lock"
 
 
 def claim_directory(path: Path, *, shared: bool = False) -> int | None:
-    """Lock a directory for this process, as long as the descriptor returned is open.
+    """Lock a directory until the returned descriptor is closed.
 
-    Two daemons with different state directories must not sort one inbox. None
-    where the file system knows no such locks.
+    This keeps two daemons with different state directories from sorting one inbox.
+
+    Returns:
+        The descriptor, or None if the file system does not support such locks.
 
     Raises:
-        Fatal: exit code 6; another process has it.
+        Fatal: Another process has locked it (exit code 6).
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        _take(fd, shared=shared)
+        _flock(fd, shared=shared)
     except BlockingIOError as error:
         os.close(fd)
         raise Fatal(
@@ -138,12 +146,16 @@ def claim_directory(path: Path, *, shared: bool = False) -> int | None:
     return fd
 
 
-def _take(fd: int, tries: int = 5, *, shared: bool = False, until_s: float = 0.0) -> None:
-    """Lock. Tries again: somebody asking :func:`holder` has it for an instant, or somebody passes by."""
-    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+def _flock(fd: int, tries: int = 5, *, shared: bool = False, until_s: float = 0.0) -> None:
+    """Lock a descriptor, with several tries.
+
+    :func:`holder` has the lock for an instant, and :meth:`Lock.acquire_briefly` has it for a while. The latter is
+    waited for until the monotonic time ``until_s``.
+    """
+    operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
     while True:
         try:
-            return fcntl.flock(fd, kind)
+            return fcntl.flock(fd, operation)
         except BlockingIOError:
             tries -= 1
             if tries <= 0 and not (time.monotonic() < until_s and _facts(fd).get("passing")):
@@ -152,6 +164,7 @@ def _take(fd: int, tries: int = 5, *, shared: bool = False, until_s: float = 0.0
 
 
 def _facts(fd: int) -> dict[str, Any]:
+    """Return the facts in a lock file, or an empty mapping if there are none."""
     try:
         facts = json.loads(os.pread(fd, 4096, 0))
     except ValueError:
@@ -160,7 +173,7 @@ def _facts(fd: int) -> dict[str, Any]:
 
 
 def holder(path: Path) -> dict[str, Any] | None:
-    """What the present holder wrote of itself, or None when nobody holds the lock."""
+    """Return the facts about the process that holds the lock, or None if no process holds it."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

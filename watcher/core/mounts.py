@@ -1,4 +1,4 @@
-"""Which file system a path is on, by ``/proc/self/mountinfo`` (its form: proc_pid_mountinfo(5))."""
+"""Tell which file system a path is on, from ``/proc/self/mountinfo`` (see proc_pid_mountinfo(5))."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ REMOTE = frozenset(
         *("nfs4", "ocfs2", "orangefs", "prl_fs", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs"),
     }
 )
-"""Types that are written to from beyond this kernel. Those of FUSE come with them, but for ``fuseblk``, a disk of ours.
+"""File system types that other machines can write to. ``autofs`` is a share that is not mounted at the moment.
 
-``autofs`` is a share that is not mounted just now.
+FUSE types count as remote as well, except ``fuseblk``, which is a local disk.
 """
 
-_ESCAPED = re.compile(r"\\([0-7]{3})")
+_OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line: what is mounted where, upon which other mount."""
+    """One mount: where it is, the mount it lies on, its file system type, source and options."""
 
     id: int
     parent: int
@@ -36,38 +36,43 @@ class Mount:
     options: frozenset[str]
 
     @property
-    def renumbers(self) -> bool:
-        """Whether directories have other inode numbers after each mount: those of FAT and most of FUSE have."""
+    def renumbers_inodes(self) -> bool:
+        """True if directories get new inode numbers with each mount, as on FAT and most FUSE file systems."""
         return self.kind in ("vfat", "msdos", "exfat", "fuseblk", "fuse") or self.kind.startswith("fuse.")
 
     @property
     def remote(self) -> bool:
-        """Whether others can write there without this kernel noticing: inotify(7) tells of local writers only."""
+        """True if others can write there unnoticed by this kernel. inotify(7) reports local writers only."""
         return self.kind in REMOTE or self.kind == "fuse" or self.kind.startswith("fuse.")
 
 
 def parse(text: str) -> list[Mount]:
-    """Every line that has the form. Spaces, tabs, newlines and backslashes in paths are escaped there as octals."""
+    """Return the mounts that the text of a mountinfo file lists. Lines of another form are left out."""
     mounts = []
     for line in text.split("\n"):
-        where, _, what = line.partition(" - ")
-        fields, told = where.split(" "), what.split(" ")
-        if len(fields) >= 6 and len(told) >= 3 and fields[0].isdecimal() and fields[1].isdecimal():
-            options = frozenset([*fields[5].split(","), *told[2].split(",")])
-            point, source = _plain(fields[4]), _plain(told[1])
-            mounts.append(Mount(int(fields[0]), int(fields[1]), point, told[0], source, options))
+        before, _, after = line.partition(" - ")
+        fields, rest = before.split(" "), after.split(" ")
+        if len(fields) >= 6 and len(rest) >= 3 and fields[0].isdecimal() and fields[1].isdecimal():
+            options = frozenset([*fields[5].split(","), *rest[2].split(",")])
+            point, source = _unescape(fields[4]), _unescape(rest[1])
+            mounts.append(Mount(int(fields[0]), int(fields[1]), point, rest[0], source, options))
     return mounts
 
 
-def _plain(text: str) -> str:
-    return _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), text)
+def _unescape(text: str) -> str:
+    """Undo the octal escapes of spaces, tabs, newlines and backslashes."""
+    return _OCTAL_ESCAPE.sub(lambda octal: chr(int(octal[1], 8)), text)
 
 
-def holding(path: Path, mounts: Sequence[Mount]) -> Mount | None:
-    """What a path, absolute and without links, lies on; None where that can not be told (in a chroot, say).
+def find(path: Path, mounts: Sequence[Mount]) -> Mount | None:
+    """Return the mount that a path lies on, or None if no mount leads there (in a chroot, say).
 
-    From the root on, at each step whatever was mounted last over it: a longer
-    mount point does not count when it is hidden beneath another mount.
+    The search starts at the root and takes, at each step, the mount that was put over it last. The longest mount
+    point is not enough, because another mount may hide it.
+
+    Args:
+        path: An absolute path without symbolic links.
+        mounts: All mounts, in the order of the kernel.
     """
     ids = {mount.id for mount in mounts if mount.id != mount.parent}
     over = {(mount.parent, mount.point): mount for mount in mounts}
@@ -81,16 +86,16 @@ def holding(path: Path, mounts: Sequence[Mount]) -> Mount | None:
 
 
 def of(path: Path) -> Mount | None:
-    """What a path lies on just now. None also where the kernel does not tell."""
+    """Return the mount that a path lies on now, or None if it is unknown."""
     try:
         text = os.fsdecode(MOUNTINFO.read_bytes())
     except OSError:
         return None
-    return holding(Path(os.path.realpath(path)), parse(text))
+    return find(Path(os.path.realpath(path)), parse(text))
 
 
 def read_only(path: Path) -> bool:
-    """Whether a path, or what is there of it, lies on a read-only mount, if only for this process."""
+    """Return True if a path, or the part of it that exists, is on a read-only mount, if only for this process."""
     while not os.path.exists(path) and path != path.parent:
         path = path.parent
     try:
@@ -99,8 +104,8 @@ def read_only(path: Path) -> bool:
         return False
 
 
-def let_write(path: Path) -> str:
-    """What an operator does so that the daemon can write at a path."""
+def write_advice(path: Path) -> str:
+    """Return what an operator must do so that the daemon can write to a path."""
     if read_only(path):
         return (
             "It is read-only for the daemon: mount it writable, and under systemd name it in ReadWritePaths= "

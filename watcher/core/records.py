@@ -1,8 +1,7 @@
-"""What travels the route: frozen values, passed from station to station.
+"""Define the frozen values that the stages of the pipeline pass on.
 
-A file is known by its name in the inbox (its path from there, if it lies in a
-directory below), as ``os.fsdecode`` gives it: bytes that are no UTF-8 survive as
-surrogate escapes.
+A file is known by its name in the inbox, or by its path from there if it lies in a directory below. The name is as
+``os.fsdecode`` returns it: bytes that are not UTF-8 become surrogate escapes.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 Folder = tuple[str, int]
-"""A directory below the inbox: its path there, and its inode."""
+"""A directory below the inbox: its path from there, and its inode number."""
 
 
 class Outcome(StrEnum):
-    """What becomes of a file."""
+    """The outcome for a file."""
 
     SORTED = "sorted"
     REVIEW = "review"
     QUARANTINE = "quarantine"
     RESTORED = "restored"  # put back by a person's command
-    REJECTED = "rejected"  # of none of the classes, as a person says
+    REJECTED = "rejected"  # a person says that it belongs to none of the classes
 
 
 def signed(number: int) -> int:
-    """This number in the 64 bits, with a sign, that SQLite has for one.
+    """Return a number as SQLite stores it, in 64 bits with a sign.
 
-    Device and inode numbers may use all 64 without one, and a time after 2262-04-11 in ns needs more than 63.
+    Device and inode numbers may use all 64 bits without a sign, and times after 2262-04-11 in ns need more than 63.
     """
     return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which file a name stood for, and in which state, when it was looked at.
+    """A file in one state, as the kernel reported it: another file or other content gives another identity.
 
-    ``mtime_ns`` is kept as the ledger keeps it, see :func:`signed`.
+    ``mtime_ns`` is stored as the ledger stores it, see :func:`signed`.
     """
 
     device: int
@@ -58,8 +57,8 @@ class Identity:
 class Decoded:
     """A file that is an image. ``digest`` is the SHA-256 of its bytes, in hex.
 
-    ``modality`` and ``body_part`` are what a DICOM file says of itself, in words of
-    :mod:`watcher.images.dicom_vocabulary`; ``tags`` what its name is to be made of, if anything
+    ``modality`` and ``body_part`` come from the tags of a DICOM file and are words of
+    :mod:`watcher.images.dicom_vocabulary`. ``tags`` holds the parts of its new name, if it gets one
     (see :mod:`watcher.images.dicom_filenames`).
     """
 
@@ -77,7 +76,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A file that could not be read as an image. No identity: it could not even be opened."""
+    """A file that could not be read as an image. Without an identity it could not even be opened."""
 
     name: str
     reason: str
@@ -85,16 +84,15 @@ class Rejected:
     identity: Identity | None = None
     digest: str | None = None
     gone: bool = False
-    """It is no longer there at all."""
+    """True if the file does not exist any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the network says of n images.
+    """The scores of the network for n images.
 
-    ``logits`` (n, classes), or (n, classes + 1) where the network has an answer
-    of its own for what is none of the classes, the last. ``distance`` (n,) is
-    the out-of-distribution score, None where the weights have none.
+    ``logits`` has the shape (n, classes), or (n, classes + 1) if the last output stands for "none of the classes".
+    ``distance`` (n,) is the out-of-distribution score, or None if the weights have none.
     """
 
     logits: npt.NDArray[np.float32]
@@ -103,10 +101,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the logits of one image amount to.
+    """The decision on one image.
 
-    ``top`` holds (class, probability), most probable first. ``label`` is the
-    most probable class, also when the outcome is review.
+    ``label`` is the most probable class, also if the outcome is review. ``top`` holds (class, probability), most
+    probable first.
     """
 
     outcome: Outcome
@@ -119,7 +117,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds a file spent in each station, and when it was first seen (monotonic seconds)."""
+    """The time when a file was first seen (monotonic seconds), and the milliseconds it spent in each stage."""
 
     seen_s: float
     queue_ms: float = 0.0
@@ -129,11 +127,11 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class MoveOrder:
-    """A decided file, on its way to a class, review or quarantine, or back.
+    """An order to move a file to a class, to review or to quarantine, or back to the inbox.
 
-    ``source`` is its path where that is not its name in the inbox; ``restores``
-    the decision that a person takes back; ``call`` what the file is to be called
-    if not as before; ``verdict`` what that person said.
+    ``source`` is the path of the file if that is not its name in the inbox. ``new_name`` is its new name, without a
+    path, if it is renamed. ``restores`` and ``verdict`` are rows of the ledger: the decision that a person takes
+    back, and what that person said.
     """
 
     name: str
@@ -143,18 +141,18 @@ class MoveOrder:
     timing: Timing
     source: str | None = None
     restores: int | None = None
-    call: str | None = None
+    new_name: str | None = None
     verdict: int | None = None
 
     @property
-    def title(self) -> str:
-        """What the file is to be called, without a path."""
-        return self.call or os.path.basename(self.name)
+    def target_name(self) -> str:
+        """The name of the file after the move, without a path."""
+        return self.new_name or os.path.basename(self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Filed:
-    """An order carried out: where the file lies now, and how long the move took."""
+    """An order that was carried out, with the path of the file now and the duration of the move."""
 
     order: MoveOrder
     destination: str
@@ -163,7 +161,7 @@ class Filed:
 
 @dataclass(frozen=True, slots=True)
 class Shadowed:
-    """An order that is only recorded, in shadow mode: the file stays. ``destination`` is where it would have gone."""
+    """An order that is only recorded, in shadow mode. ``destination`` is the path that the file would have now."""
 
     order: MoveOrder
     destination: str
@@ -171,7 +169,7 @@ class Shadowed:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """An order not carried out: the file stays in the inbox. ``later`` asks for a pause first."""
+    """An order that was not carried out. The file stays in the inbox, and ``later`` asks to wait before a retry."""
 
     order: MoveOrder
     why: str
@@ -180,7 +178,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a decision ended. ``destination`` is where the file lies now, if it was filed."""
+    """The end of a decision. ``destination`` is the path of the file now, if it was filed."""
 
     decision: int
     state: Literal["filed", "returned", "missing", "shadowed"]
@@ -190,7 +188,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class LedgerLag:
-    """How many decisions have ended on disk and not yet in the ledger, and what keeps them from it."""
+    """The number of decisions that have ended on disk but not yet in the ledger, and the reason for the delay."""
 
     files: int
     why: str
@@ -201,7 +199,7 @@ Level = Literal["info", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One line for the log, from a module that does not log itself."""
+    """A line for the log, from a package that does not log."""
 
     level: Level
     event: str

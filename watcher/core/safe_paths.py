@@ -1,8 +1,7 @@
-"""Directories below one of ours, entered without following a link.
+"""Open directories below one of ours without following a symbolic link.
 
-Whoever may write to a directory may put a link in the place of one below it,
-also between two of our looks. So each step down is taken from the directory
-above, which is held open: what is done through :func:`held` is done there.
+Anybody who may write to a directory can replace a directory in it with a link, also between two of our checks. So
+each directory on the way is opened relative to the one above it, which is held open.
 """
 
 from __future__ import annotations
@@ -18,18 +17,20 @@ _NO_DIRECTORY = (errno.ENOTDIR, errno.ELOOP)
 
 
 @contextlib.contextmanager
-def held(root: Path, below: str) -> Iterator[Path]:
-    """A path that leads to ``below`` in ``root`` and nowhere else, as long as this lasts. The root itself: as it is.
+def open_directory(root: Path, below: str) -> Iterator[Path]:
+    """Yield a path that leads to the directory ``below`` in ``root``, whatever happens to its name meanwhile.
+
+    The path is valid within the ``with`` block. An empty ``below`` yields ``root`` itself.
 
     Raises:
-        FileNotFoundError: there is no such directory; a link to one is none.
-        OSError: it may not be entered.
+        FileNotFoundError: There is no such directory. A link to a directory does not count as one.
+        OSError: The directory may not be entered.
     """
     if not below:
         yield root
         return
     try:
-        fd = _entered(root, below, make=False)
+        fd = _walk(root, below, make=False)
     except OSError as error:
         if error.errno in _NO_DIRECTORY:
             raise FileNotFoundError(errno.ENOENT, "no such directory", str(root / below)) from error
@@ -41,43 +42,48 @@ def held(root: Path, below: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def made(root: Path, below: str) -> Iterator[Path]:
-    """The same, each directory made that is not there, and synced: it survives a power cut.
+def make_directory(root: Path, below: str) -> Iterator[Path]:
+    """Make the missing directories of ``below`` in ``root``, then yield a path as :func:`open_directory` does.
+
+    Each new directory is synced, so that it survives a power cut.
 
     Raises:
-        OSError: as the kernel says; NotADirectoryError where something else has its name.
+        NotADirectoryError: Something that is not a directory has one of the names.
+        OSError: The kernel refuses for another reason.
     """
     if not below:
         yield root
         return
     root.mkdir(parents=True, exist_ok=True)
-    fd = _entered(root, below, make=True)
+    fd = _walk(root, below, make=True)
     try:
         yield Path(f"/proc/self/fd/{fd}")
     finally:
         os.close(fd)
 
 
-def _entered(root: Path, below: str, *, make: bool) -> int:
+def _walk(root: Path, below: str, *, make: bool) -> int:
+    """Return a descriptor of the directory ``below`` in ``root``."""
     fd = os.open(root, _FLAGS)
     for part in below.split("/"):
         try:
             if part in ("", ".", ".."):
                 raise OSError(errno.EINVAL, "not a path below it", str(root / below))
-            inner = _step(fd, part, make=make)
+            inner = _enter(fd, part, make=make)
         finally:
             os.close(fd)
         fd = inner
     return fd
 
 
-def _step(fd: int, part: str, *, make: bool) -> int:
+def _enter(fd: int, part: str, *, make: bool) -> int:
+    """Return a descriptor of the directory ``part`` in the directory ``fd``."""
     try:
         return os.open(part, _FLAGS | os.O_NOFOLLOW, dir_fd=fd)
     except FileNotFoundError:
         if not make:
             raise
-    with contextlib.suppress(FileExistsError):  # somebody else makes it, too
+    with contextlib.suppress(FileExistsError):  # another process may make it at the same time
         os.mkdir(part, dir_fd=fd)
     os.fsync(fd)
     return os.open(part, _FLAGS | os.O_NOFOLLOW, dir_fd=fd)

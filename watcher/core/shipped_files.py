@@ -1,4 +1,4 @@
-"""Where the files that come with the product lie: in the repository, or inside the installed package."""
+"""Find the files that come with the product, in the repository or inside the installed package."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def weights(name: str = "mednet-general.safetensors") -> Path:
-    """The path of a shipped file of ``weights/``."""
+    """Return the path of a shipped file of ``weights/``."""
     return _shipped(f"weights/{name}")
 
 
 def config() -> Path:
-    """The config.yaml with every key and its default."""
+    """Return the path of the shipped config.yaml, which has every key with its default."""
     return _shipped("config.yaml")
 
 
 def systemd(name: str) -> Path:
-    """The path of a shipped file of ``systemd/``."""
+    """Return the path of a shipped file of ``systemd/``."""
     return _shipped(f"systemd/{name}")
 
 

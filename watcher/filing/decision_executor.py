@@ -116,7 +116,7 @@ class DecisionExecutor:
         """Where an order leads: to a directory, and from there down. What goes to a person needs no search."""
         root, below = to or self.destinations.of(order.decision), os.path.dirname(order.name)
         kept = to is not None or (self.keep_subdirectories and order.decision.outcome is Outcome.SORTED)
-        return root, no_overwrite.folder(root, below) if kept else ""
+        return root, no_overwrite.free_directory(root, below) if kept else ""
 
     def _without_collisions(self, orders: Sequence[MoveOrder]) -> list[MoveOrder]:
         """The orders, some of them sent to a person: of two with the same bytes the second."""
@@ -124,7 +124,7 @@ class DecisionExecutor:
         judged = []
         for order in orders:
             root, below = self._way(order)
-            path, digest = root / below / order.title, order.digest
+            path, digest = root / below / order.target_name, order.digest
             twin = None if digest is None else twins.get(digest)
             coming = self.ledger.coming(path)
             decision = duplicates.judge(order.decision, path, digest, twin, self.rules, coming)
@@ -138,7 +138,7 @@ class DecisionExecutor:
         started = time.perf_counter()
         try:
             source = order.source or order.name
-            path = self.mover.move(source, order.identity, order.digest, directory, order.title, below)
+            path = self.mover.move(source, order.identity, order.digest, directory, order.target_name, below)
         except Vanished as error:
             return Returned(order, str(error), later=False)
         except Retry as error:

@@ -68,13 +68,13 @@ class Mover:
         left, entered = self.inbox / folder, directory / below
         root, inner = (left, "") if os.path.isabs(source) else (self.inbox, folder)
         try:
-            with safe_paths.held(root, inner) as here:
+            with safe_paths.open_directory(root, inner) as here:
                 path = here / base
-                no_overwrite.same(path, identity)
+                no_overwrite.check_unchanged(path, identity)
                 self.refuse_lost_mount(directory)
                 if self._mode is not None:
                     no_overwrite.set_mode(path, self._mode, identity)
-                with safe_paths.made(directory, below) as there:
+                with safe_paths.make_directory(directory, below) as there:
                     landed = self._move(path, identity, digest, there, name or base, (left, entered, directory))
             return entered / landed.name
         except Vanished as error:
@@ -131,7 +131,7 @@ class Mover:
     def _undo_unless_same(self, source: Path, target: Path, identity: Identity | None) -> None:
         """A swap between look and rename moved a file nobody decided upon: give it back."""
         try:
-            no_overwrite.same(target, identity)
+            no_overwrite.check_unchanged(target, identity)
         except Vanished:
             for candidate in no_overwrite.candidates(source.name, None):
                 with contextlib.suppress(FileExistsError):
@@ -187,7 +187,7 @@ def copy(source: Path, identity: Identity | None, digest: str | None, directory:
         Retry: the surroundings failed.
     """
     try:
-        no_overwrite.same(source, identity)
+        no_overwrite.check_unchanged(source, identity)
         for candidate in no_overwrite.candidates(source.name, digest):
             target = directory / candidate
             if not os.path.lexists(target):
@@ -213,11 +213,11 @@ def prepare(directory: Path) -> None:
     except OSError as error:
         raise Fatal(
             f"the directory {directory} can not be made: {error.strerror}",
-            f"Remove what may be in its way. {mounts.let_write(directory)}",
+            f"Remove what may be in its way. {mounts.write_advice(directory)}",
             Exit.DIRECTORY,
         ) from error
     if not os.access(directory, os.W_OK | os.X_OK):
-        raise Fatal(f"the directory {directory} can not be written", mounts.let_write(directory), Exit.DIRECTORY)
+        raise Fatal(f"the directory {directory} can not be written", mounts.write_advice(directory), Exit.DIRECTORY)
 
 
 def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
@@ -236,11 +236,11 @@ def _move_across(source: Path, target: Path, identity: Identity | None, digest: 
         code = errno.EROFS if os.statvfs(source.parent).f_flag & os.ST_RDONLY else errno.EACCES
         raise OSError(code, f"{source.parent}: {os.strerror(code)}")
     regular = stat.S_ISREG(os.lstat(source).st_mode)
-    final = no_overwrite.copy(source, target, identity, digest) if regular else no_overwrite.make_again(source, target)
+    final = no_overwrite.copy(source, target, identity, digest) if regular else no_overwrite.recreate(source, target)
     failpoints.reach("published")
     with contextlib.suppress(Vanished):  # a new file has taken the name meanwhile: it stays
         try:
-            no_overwrite.same(source, identity)
+            no_overwrite.check_unchanged(source, identity)
         except FileNotFoundError:  # renamed, maybe: it will come again under its new name
             final.unlink()
             raise

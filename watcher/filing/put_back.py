@@ -172,7 +172,7 @@ def _under_free_names(orders: Sequence[MoveOrder], inbox: Path) -> list[MoveOrde
     chosen: set[str] = set()
     for order in orders:
         below, base = os.path.split(order.name)
-        folder = inbox / no_overwrite.folder(inbox, below)
+        folder = inbox / no_overwrite.free_directory(inbox, below)
         names = ((os.path.join(below, each), folder / each) for each in no_overwrite.candidates(base, None))
         name = next(name for name, path in names if name not in chosen and not os.path.lexists(path))
         chosen.add(name)
@@ -229,7 +229,7 @@ def _order(request: PutBackRequest, why: Why, to: Path) -> MoveOrder | str:
             return "a directory is in its place"
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         digest = _digest(Path(request.path), found, request.entry, why)
-        no_overwrite.same(Path(request.path), identity)
+        no_overwrite.check_unchanged(Path(request.path), identity)
     except FileNotFoundError:
         return "it no longer lies there"
     except OSError as error:

@@ -31,11 +31,11 @@ def explain(destination: Path, reason: Mapping[str, Any], is_a_file: Callable[[P
     place, told = beside(destination), json.dumps(reason, indent=2).encode() + b"\n"
     with contextlib.suppress(OSError):
         try:
-            no_overwrite.write(place, told)
+            no_overwrite.write_new(place, told)
         except FileExistsError:
             if _is_reason(place) and not is_a_file(place):
                 place.unlink()
-                no_overwrite.write(place, told)
+                no_overwrite.write_new(place, told)
 
 
 def unexplain(path: Path, is_a_file: Callable[[Path], bool]) -> None:

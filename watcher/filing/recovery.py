@@ -16,7 +16,7 @@ from pathlib import Path
 
 from watcher.core import failpoints, mounts, no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.core.lock import Lock, path_of
+from watcher.core.lock import Lock, owner_lock_path
 from watcher.core.records import Ending, Outcome, signed
 from watcher.filing import mover, quarantine_notes
 from watcher.inbox import claims
@@ -57,7 +57,7 @@ def recover_all(ledger: Ledger, state: Path, *, own: bool = True) -> list[Ending
         Retry: as :func:`recover`.
     """
     with contextlib.ExitStack() as stack:
-        owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(path_of(state, o), stack))]
+        owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(owner_lock_path(state, o), stack))]
         return [ending for owner in owners for ending in recover(ledger, owner)]
 
 
@@ -95,7 +95,7 @@ def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
         same = found.st_dev == was[0] or (
             there == directory and found.st_ino == was[1]
         )  # a reboot may renumber devices
-        if not same and not (mount is not None and mount.renumbers):
+        if not same and not (mount is not None and mount.renumbers_inodes):
             raise Fatal(
                 f"{directory} is not on the file system it was on when files were last moved there",
                 "Mount what belongs there: files would be hidden beneath it later. If it was replaced for good, start "
@@ -107,7 +107,7 @@ def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
 def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
     """Hold the lock of an owner who died. False if it lives."""
     held = Lock(path)
-    taken = held.pass_by()
+    taken = held.acquire_briefly()
     stack.callback(held.release)
     return taken
 
@@ -162,7 +162,7 @@ def _noted(directory: Path, ledger: Ledger) -> tuple[Path, tuple[int, int] | Non
 
 def _refuse_other(directory: Path, inode: int) -> None:
     mount = mounts.of(directory)
-    if mount is not None and mount.renumbers:
+    if mount is not None and mount.renumbers_inodes:
         return  # it has other inode numbers after each mount: nothing can be told
     if not directory.is_dir() or os.stat(directory).st_ino != inode:
         raise Retry(f"{directory} is not the directory it was when files were moved from or to it")

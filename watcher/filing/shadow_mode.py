@@ -97,11 +97,11 @@ class ShadowExecutor(DecisionExecutor):
             return False
         path = str(self.mover.inbox / order.name)
         now = _stamp(path, order.identity)
-        for where, stamp in self.ledger.shadows(order.digest, order.title):
+        for where, stamp in self.ledger.shadows(order.digest, order.target_name):
             if (where, *stamp) == now or (order.digest is not None and (where == path or stamp[0] == now[1])):
                 return True
         return False
 
     def _would_go(self, order: MoveOrder) -> str:
         root, below = self._way(order)
-        return str(root / below / order.title)
+        return str(root / below / order.target_name)

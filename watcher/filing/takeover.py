@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watcher.core.errors import Fatal, Retry
-from watcher.core.lock import Lock, path_of
+from watcher.core.lock import Lock, owner_lock_path
 from watcher.core.records import Ending
 from watcher.filing import recovery
 from watcher.inbox import claims
@@ -63,9 +63,9 @@ class Takeover:
             with contextlib.suppress(Retry):  # the inbox has gone since the scan: the next one tells
                 endings += recovery.recover_all(self.ledger, self.state, own=False)
         for owner in self._others():
-            lock = Lock(path_of(self.state, owner))
+            lock = Lock(owner_lock_path(self.state, owner))
             try:
-                if not lock.pass_by():
+                if not lock.acquire_briefly():
                     continue  # it is at work
             except Fatal:
                 continue  # another user's

@@ -117,7 +117,7 @@ def _found(directory: bytes, name: bytes, limits: decode.Limits, told: dict[str,
     if not directory or not below:
         return _read(os.path.join(directory, name), limits, told)
     try:
-        with safe_paths.held(Path(os.fsdecode(directory)), os.fsdecode(below)) as place:
+        with safe_paths.open_directory(Path(os.fsdecode(directory)), os.fsdecode(below)) as place:
             return _read(os.path.join(os.fsencode(place), base), limits, told)
     except OSError as error:
         raise _refusal(error, os.path.join(directory, name), told) from error

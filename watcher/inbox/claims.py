@@ -59,7 +59,7 @@ class Claims:
         """
         try:
             with _opened(self._inbox, self.worker) as own:
-                no_overwrite.rename_into_own(self._inbox / name, own / name)
+                no_overwrite.rename_into_own_directory(self._inbox / name, own / name)
         except FileExistsError:
             return Claim.BUSY
         except FileNotFoundError:
@@ -92,7 +92,7 @@ class Claims:
         ):
             for path in _files(dead):
                 with contextlib.suppress(OSError):
-                    no_overwrite.rename_into_own(path, own / path.name)
+                    no_overwrite.rename_into_own_directory(path, own / path.name)
                     failpoints.reach("adopted")
                     adopted.append(path.name)
         return adopted
@@ -184,8 +184,8 @@ def publish(path: Path, inbox: Path, name: str) -> Path:
         OSError: as the kernel says; it is still claimed.
     """
     below, base = os.path.split(name)
-    below = no_overwrite.folder(inbox, below)
-    with safe_paths.made(inbox, below) as folder:
+    below = no_overwrite.free_directory(inbox, below)
+    with safe_paths.make_directory(inbox, below) as folder:
         for candidate in no_overwrite.candidates(base, None):
             try:
                 no_overwrite.rename_noreplace(path, folder / candidate)

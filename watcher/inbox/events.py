@@ -117,7 +117,7 @@ class EventWatcher:
         for folder in fresh[:COVER_CHUNK]:
             below = _Below(self, folder)
             try:
-                with safe_paths.held(self._path, folder[0]) as place:
+                with safe_paths.open_directory(self._path, folder[0]) as place:
                     below.wd = self._reader.add_callback(os.fsencode(place), self._mask, below, CallbackId(id(below)))
             except FileNotFoundError:
                 continue  # gone again: the next scan tells

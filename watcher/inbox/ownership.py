@@ -34,7 +34,7 @@ def take_alone(inbox: Path, state: Path) -> InboxOwnership:
     Raises:
         Fatal: exit code 6; there is another.
     """
-    own = Lock(lock.path_of(state, ALONE))
+    own = Lock(lock.owner_lock_path(state, ALONE))
     own.acquire()
     held = lock.claim_directory(inbox)
     return InboxOwnership(ALONE, inbox, own, None, partial(_leave, held, own))
@@ -47,13 +47,13 @@ def take_shared(inbox: Path, state: Path) -> InboxOwnership:
         Fatal: exit code 6; a daemon has the inbox for itself, or there are too many workers. Exit code 5; the
             inbox can not be written, or is shared by others with another state directory.
     """
-    common = Lock(lock.path_of(state, ALONE))
+    common = Lock(lock.owner_lock_path(state, ALONE))
     common.acquire(shared=True)
     held = lock.claim_directory(inbox, shared=True)
     claims.belong(inbox, state)
     for number in range(1, claims.MOST_WORKERS + 1):
         worker = f"worker-{number}"
-        own = Lock(lock.path_of(state, worker))
+        own = Lock(lock.owner_lock_path(state, worker))
         if own.try_acquire():
             mine = claims.Claims(inbox, worker)
             mine.path.mkdir(parents=True, exist_ok=True)

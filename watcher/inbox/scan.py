@@ -99,7 +99,7 @@ class Inbox:
 
     def _entries(self, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
         """What is wanted of one directory, with its path."""
-        with safe_paths.held(self.path, below) as place, os.scandir(place) as entries:
+        with safe_paths.open_directory(self.path, below) as place, os.scandir(place) as entries:
             for entry in entries:
                 name = f"{below}/{entry.name}" if below else entry.name
                 if self.wants(name):
@@ -120,7 +120,7 @@ class Inbox:
         """
         below, base = os.path.split(name)
         try:
-            with safe_paths.held(self.path, below) as place:
+            with safe_paths.open_directory(self.path, below) as place:
                 found = os.lstat(place / base)
         except OSError:
             return None

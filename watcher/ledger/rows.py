@@ -76,7 +76,7 @@ def decision(
     i, d = order.identity, order.decision
     stamp = (signed(i.device), signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
     told = (d.outcome.value, d.label, d.confidence, text(d.reason), text(d.detail), json.dumps(d.top), model)
-    names = (os.fsencode(order.title), os.fsencode(source))
+    names = (os.fsencode(order.target_name), os.fsencode(source))
     taken = (os.fsencode(directory), order.restores, order.verdict, at)
     return (number, batch, *names, order.digest, *stamp, *told, *taken)
 

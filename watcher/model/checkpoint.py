@@ -61,7 +61,7 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     digest = _digest(header, checkpoint.tensors)
     tensors = {name: np.asarray(value, order="C") for name, value in checkpoint.tensors.items()}
     try:
-        with atomic_write.written(path) as partial:
+        with atomic_write.replacing(path) as partial:
             save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by its own
         raise Fatal(

@@ -206,4 +206,4 @@ def known(checkpoint: Checkpoint) -> out_of_distribution.Known | None:
 
 def use_threads(threads: int) -> None:
     """CPU threads for inference; 0 means as many as there are cores for this process."""
-    torch.set_num_threads(threads or available_cpus.usable())
+    torch.set_num_threads(threads or available_cpus.count())

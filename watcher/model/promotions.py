@@ -111,7 +111,7 @@ def write(state: Path, entries: list[Promotion]) -> None:
     place = state / DIRECTORY / FILE
     try:
         make_directory(state)
-        with atomic_write.written(place) as partial:
+        with atomic_write.replacing(place) as partial:
             partial.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
     except OSError as error:
         raise _unwritable(place, error) from error

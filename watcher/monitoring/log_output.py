@@ -236,6 +236,6 @@ def log_file(settings: loader.Config) -> log_output.LogFile | None:
     except OSError as error:
         raise Fatal(
             f"the log file {path} can not be written: {error.strerror}",
-            f"Make its directory, or set log.file. {mounts.let_write(path)}",
+            f"Make its directory, or set log.file. {mounts.write_advice(path)}",
             Exit.DIRECTORY,
         ) from error

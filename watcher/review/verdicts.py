@@ -207,7 +207,7 @@ def _order(verdict: Verdict, places: Destinations) -> MoveOrder | VerdictResult:
         identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if not stat.S_ISREG(found.st_mode) or no_overwrite.digest(Path(verdict.path)) != verdict.digest:
             return VerdictResult(verdict, "left", why="it was changed since it was judged")
-        no_overwrite.same(Path(verdict.path), identity)
+        no_overwrite.check_unchanged(Path(verdict.path), identity)
         here, to = (os.path.realpath(path) for path in (os.path.dirname(verdict.path), places.of(decision)))
         if Path(here).is_relative_to(to):  # or below it, with output.keep_subdirectories
             return VerdictResult(verdict, "confirmed", destination=verdict.path)

@@ -166,7 +166,7 @@ def usable_inbox(settings: Config) -> Inbox:
     if settings.mode == "sort" and not os.access(settings.inbox.path, os.W_OK | os.X_OK):
         raise Fatal(
             f"files can not be moved out of the inbox {settings.inbox.path}",
-            mounts.let_write(settings.inbox.path),
+            mounts.write_advice(settings.inbox.path),
             Exit.DIRECTORY,
         )
     return inbox

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     page = data_quality.page((train, valid), data_quality.count_copies(train, valid), near, judged, told, _apart(args))
     out: Path | None = args.out or (args.study[0].parent if args.study[0].exists() else None)
     if out is not None:
-        with atomic_write.written(out / "audit.md") as partial:
+        with atomic_write.replacing(out / "audit.md") as partial:
             partial.write_text(page, "utf-8")
     print(page)
     return Exit.OK

@@ -285,7 +285,7 @@ def _folds(results: dict[str, Any]) -> dict[str, Any]:
 def _write(args: argparse.Namespace, results: dict[str, Any]) -> None:
     place = _place(args)
     lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(results[name])}" for name in sorted(results))
-    with atomic_write.written(place) as partial:
+    with atomic_write.replacing(place) as partial:
         partial.write_text("{\n" + lines + "\n}\n", "utf-8")
 
 

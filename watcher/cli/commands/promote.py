@@ -137,7 +137,7 @@ def _is_there(place: Path, digest: str) -> bool:
 
 def _copy(candidate: Path, place: Path, digest: str) -> None:
     try:
-        with atomic_write.written(place) as partial:
+        with atomic_write.replacing(place) as partial:
             shutil.copyfile(candidate, partial)
             if checkpoint.load(partial).digest != digest:
                 raise Fatal(f"{candidate} is another file now than was judged", "Promote it anew.", Exit.FAILED)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if (out / SHIPPED).exists():
         pictures.append(("Confidence of finished weights", SHIPPED, SHIPPED_CAPTION))
     text = study_report.page(plan, table, pictures, audit.read_text("utf-8") if audit.exists() else "")
-    with atomic_write.written(out / "report.md") as partial:
+    with atomic_write.replacing(out / "report.md") as partial:
         partial.write_text(text, "utf-8")
     print(f"{out / 'report.md'}: {len(table)} of {len(plan.variants)} variants, {_counted(table, runs)}")
     return Exit.OK

@@ -108,7 +108,7 @@ def _imports(*names: str) -> bool:
 
 def threads(wanted: int) -> Check:
     """Whether there are as many cores as threads are asked for."""
-    usable = available_cpus.usable()
+    usable = available_cpus.count()
     told = f"{usable} cores, {wanted or 'as many'} threads"
     if wanted > usable:
         return Check("warn", "cores", told, "More threads than cores are slower: lower model.threads.")

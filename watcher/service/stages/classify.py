@@ -87,7 +87,7 @@ def orders_of(batch: Batch, stations: Stations, now: float) -> list[MoveOrder]:
             image.digest,
             review_triggers.take(decision, image, stations.review_rules),
             Timing(ready.seen_s, _queued_ms(ready, image, now), image.decode_ms, infer_ms),
-            call=stations.title(image),
+            new_name=stations.title(image),
         )
         for (image, ready), decision in zip(batch, decisions, strict=True)
     ]

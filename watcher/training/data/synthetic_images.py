@@ -113,7 +113,7 @@ class Sketch:
             for name, value in vars(portrait).items()
         }
         header = {"format": FORMAT, "classes": list(self.classes), **self.provenance}
-        with atomic_write.written(path) as partial:
+        with atomic_write.replacing(path) as partial:
             try:
                 save_file(tensors, partial, metadata={"sketch": json.dumps(header)})
             except SafetensorError as error:

@@ -57,7 +57,7 @@ def add(path: Path, row: Row) -> None:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """Write a file of these rows, whole or not at all."""
-    with atomic_write.written(path) as partial:
+    with atomic_write.replacing(path) as partial:
         partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), "utf-8")
 
 

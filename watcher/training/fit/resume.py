@@ -80,7 +80,7 @@ class LastCheckpoint:
             "generator": None if self.generator is None else self.generator.get_state(),
             "history": history,
         }
-        with atomic_write.written(self.path) as partial:
+        with atomic_write.replacing(self.path) as partial:
             try:
                 torch.save(state, partial)
             except RuntimeError as error:  # how torch says that a disk is full

@@ -131,6 +131,6 @@ class TrainingRun:
         self.plan.save_weights(row, is_best)
         rows = [asdict(row) for row in self.history]
         # Before last.pt: what follows it would never be written for the last epoch if the process died between them.
-        with atomic_write.written(self.out / "losses.jsonl") as partial:
+        with atomic_write.replacing(self.out / "losses.jsonl") as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._last.save(rows)

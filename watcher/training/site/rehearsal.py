@@ -79,7 +79,7 @@ def save(found: Rehearsal, path: Path) -> None:
         "valid": np.rint(found.valid / top * 255).clip(0, 255).astype(np.uint8),
         "valid_labels": found.valid_labels.astype(np.uint8),
     }
-    with atomic_write.written(path) as partial:
+    with atomic_write.replacing(path) as partial:
         save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": found.trunk})})
 
 

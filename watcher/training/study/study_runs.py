@@ -54,7 +54,7 @@ def images(sample: study_plan.Sample, out: Path) -> Images:
     if not kept.exists():
         decoded = [labelled_images.load(part) for part in parts]
         labelled_images.refuse_broken(*decoded)
-        with atomic_write.written(kept, several=True) as partial:
+        with atomic_write.replacing(kept, concurrent=True) as partial:
             np.savez(partial, *(part.images for part in decoded))
     train_images, watched, judged = (
         Examples(part.classes, part.paths, stack, np.array(part.labels, np.int64))
@@ -104,7 +104,7 @@ def perform(
     judged = evaluation.report(data.judge, probabilities(net, data.judge))
     row = _row(task, run, len(data.train.labels), judged)
     if best:
-        with atomic_write.written(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
+        with atomic_write.replacing(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
             shutil.copyfile(work / "best.safetensors", partial)
     result_rows.add(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
     shutil.rmtree(work)
