@@ -60,7 +60,7 @@ def problems(file: Path, text: str | bytes, **environ: str) -> list[str]:
 class TestShippedFile:
     def test_holds_the_defaults(self) -> None:
         """The shipped config.yaml says what holds without it."""
-        assert loader.load(SHIPPED, {}) == Config().below(SHIPPED.parent)
+        assert loader.load(SHIPPED, {}) == Config().resolve_paths(SHIPPED.parent)
 
     def test_shows_every_key(self) -> None:
         """No key is left for the operator to guess, and none is there that does nothing."""
@@ -81,7 +81,7 @@ class TestValues:
     @pytest.mark.parametrize("text", ["", "\n# nothing set\n", "---\n", "null", "\ufeff", "inbox:\nbatch: {}\n"])
     def test_nothing_set_means_defaults(self, file: Path, text: str) -> None:
         """A file, or a section, without keys keeps every default."""
-        assert load(file, text) == Config().below(file.parent)
+        assert load(file, text) == Config().resolve_paths(file.parent)
 
     def test_values_are_taken(self, file: Path) -> None:
         """What is set counts, and the keys beside it keep their defaults."""
@@ -120,13 +120,13 @@ class TestDefault:
         """A command that is not told takes config.yaml here, else that of the service, if there is one."""
         monkeypatch.chdir(tmp_path)
         service = tmp_path / "etc" / "config.yaml"
-        monkeypatch.setattr(loader, "SERVICE", service)
-        assert loader.default() == Path("config.yaml")
+        monkeypatch.setattr(loader, "SERVICE_PATH", service)
+        assert loader.default_path() == Path("config.yaml")
         service.parent.mkdir()
         service.touch()
-        assert loader.default() == service
+        assert loader.default_path() == service
         Path("config.yaml").touch()
-        assert loader.default() == Path("config.yaml")
+        assert loader.default_path() == Path("config.yaml")
 
 
 class TestMistakes:
@@ -173,7 +173,7 @@ class TestMistakes:
             ("inbox: {watch: poll}", "inbox.watch: must be one of auto, events, scan, not 'poll'"),
             ("inbox: {path: 7}", "inbox.path: must be a path in quotes, not 7"),
             ("inbox: {path: ''}", "inbox.path: must not be empty"),
-            ("inbox: {path: ~/in}", "inbox.path: must be written out, `~` does not stand for a home directory here"),
+            ("inbox: {path: ~/in}", "inbox.path: must be written out: `~` does not stand for a home directory here"),
             ('inbox: {path: "a\\0b"}', "inbox.path: must not hold a NUL character"),
             ('inbox: {path: "\\ud800"}', "inbox.path: must be text that UTF-8 can write"),
             ("inbox: {ignore: '*.x'}", "inbox.ignore: must be a list of texts, not '*.x'"),
@@ -229,7 +229,7 @@ class TestUnusableFile:
             ("inbox:\n  ignore: [*.part]\n", "config.yaml:2:12: text that starts with * must be in quotes"),
             ("inbox:\n  ignore: [*part]\n", "config.yaml:2:12: text that starts with * must be in quotes"),
             ("a: &a [*a]", "config.yaml:1:8: text that starts with * must be in quotes"),
-            ("batch: !!python/tuple [1]", "config.yaml:1:8: tags (words that start with !) are not understood here"),
+            ("batch: !!python/tuple [1]", "config.yaml:1:8: tags (words that start with !) are not supported"),
             ("[" * 5000, "config.yaml:1:10: is nested too deeply"),
             ("log: {}\na: \0", "config.yaml:2:4: holds a character that YAML forbids"),
             ('a: "\\UFFFFFFFF"', "config.yaml:1:"),
@@ -307,7 +307,7 @@ class TestEnvironment:
             "config.yaml:1:7: log.level: must be one of debug, info, warning, error, not 'loud'",
             "environment: MEDNET_BATCH__SICE: unknown name, did you mean `MEDNET_BATCH__SIZE`?",
             "environment: MEDNET_INBOX__IGNORE: text that starts with * must be in quotes"
-            " (YAML's aliases are not understood here)",
+            " (YAML's aliases are not supported)",
             "environment: MEDNET_BATCH__SIZE: must be a whole number from 1 to 4096, not 0",
         ]
 
@@ -362,7 +362,7 @@ class TestDirectories:
         """Of the two only one can be had, and check-config says so at the line."""
         (problem,) = problems(file, "inbox:\n  shared: true\n  recursive: true")
         assert problem == "config.yaml:3:3: inbox.recursive: must be false where inbox.shared is true: " + (
-            "claims know no directories"
+            "workers claim single files, not directories"
         )
 
     def test_inbox_may_lie_beside_the_ledger(self, file: Path) -> None:

@@ -231,7 +231,7 @@ def test_the_inbox_need_only_be_readable(tmp_path: Path, monkeypatch: pytest.Mon
     """Nothing is moved out of it, so nothing is asked for that; else the daemon refuses to start."""
     (tmp_path / "inbox").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    shadow, sort = (loader.Config(mode=mode).below(tmp_path) for mode in ("shadow", "sort"))
+    shadow, sort = (loader.Config(mode=mode).resolve_paths(tmp_path) for mode in ("shadow", "sort"))
     assert isinstance(stations.usable_inbox(shadow), ShadowInbox)
     with pytest.raises(Fatal, match="moved out"):
         stations.usable_inbox(sort)

@@ -1,1 +1,1 @@
-"""The settings: ``config.yaml``, overlaid by the environment variables ``MEDNET_SECTION__KEY``."""
+"""The settings of an operator: read, checked and given to others as frozen values."""

@@ -1,7 +1,6 @@
-"""What the operator can set: ``config.yaml``, overlaid by ``MEDNET_SECTION__KEY``.
+"""Read the settings from ``config.yaml`` and from the environment variables ``MEDNET_SECTION__KEY``.
 
-Every mistake is reported at once, each with its place, so that a file is mended
-in one go.
+All mistakes are reported at once, each with its place, so that an operator can mend the file in one go.
 """
 
 from __future__ import annotations
@@ -16,24 +15,24 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from watcher.config import conflicts, loader, plain_yaml
-from watcher.config.plain_yaml import Place, Unusable
+from watcher.config import conflicts, plain_yaml
+from watcher.config.plain_yaml import Place, YamlProblem
 from watcher.config.settings import Config, Key
 from watcher.core.errors import Exit, Fatal
 
 __all__ = ["Config", "ConfigError", "load"]
 
-DEFAULT = Path("config.yaml")
-"""Where `run` looks when it is not told."""
+DEFAULT_PATH = Path("config.yaml")
+"""The file that `run` reads unless another one is named."""
 
-SERVICE = Path("/etc/mednet-watcher/config.yaml")
-"""The config of the service, see `install-service`."""
+SERVICE_PATH = Path("/etc/mednet-watcher/config.yaml")
+"""The file of the service, see `install-service`."""
 
 PREFIX = "MEDNET_"
 
 
 class ConfigError(Fatal):
-    """The settings can not be used. ``problems`` holds one line for each mistake."""
+    """The settings cannot be used. ``problems`` holds one line for each mistake."""
 
     def __init__(self, path: Path, problems: tuple[str, ...]) -> None:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
@@ -52,31 +51,47 @@ _SCHEMA: dict[Key, dict[str, Any]] = {
     for key, schema in model.model_json_schema()["properties"].items()
 }
 _SCHEMA[_MODE] = Config.model_json_schema()["properties"]["mode"]
-_NAMES = {f"{PREFIX}{'__'.join(filter(None, key))}".upper(): key for key in _SCHEMA}
-_AFTER_FILE = Place(2**62, 0)  # problems of the environment come after those of the file
+_VARIABLES = {f"{PREFIX}{'__'.join(filter(None, key))}".upper(): key for key in _SCHEMA}
+_ENVIRONMENT = Place(2**62, 0)  # it sorts the problems of the environment behind those of the file
 
 
-def default() -> Path:
-    """Where other commands look when they are not told: in this directory, else where the service has it."""
-    return SERVICE if os.path.exists(SERVICE) and not os.path.exists(DEFAULT) else DEFAULT
+def default_path() -> Path:
+    """Return the file that commands read unless another one is named.
+
+    It is config.yaml in the working directory. If that does not exist, it is the file of the service if there is one.
+    """
+    return SERVICE_PATH if os.path.exists(SERVICE_PATH) and not os.path.exists(DEFAULT_PATH) else DEFAULT_PATH
+
+
+def load_or_default(path: Path | None) -> Config:
+    """Read the settings in ``path``, or else in the default file. Without any file the defaults hold.
+
+    Raises:
+        ConfigError: The settings cannot be used.
+    """
+    return load(path or default_path(), os.environ, optional=path is None)
 
 
 def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> Config:
-    """Read the settings in ``path``, overlaid by the ``MEDNET_SECTION__KEY`` in ``environ``.
+    """Read the settings in ``path``, replaced by the variables ``MEDNET_SECTION__KEY`` in ``environ``.
 
-    Relative paths, from either, are resolved against the directory of ``path``.
-    With ``optional``, a file that is not there is as good as an empty one.
+    Relative paths, from either source, are resolved against the directory of ``path``.
+
+    Args:
+        path: The file.
+        environ: The environment.
+        optional: Treat a missing file as an empty one.
 
     Raises:
-        ConfigError: with every problem found, those of the file in its order.
+        ConfigError: The settings cannot be used. It holds all problems, those of the file in its order.
     """
     draft = _Draft(str(path))
     if path.exists() or not optional:
         _read_file(path, draft)
     _read_environment(environ, draft)
-    config = _validated(draft).below(Path(os.path.abspath(path)).parent)
-    for clash in conflicts.found(config):
-        draft.clash(clash)
+    config = _validate(draft).resolve_paths(Path(os.path.abspath(path)).parent)
+    for conflict in conflicts.find(config):
+        draft.add_conflict(conflict)
     if draft.problems:
         raise ConfigError(path, tuple(text for _, text in sorted(draft.problems, key=lambda problem: problem[0])))
     return config
@@ -84,47 +99,51 @@ def load(path: Path, environ: Mapping[str, str], *, optional: bool = False) -> C
 
 @dataclass
 class _Draft:
-    """What was read so far. The value of a ``doubtful`` key is not known: its default is no evidence."""
+    """The values and problems read so far.
+
+    ``places`` also holds the name by which the operator set the key. The value of a key in ``unknown`` is not known,
+    so that its default proves no conflict.
+    """
 
     file: str
     values: dict[Key, object] = field(default_factory=dict)
-    places: dict[Key, tuple[Place, str]] = field(default_factory=dict)  # and the name the operator gave it
+    places: dict[Key, tuple[Place, str]] = field(default_factory=dict)
     problems: list[tuple[Place, str]] = field(default_factory=list)
-    doubtful: set[Key] = field(default_factory=set)
+    unknown: set[Key] = field(default_factory=set)
 
-    def say(self, place: Place, problem: str) -> None:
-        """Note a problem."""
+    def add_problem(self, place: Place, problem: str) -> None:
+        """Add a problem at a place."""
         in_file = f"{self.file}:{place.line}:{place.column}" if place.line else self.file
-        self.problems.append((place, f"{'environment' if place == _AFTER_FILE else in_file}: {problem}"))
+        self.problems.append((place, f"{'environment' if place == _ENVIRONMENT else in_file}: {problem}"))
 
-    def put(self, key: Key, value: object, place: Place, name: str) -> None:
-        """Note a value. A later one, from the environment, replaces an earlier."""
+    def add_value(self, key: Key, value: object, place: Place, name: str) -> None:
+        """Set the value of a key. The environment comes last and replaces the value in the file."""
         self.values[key] = value
         self.places[key] = (place, name)
-        self.doubtful.discard(key)
+        self.unknown.discard(key)
 
-    def clash(self, clash: conflicts.Clash) -> None:
-        """Note what can not be had together, at the first key's place, or the other's where it has its default."""
-        if not {clash.key, clash.other} & self.doubtful:
-            place, _ = self.places.get(clash.key) or self.places.get(clash.other) or (Place(0, 0), "")
-            self.say(place, f"{'.'.join(clash.key)}: {clash.problem}")
+    def add_conflict(self, conflict: conflicts.Conflict) -> None:
+        """Add a conflict at the place of its first key, or of the other key if the first has its default."""
+        if not {conflict.key, conflict.other} & self.unknown:
+            place, _ = self.places.get(conflict.key) or self.places.get(conflict.other) or (Place(0, 0), "")
+            self.add_problem(place, f"{'.'.join(conflict.key)}: {conflict.problem}")
 
-    def refuse(self, key: Key, problem: str) -> None:
-        """Note a problem with a value that was put, and forget the value."""
+    def reject(self, key: Key, problem: str) -> None:
+        """Add a problem with the value of a key, and remove the value."""
         place, name = self.places[key]
-        self.say(place, f"{name}: {problem}")
+        self.add_problem(place, f"{name}: {problem}")
         self.values.pop(key, None)
-        self.doubtful.add(key)
+        self.unknown.add(key)
 
 
 def _read_file(path: Path, draft: _Draft) -> None:
     try:
         root = plain_yaml.compose(plain_yaml.read(path))
-        if not isinstance(root, yaml.MappingNode) and (value := plain_yaml.plain(root)) is not None:
-            raise Unusable(Place(1, 1), f"must hold sections with keys, not {plain_yaml.shown(value)}")
-    except Unusable as error:
-        draft.say(error.place, error.problem)
-        draft.doubtful.update(_SCHEMA)
+        if not isinstance(root, yaml.MappingNode) and (value := plain_yaml.node_value(root)) is not None:
+            raise YamlProblem(Place(1, 1), f"must hold sections with keys, not {plain_yaml.describe(value)}")
+    except YamlProblem as error:
+        draft.add_problem(error.place, error.problem)
+        draft.unknown.update(_SCHEMA)
         return
     if isinstance(root, yaml.MappingNode):
         _read_sections(root, draft)
@@ -133,87 +152,93 @@ def _read_file(path: Path, draft: _Draft) -> None:
 def _read_sections(root: yaml.MappingNode, draft: _Draft) -> None:
     sections, mistakes = plain_yaml.entries(root)
     for mistake in mistakes:
-        draft.say(mistake.place, mistake.problem)
+        draft.add_problem(mistake.place, mistake.problem)
     for name, place, node in sections:
         if name not in Config.model_fields:
-            draft.say(place, f"{plain_yaml.word(name)}: unknown section{_suggest(name, Config.model_fields)}")
+            shown = plain_yaml.describe_key(name)
+            draft.add_problem(place, f"{shown}: unknown section{_suggestion(name, Config.model_fields)}")
         elif ("", name) in _SCHEMA:
-            draft.put(("", name), plain_yaml.plain(node), place, name)
+            draft.add_value(("", name), plain_yaml.node_value(node), place, name)
         elif isinstance(node, yaml.MappingNode):
             _read_keys(name, node, draft)
-        elif (value := plain_yaml.plain(node)) is not None:
-            draft.say(place, f"{name}: must hold keys with values, not {plain_yaml.shown(value)}")
-            draft.doubtful.update(key for key in _SCHEMA if key[0] == name)
+        elif (value := plain_yaml.node_value(node)) is not None:
+            draft.add_problem(place, f"{name}: must hold keys with values, not {plain_yaml.describe(value)}")
+            draft.unknown.update(key for key in _SCHEMA if key[0] == name)
 
 
 def _read_keys(section: str, mapping: yaml.MappingNode, draft: _Draft) -> None:
     keys, mistakes = plain_yaml.entries(mapping)
     for mistake in mistakes:
-        draft.say(mistake.place, f"{section}.{mistake.problem}")
+        draft.add_problem(mistake.place, f"{section}.{mistake.problem}")
     for key, place, node in keys:
         if (section, key) in _SCHEMA:
-            draft.put((section, key), plain_yaml.plain(node), place, f"{section}.{key}")
+            draft.add_value((section, key), plain_yaml.node_value(node), place, f"{section}.{key}")
         else:
             known = [name for owner, name in _SCHEMA if owner == section]
-            draft.say(place, f"{section}.{plain_yaml.word(key)}: unknown key{_suggest(key, known)}")
+            shown = plain_yaml.describe_key(key)
+            draft.add_problem(place, f"{section}.{shown}: unknown key{_suggestion(key, known)}")
 
 
 def _read_environment(environ: Mapping[str, str], draft: _Draft) -> None:
-    """Take ``MEDNET_SECTION__KEY``; a value that starts like a YAML list or quoted text is parsed as such.
+    """Read the variables ``MEDNET_SECTION__KEY``.
 
-    Other names are left alone, but for those that an underscore makes one of ours.
+    A value that starts like a list, a mapping or quoted text is parsed as YAML. Other variables that start with
+    ``MEDNET_`` are ignored, unless they have two underscores, or would be ours with two in place of one.
     """
-    ours = {*_NAMES, *(name.replace("__", "_") for name in _NAMES)}
+    ours = {*_VARIABLES, *(name.replace("__", "_") for name in _VARIABLES)}
     for name, text in sorted(environ.items()):
         if not name.startswith(PREFIX) or ("__" not in name and name not in ours):
             continue
-        if name not in _NAMES:
-            draft.say(_AFTER_FILE, f"{plain_yaml.word(name)}: unknown name{_suggest(name, _NAMES)}")
+        if name not in _VARIABLES:
+            shown = plain_yaml.describe_key(name)
+            draft.add_problem(_ENVIRONMENT, f"{shown}: unknown name{_suggestion(name, _VARIABLES)}")
             continue
-        draft.put(_NAMES[name], None, _AFTER_FILE, name)
+        key = _VARIABLES[name]
+        draft.add_value(key, None, _ENVIRONMENT, name)
         try:
-            parsed = text.startswith(("[", "{", '"', "'"))
-            draft.values[_NAMES[name]] = (
-                plain_yaml.plain(plain_yaml.compose(text)) if parsed else plain_yaml.scalar(text)
-            )
-        except Unusable as error:
-            draft.refuse(_NAMES[name], error.problem)
+            if text.startswith(("[", "{", '"', "'")):
+                draft.values[key] = plain_yaml.node_value(plain_yaml.compose(text))
+            else:
+                draft.values[key] = plain_yaml.word_value(text)
+        except YamlProblem as error:
+            draft.reject(key, error.problem)
 
 
-def _suggest(wrong: str, known: Iterable[str]) -> str:
-    """Guess what was meant: the same name in another section, or else a like one here."""
+def _suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return the end of a message with the likely name: the same name in another section, or a similar one here."""
     elsewhere = [".".join(filter(None, (section, key))) for section, key in _SCHEMA if key == wrong]
-    near = elsewhere or difflib.get_close_matches(wrong, known, n=1)
-    return f", did you mean `{near[0]}`?" if near else ""
+    similar = elsewhere or difflib.get_close_matches(wrong, known, n=1)
+    return f", did you mean `{similar[0]}`?" if similar else ""
 
 
-def _validated(draft: _Draft) -> Config:
-    """Build the settings. Values of the wrong kind are refused, and defaults stand in for them."""
+def _validate(draft: _Draft) -> Config:
+    """Build the settings. Defaults take the place of values of the wrong type, which become problems."""
     try:
         return Config.model_validate(_nested(draft.values))
     except ValidationError as error:
         for mistake in error.errors():
             section, key, *item = mistake["loc"] if len(mistake["loc"]) > 1 else ("", *mistake["loc"])
-            wanted = _wanted({"type": "string"} if item else _SCHEMA[str(section), str(key)])
-            problem = f"must be {wanted}, not {plain_yaml.shown(mistake['input'])}"
-            if "error" in (context := mistake.get("ctx", {})):  # raised above, in words
+            expected = _expected({"type": "string"} if item else _SCHEMA[str(section), str(key)])
+            problem = f"must be {expected}, not {plain_yaml.describe(mistake['input'])}"
+            if "error" in (context := mistake.get("ctx", {})):  # raised in settings.py, with its own text
                 problem = str(context["error"])
             prefix = "".join(f"item {int(number) + 1} " for number in item if isinstance(number, int))
-            draft.refuse((str(section), str(key)), prefix + problem)
+            draft.reject((str(section), str(key)), prefix + problem)
     return Config.model_validate(_nested(draft.values))
 
 
 def _nested(values: Mapping[Key, object]) -> dict[str, object]:
+    """Return the values as a mapping of sections, in which keys without a section stand beside the sections."""
     nested: dict[str, dict[str, object]] = {section: {} for section, _ in values}
     for (section, key), value in values.items():
         nested[section][key] = value
     return {**nested.pop("", {}), **nested}
 
 
-def _wanted(schema: Mapping[str, Any]) -> str:
-    """Say in words what a key's JSON schema asks for."""
+def _expected(schema: Mapping[str, Any]) -> str:
+    """Describe in words the values that the JSON schema of a key allows."""
     if "anyOf" in schema:
-        return " or ".join(_wanted(choice) for choice in schema["anyOf"])
+        return " or ".join(_expected(choice) for choice in schema["anyOf"])
     if "enum" in schema:
         return "one of " + ", ".join(schema["enum"])
     if schema["type"] == "string":
@@ -226,8 +251,3 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     else:
         bounds = f" greater than {above}" if above is not None else ""
     return names[schema["type"]] + bounds
-
-
-def optional_config(path: Path | None) -> loader.Config:
-    """The settings of a file, or the defaults where none is given and none lies here."""
-    return loader.load(path or loader.default(), os.environ, optional=path is None)

@@ -1,6 +1,6 @@
-"""Every key an operator can set, with its default and its bounds. Units are in the names.
+"""Define every key that an operator can set, with its default and its bounds. Names end in units.
 
-``config.yaml`` explains them at length; :mod:`watcher.config.loader` reads them.
+``config.yaml`` explains the keys at length, and :mod:`watcher.config.loader` reads them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from watcher.images import dicom_filenames
 
 Action = Literal["keep", "review", "quarantine"]
 Key = tuple[str, str]
-"""A setting: its section and its name. ``mode`` has no section."""
+"""The section and the name of a setting. The section of ``mode`` is empty."""
 
 IGNORE = (
     *(".*", "*~", "~$*", "~syncthing~*", "*.part", "*.filepart", "*.partial", "*.tmp", "*.crdownload", "*.download"),
     *("[Tt]humbs.db", "ehthumbs.db", "[Dd]esktop.ini", "@eaDir", "@Recycle", "@Recently-Snapshot", "#recycle"),
     *("#snapshot", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
 )
-"""Names that producers use for files in flight, and that desktops and network storage leave behind."""
+"""Patterns of names that producers use for unfinished files, and that desktops and network storage leave behind."""
 
 
 def _checked_text(text: str) -> str:
@@ -38,7 +38,7 @@ def _to_path(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.startswith("~"):
-        raise ValueError("must be written out, `~` does not stand for a home directory here")
+        raise ValueError("must be written out: `~` does not stand for a home directory here")
     return Path(_checked_text(value))
 
 
@@ -65,11 +65,11 @@ _Name = Annotated[str, AfterValidator(_checked_name)]
 _Mode = Annotated[str, AfterValidator(_checked_mode)]
 _Template = Annotated[str, AfterValidator(_checked_template)]
 _NotNegative = Annotated[float, Field(ge=0)]
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1)]
-_Recent = Annotated[int, Field(ge=1, le=1_000_000)]
-"""Files that are held in memory, about 100 bytes each."""
+_FilesInMemory = Annotated[int, Field(ge=1, le=1_000_000)]
+"""A number of files. Each takes about 100 bytes of memory."""
 
 
 class _Section(BaseModel):
@@ -77,7 +77,7 @@ class _Section(BaseModel):
 
 
 class Inbox(_Section):
-    """Where files arrive, and when one counts as complete. ``_s`` are seconds."""
+    """The directory where files arrive, and the conditions for a file to count as complete."""
 
     path: _Path = Path("inbox")
     settle_s: _NotNegative = 2.0
@@ -91,9 +91,9 @@ class Inbox(_Section):
 
 
 class Output(_Section):
-    """Where files go, and the octal mode they get (None: they keep theirs).
+    """The directories where files go, their octal mode there (None keeps theirs) and their names.
 
-    Class directories are made below ``sorted``; ``rejected`` is made when a person first rejects an image.
+    The directories of the classes are below ``sorted``. ``rejected`` is made when a person first rejects an image.
     """
 
     sorted: _Path = Path("sorted")
@@ -107,7 +107,7 @@ class Output(_Section):
 
 
 class Collisions(_Section):
-    """What becomes of a file whose name or bytes were filed under a class before. Never overwritten or deleted."""
+    """The action on a file whose name or bytes were filed under a class before. No action overwrites or deletes."""
 
     same_name_same_bytes: Action = "keep"
     same_name_other_bytes: Action = "keep"
@@ -115,13 +115,13 @@ class Collisions(_Section):
 
 
 class State(_Section):
-    """Where the ledger and the lock lie: never on a network file system."""
+    """The directory of the ledger and the lock, which must not be on a network file system."""
 
     path: _Path = Path("state")
 
 
 class Model(_Section):
-    """Weights (None: those shipped with the product), what computes them, and how (0 threads: all cores)."""
+    """The weights (None: those of the product), and what computes the network (0 threads: one for each core)."""
 
     weights: _Path | None = None
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -131,14 +131,14 @@ class Model(_Section):
 
 
 class Batch(_Section):
-    """How many images are classified at once, and how long the oldest waits, in milliseconds."""
+    """The number of images that are classified at once, and the longest time that one waits for others."""
 
     size: Annotated[int, Field(ge=1, le=4096)] = 64
     max_wait_ms: _NotNegative = 25.0
 
 
 class Decode(_Section):
-    """What one file may cost: bytes on disk, pixels, MiB of memory, seconds. And what several frames are."""
+    """The limits on one file (bytes on disk, pixels, MiB of memory, seconds), and the action on several frames."""
 
     max_bytes: _Count = 64 * 1024 * 1024
     max_pixels: _Count = 64_000_000
@@ -148,36 +148,36 @@ class Decode(_Section):
 
 
 class Review(_Section):
-    """When a person decides (None: as the thresholds stored with the weights say), and of what else."""
+    """The conditions under which a person decides. None stands for the thresholds that are stored with the weights."""
 
-    accept_rate: _Share | None = None
-    max_wrong_rate: _Share | None = None
-    min_confidence: _Share | None = None
+    accept_rate: _Fraction | None = None
+    max_wrong_rate: _Fraction | None = None
+    min_confidence: _Fraction | None = None
     blank_images: bool = False
     metadata_disagrees: bool = True
 
 
 class Drift(_Section):
-    """How many recent files (of so many hours) are held against how many earlier ones; how far each figure may go."""
+    """The numbers of recent and of earlier files to compare, and the largest change of each figure (None: any)."""
 
-    window_files: _Recent = 2000
+    window_files: _FilesInMemory = 2000
     window_h: _Positive = 168.0
     min_files: _Count = 500
-    reference_files: _Recent = 10000
-    review_rate: _Share | None = 0.05
-    confidence: _Share | None = 0.03
-    class_mix: _Share | None = 0.4
+    reference_files: _FilesInMemory = 10000
+    review_rate: _Fraction | None = 0.05
+    confidence: _Fraction | None = 0.03
+    class_mix: _Fraction | None = 0.4
 
 
 class Metrics(_Section):
-    """Where Prometheus reads the figures (None: nowhere; 0: any free port, which the log tells)."""
+    """The port and address at which Prometheus reads the metrics (None: no port; 0: any free port, see the log)."""
 
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     address: _Text = "127.0.0.1"
 
 
 class Log(_Section):
-    """How the log is written (auto: console on a terminal, else JSON), from which level on, and to which file too."""
+    """The format of the log (auto: console on a terminal, else JSON), its lowest level, and a file that gets it too."""
 
     format: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -185,9 +185,9 @@ class Log(_Section):
 
 
 class Config(_Section):
-    """All settings. As made by :func:`load`, every path in it is absolute.
+    """All settings. :func:`watcher.config.loader.load` makes every path in them absolute.
 
-    ``mode``: shadow decides and records, and moves nothing.
+    In ``mode`` shadow the daemon decides and records, but moves nothing.
     """
 
     mode: Literal["sort", "shadow"] = "sort"
@@ -203,14 +203,14 @@ class Config(_Section):
     metrics: Metrics = Metrics()
     log: Log = Log()
 
-    def below(self, base: Path) -> Config:
-        """Give the same settings, relative paths resolved against the directory ``base``."""
-        return self.model_copy(update={name: _below(section, base) for name, section in self.sections()})
+    def resolve_paths(self, base: Path) -> Config:
+        """Return a copy in which relative paths are resolved against the directory ``base``."""
+        return self.model_copy(update={name: _resolve_paths(section, base) for name, section in self.sections()})
 
     def sections(self) -> Iterator[tuple[str, BaseModel]]:
-        """The sections, each with its name: all but ``mode``."""
+        """Return the sections with their names. ``mode`` is not in any."""
         return ((name, value) for name, value in self if isinstance(value, BaseModel))
 
 
-def _below(section: BaseModel, base: Path) -> BaseModel:
+def _resolve_paths(section: BaseModel, base: Path) -> BaseModel:
     return section.model_copy(update={key: base / value for key, value in section if isinstance(value, Path)})

@@ -32,7 +32,7 @@ ENOUGH = math.ceil(LEAST / (1 - site_images.HELD_BACK))
 
 def run(args: argparse.Namespace) -> int:
     """Tune the last layers, set the thresholds anew, and write the new weights."""
-    settings = loader.optional_config(args.config)
+    settings = loader.load_or_default(args.config)
     path = promotions.weights_path(args.weights, settings)
     _refuse_in_use(args.out, (path, shipped_files.weights()), settings.state.path / promotions.DIRECTORY)
     present = checkpoint.load(path)

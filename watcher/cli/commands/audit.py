@@ -22,7 +22,7 @@ PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "
 
 def run(args: argparse.Namespace) -> int:
     """Print what does not match, and the account. Exit code 1 if anything does not."""
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     inbox = stations.new_inbox(settings)
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         report = Audit(ledger_reader, destinations.places(settings), inbox, settings.state.path, quick=args.quick).run()

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: it is not fine.
     """
-    path: Path = args.config or loader.default()
+    path: Path = args.config or loader.default_path()
     effective: Effective = loader.load(path, os.environ).model_dump(mode="json")
     if args.json:
         print(json.dumps(effective))

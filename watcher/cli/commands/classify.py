@@ -36,7 +36,7 @@ Result = Decoded | Rejected
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each file, in the order given. Exit code 1 if one could not be found or copied."""
-    settings = loader.optional_config(args.config)
+    settings = loader.load_or_default(args.config)
     logger = log.configure("console", "warning", sys.stderr)
     pool = DecoderPool(None, paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
     pool.start()

@@ -18,7 +18,7 @@ from watcher.service.doctor.program_checks import checks
 
 def run(args: argparse.Namespace) -> int:
     """Print one line for each check, with advice where something is not well. Exit code 1 if something fails."""
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: probes removed
     seen: Counter[str] = Counter()
     for check in checks(settings):

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Print what is known. Exit code 1 if nothing is known of one of them."""
     if not args.what and not args.id:
         raise Fatal("explain what?", HINT, Exit.USAGE)
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     return about([*args.what, *(f"#{number}" for number in args.id)], settings, as_json=args.json)
 
 

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     What is in force already is left so, and that is told.
     """
-    settings = loader.optional_config(args.config)
+    settings = loader.load_or_default(args.config)
     promotions.refuse_named_weights(settings)
     before = promotions.in_force(settings.state.path)
     present = checkpoint.load(promotions.weights_path(None, settings))

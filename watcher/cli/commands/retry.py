@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         raise Fatal("--reason chooses among all quarantined files", "Name files or a reason, not both.", Exit.USAGE)
     if args.reason and args.reason not in REASONS:
         raise Fatal(f"{args.reason} is no reason for quarantine", f"One of {', '.join(REASONS)}.", Exit.USAGE)
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     name = put_back_files.naming(settings)
     having = f" with the reason {args.reason}" if args.reason else ""
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:

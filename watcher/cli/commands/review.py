@@ -38,7 +38,7 @@ SHOWN = {"filed": "filed", "confirmed": "it lies there already", "left": "left a
 
 def run(args: argparse.Namespace) -> int:
     """Do what was asked. Exit code 1 if something of it could not be done."""
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     doing = {"list": _list, "show": _show, "accept": _judge, "reject": _judge, "export": _export}
     return doing[args.doing](args, settings)
 

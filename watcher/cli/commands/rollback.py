@@ -17,7 +17,7 @@ from watcher.review import verdicts
 
 def run(args: argparse.Namespace) -> int:
     """Put the weights of before in force again, from the next start or reload on; or list what was promoted."""
-    settings = loader.optional_config(args.config)
+    settings = loader.load_or_default(args.config)
     state = settings.state.path
     if args.list:
         entries = promotions.history(state)

@@ -11,4 +11,4 @@ from watcher.service.start import serve
 
 def run(args: argparse.Namespace) -> int:
     """Watch, sort, log, until SIGTERM or SIGINT."""
-    return serve(args.config or loader.DEFAULT, load_model.load, replaced=args.directories_replaced)
+    return serve(args.config or loader.DEFAULT_PATH, load_model.load, replaced=args.directories_replaced)

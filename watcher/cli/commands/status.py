@@ -24,7 +24,7 @@ from watcher.service import stations
 
 def run(args: argparse.Namespace) -> int:
     """Print the state. Exit code 0 if the daemon runs, else 1."""
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     told = _state(settings)
     print(json.dumps(told) if args.json else _text(told))
     return Exit.OK if told["running"] else Exit.FAILED

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _path(args: argparse.Namespace) -> Path:
-    path = Path(args.file) if args.file else loader.optional_config(args.config).log.file
+    path = Path(args.file) if args.file else loader.load_or_default(args.config).log.file
     if path is None:
         raise Fatal(
             "the config has no log.file, so there is no file to read",

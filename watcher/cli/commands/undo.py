@@ -17,7 +17,7 @@ from watcher.ledger.reader import LedgerReader
 
 def run(args: argparse.Namespace) -> int:
     """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     since = put_back_requests.since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox

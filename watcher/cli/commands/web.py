@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from watcher.review.web.page import Site, build
     from watcher.review.web.pictures import Pictures
 
-    settings = loader.load(args.config or loader.default(), os.environ)
+    settings = loader.load(args.config or loader.default_path(), os.environ)
     ledger = paths_and_limits.ledger_path(settings)
     if not ledger.exists():
         raise Fatal(f"there is no ledger {ledger}", "Start the daemon once; it makes it.", Exit.DIRECTORY)
