@@ -51,7 +51,7 @@ def test_two_workers_and_one_is_killed(tmp_path: Path) -> None:
     share(pair, files=2000)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_ten_thousand_files_and_one_worker_is_killed(tmp_path: Path) -> None:
     """The same with 10,000 files."""
     share(Pair(tmp_path), files=10_000)

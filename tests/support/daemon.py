@@ -25,7 +25,7 @@ from watcher.training.data import synthetic_images
 
 PATIENCE_S = 1.0
 STUB = "tests.support.stub_daemon"
-NEED_TORCH = {"classify", "evaluate"}
+MODULES = {"ablate": fork_server.TRAINING, "classify": fork_server.TORCH, "evaluate": fork_server.TORCH}
 
 
 class Daemon:
@@ -150,7 +150,7 @@ def mednet(
             command = [sys.executable, "-m", "watcher", *words]
             process = subprocess.Popen(command, stdout=out, stderr=err, cwd=cwd, env=environ)
         else:
-            modules = fork_server.TORCH if words[0] in NEED_TORCH else fork_server.PLAIN
+            modules = MODULES.get(words[0], fork_server.PLAIN)
             streams = {"stdout": out.fileno(), "stderr": err.fileno()}
             process = fork_server.start(
                 "watcher.cli.main:main", words, **streams, environ=environ, cwd=cwd, modules=modules

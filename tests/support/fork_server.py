@@ -31,6 +31,9 @@ PLAIN = ("tests.support.stub_daemon", "watcher.cli.main", "watcher.cli.commands.
 TORCH = (*PLAIN, "watcher.cli.commands.run", "watcher.cli.commands.classify", "watcher.model.classifier")
 """The same and torch."""
 
+TRAINING = (*PLAIN, "watcher.cli.commands.ablate", "torch._dynamo")
+"""With what the first optimizer of a process imports, which takes longer than torch itself."""
+
 _LONGEST_REQUEST = 1 << 17
 
 

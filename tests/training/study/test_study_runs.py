@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +16,8 @@ import torch
 import yaml
 from PIL import Image
 
+from tests.support import fork_server
+from tests.support.daemon import mednet
 from tests.support.repository import TOP
 from watcher.cli import main
 from watcher.core import shipped_files
@@ -419,40 +419,45 @@ class TestAblate:
             assert again
 
 
-def command(plan: Path, data: Path, out: Path, *more: str) -> list[str]:
-    arguments = ["--study", str(plan), "--data", str(data), "--split", str(data / "split.csv"), "--out", str(out)]
-    return [sys.executable, "-m", "watcher", "ablate", *arguments, *more]
+def words(plan: Path, data: Path, out: Path) -> list[str]:
+    return ["ablate", "--study", str(plan), "--data", str(data), "--split", str(data / "split.csv"), "--out", str(out)]
 
 
 @pytest.mark.slow
 def test_killed_study_goes_on(plan: Path, data: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of a study loses no row: the next start does the rest, and then there is nothing to do."""
     out, other = tmp_path / "out", tmp_path / "other"
-    dying = subprocess.Popen(command(plan, data, out), stdout=subprocess.DEVNULL)
+    with open(os.devnull, "w") as nowhere:
+        dying = fork_server.start(
+            "watcher.cli.main:main",
+            words(plan, data, out),
+            stdout=nowhere.fileno(),
+            stderr=nowhere.fileno(),
+            environ=os.environ,
+            modules=fork_server.TRAINING,
+        )
     deadline = time.monotonic() + 60
     while not (found := result_rows.read(out / "runs.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(dying.pid, signal.SIGKILL)
-    dying.wait()
+    dying.kill()
+    assert dying.wait() == -signal.SIGKILL
     before = len(result_rows.read(out / "runs.jsonl"))
     assert found and before < 4
-    told = subprocess.run(command(plan, data, out), check=True, capture_output=True, text=True).stdout
+    told = mednet(*words(plan, data, out)).stdout
     assert f"{before} of them done before" in told and "all runs done" in told
     assert len((out / "runs.jsonl").read_text().splitlines()) == 4
-    subprocess.run(command(plan, data, other), check=True, capture_output=True)
+    assert mednet(*words(plan, data, other)).returncode == 0
     killed, straight = (
-        {row["digest"]: timeless(row) for row in result_rows.read(each / "runs.jsonl")} for each in (out, other)
+        {row["digest"]: timeless(row) for row in result_rows.read(place / "runs.jsonl")} for place in (out, other)
     )
     assert killed == straight
-    subprocess.run(command(plan, data, out, "--collect"), check=True, capture_output=True)
-    told = subprocess.run(command(plan, data, tmp_path / "new"), check=True, capture_output=True, text=True).stdout
-    assert told == "4 runs, 4 of them done before\n"
+    assert mednet(*words(plan, data, out), "--collect").returncode == 0
+    assert mednet(*words(plan, data, tmp_path / "new")).stdout == "4 runs, 4 of them done before\n"
 
 
 def test_collecting_from_a_place_without_rows_is_told(
     plan: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A mistyped --out is no "0 new rows"."""
-    words = ["--study", str(plan), "--data", str(data), "--split", str(data / "split.csv")]
-    assert main.main(["ablate", *words, "--out", str(tmp_path / "typo"), "--collect"]) == Exit.DIRECTORY
+    assert main.main([*words(plan, data, tmp_path / "typo"), "--collect"]) == Exit.DIRECTORY
     assert "no run has ended there" in capsys.readouterr().err and not (plan.parent / "runs.jsonl").exists()
