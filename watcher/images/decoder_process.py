@@ -55,12 +55,13 @@ def main(argv: list[str]) -> None:
     if expects_dicom:
         decode.load_dicom_reader()
     _silence()
-    with channel, contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError):
         channel.send(HELLO)  # from now on the time a file takes is its own
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)
             # By path each time: the inbox may be another directory by now (mounted again, say).
             channel.send(answer(directory, name, bounds, lambda: channel.send(LOADING), tags))
+    channel.close()  # not after a defect: the parent could lose what was sent before it
 
 
 def _confine(memory_mb: int) -> None:
