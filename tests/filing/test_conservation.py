@@ -160,7 +160,7 @@ class Conservation(RuleBasedStateMachine):
         try:
             self._restart()
             Takeover(self.ledger, self.inbox, self.other / "state")()
-            assert claims.held(self.inbox) == 0
+            assert claims.count_files(self.inbox) == 0
             self.nothing_is_lost_or_doubled()
         finally:
             self.ledger.close()
@@ -290,7 +290,7 @@ class Conservation(RuleBasedStateMachine):
         waiting = {path.lstat().st_ino for path in self.inbox.iterdir() if path.is_file()}
         for place in (self.inbox, *self.filed):
             for path in place.rglob("*"):
-                if claims.passes_through(path.parent) and path.lstat().st_ino in waiting:
+                if claims.is_claimed(path.parent) and path.lstat().st_ino in waiting:
                     continue  # put into the inbox by link, and not unlinked yet: one file
                 if path.is_file() and not path.name.endswith(".reason.json") and "mednet-partial" not in path.name:
                     found[path.read_bytes()] += 1

@@ -345,7 +345,7 @@ class TestKilledAtIt:
 
     def copy(self, site: Site, half: Path) -> Path:
         """What a kill between copy and unlink leaves."""
-        copy = claims.place(site.inbox, "operator") / half.name
+        copy = claims.owner_directory(site.inbox, "operator") / half.name
         shutil.copy2(half, copy)
         return copy
 
@@ -357,7 +357,7 @@ class TestKilledAtIt:
     def test_only_the_dead_are_reconciled(self, site: Site, half: Path) -> None:
         """The daemon leaves alone what a living command is about to end, and takes it over when that is dead."""
         assert site.book.owners() == ["operator"]
-        half.rename(claims.place(site.inbox, "operator") / "a.png")
+        half.rename(claims.owner_directory(site.inbox, "operator") / "a.png")
         held = Lock(site.path.with_name("operator.lock"))
         held.acquire()
         assert self.take_over(site) == ([], [])
@@ -412,7 +412,7 @@ class TestKilledAtIt:
             site.executor.carry_out([replace(order, identity=site.identify(site.inbox / "a.png"))])
         first, second = sorted(site.hand.iterdir())
         self.decide(site, self.order(site, first), self.order(site, second))
-        shutil.copy2(first, claims.place(site.inbox, "operator") / "a.png")
+        shutil.copy2(first, claims.owner_directory(site.inbox, "operator") / "a.png")
         assert self.take_over(site) == (["filed", "returned"], ["a.png"])
         assert len(os.listdir(site.hand)) == 1
 
@@ -438,7 +438,7 @@ class TestKilledAtIt:
 
     def test_unfinished_copies_are_cleared(self, site: Site, half: Path) -> None:
         """The hidden file of a copy that was cut short goes, and never comes into the inbox."""
-        partial = claims.place(site.inbox, "operator") / ".0123.mednet-partial"
+        partial = claims.owner_directory(site.inbox, "operator") / ".0123.mednet-partial"
         partial.write_bytes(b"half")
         assert claims.release(site.inbox, "operator") == []
         assert self.take_over(site) == (["returned"], [])
@@ -452,7 +452,7 @@ class TestKilledAtIt:
             site.undo(since=NOW - timedelta(days=9999))
         assert caught.value.code is Exit.DIRECTORY
         assert [state for _, _, state, _ in site.entries()] == ["filed", "returned", "filed"]
-        assert (claims.place(site.inbox, "operator") / "a.png").read_bytes() == b"a radiograph"
+        assert (claims.owner_directory(site.inbox, "operator") / "a.png").read_bytes() == b"a radiograph"
         assert self.take_over(site) == ([], ["a.png"])
 
     def test_a_ledger_that_can_not_follow(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_watch_comes_back(place: Place) -> None:
     for why in ("no watch left", "no watch left", "no instance left", "", ""):
         place.watch.why = why
         place.arrivals.keep_watched()
-    assert place.watch.current
+    assert place.watch.is_current
     assert place.told() == ["inbox.not_watched", "inbox.not_watched", "inbox.watched"]
 
 
@@ -95,7 +95,7 @@ def test_burst_is_told_once(place: Place) -> None:
 
 def test_what_a_scan_under_way_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events lost during a scan bring another one as soon as that ends: it may have passed the file already."""
-    monkeypatch.setattr("watcher.inbox.arrivals.SWEEP_CHUNK", 1)
+    monkeypatch.setattr("watcher.inbox.arrivals.SCAN_CHUNK", 1)
     place = Place(tmp_path)
     place.arrivals.keep_watched()
     (tmp_path / "a").touch()
@@ -125,11 +125,11 @@ def test_shares_are_not_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     else:
         with pytest.raises(Retry, match=f"is on {kind}"):
             watch.start()
-    assert watch.current is watched
+    assert watch.is_current is watched
     watch.stop()
     everywhere = EventWatcher(tmp_path, lambda: None)
     everywhere.start()
-    assert everywhere.current
+    assert everywhere.is_current
     everywhere.stop()
 
 

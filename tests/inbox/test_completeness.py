@@ -74,7 +74,7 @@ class Model(RuleBasedStateMachine):
     @rule()
     def scan(self) -> None:
         for name in self.disk.files:
-            self.pending.seen(name, self.now)
+            self.pending.found_by_scan(name, self.now)
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, SETTLE_S, 5.0, PATIENCE_S, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -153,7 +153,7 @@ def test_scanned_file_waits_until_quiet() -> None:
     """A file found by a scan is held until it has been seen unchanged for settle_s, not a moment less."""
     pending, disk = PendingFiles(SETTLE_S, PATIENCE_S, 10), Disk()
     disk.grow("a")
-    pending.seen("a", 0.0)
+    pending.found_by_scan("a", 0.0)
     assert names(pending, 0.0, disk) == []
     assert names(pending, 1.99, disk) == []
     assert names(pending, 2.0, disk) == ["a"]
@@ -163,7 +163,7 @@ def test_growing_file_starts_its_wait_again() -> None:
     """Each change that is noticed starts settle_s anew, however long the file grows."""
     pending, disk = PendingFiles(SETTLE_S, PATIENCE_S, 10), Disk()
     disk.grow("a")
-    pending.seen("a", 0.0)
+    pending.found_by_scan("a", 0.0)
     for second in range(0, 60):
         disk.grow("a")
         assert names(pending, float(second), disk) == []
@@ -175,7 +175,7 @@ def test_file_that_leaves_is_forgotten() -> None:
     """A name that stands for nothing any more takes up no room."""
     pending, disk = PendingFiles(SETTLE_S, PATIENCE_S, 1), Disk()
     disk.grow("a")
-    pending.seen("a", 0.0)
+    pending.found_by_scan("a", 0.0)
     disk.files.clear()
     assert names(pending, 10.0, disk) == []
     assert pending.room == 1
@@ -184,8 +184,8 @@ def test_file_that_leaves_is_forgotten() -> None:
 def test_no_more_than_capacity() -> None:
     """A name beyond the capacity is refused, by scan and by event alike; a known one is always welcome."""
     pending = PendingFiles(SETTLE_S, PATIENCE_S, 1)
-    assert pending.seen("a", 0.0)
-    assert not pending.seen("b", 0.0)
+    assert pending.found_by_scan("a", 0.0)
+    assert not pending.found_by_scan("b", 0.0)
     assert not pending.arrived("b", 0.0)
     assert pending.arrived("a", 1.0)
     assert len(pending) == 1 and "b" not in pending
@@ -206,7 +206,7 @@ def test_doubted_file_gets_its_patience_then_one_last_try() -> None:
     """What settled but did not decode waits until patience_s after its last change, and the try then is final."""
     pending, disk = PendingFiles(SETTLE_S, PATIENCE_S, 10), Disk()
     disk.grow("a")
-    pending.seen("a", 0.0)
+    pending.found_by_scan("a", 0.0)
     names(pending, 0.0, disk)
     assert handed(pending, 2.0, disk) == [CompleteFile("a", 0.0, last_try=False)]
     pending.doubt("a", disk.look("a"), 2.0)
@@ -292,7 +292,7 @@ def test_oldest_tells_the_longest_wait() -> None:
     """The oldest first sight among all files is told, and None when there are none."""
     pending = PendingFiles(SETTLE_S, PATIENCE_S, 10)
     assert pending.oldest_s is None
-    pending.seen("a", 3.0)
+    pending.found_by_scan("a", 3.0)
     pending.arrived("b", 1.0)
     assert pending.oldest_s == 1.0
     pending.forget("b")

@@ -32,7 +32,7 @@ from watcher.filing.recovery import recover
 from watcher.images.decode import Limits
 from watcher.images.decoder_process import answer
 from watcher.inbox import claims, scan
-from watcher.inbox.arrivals import STIR_S, Arrivals
+from watcher.inbox.arrivals import NEW_DIRECTORY_SCAN_S, Arrivals
 from watcher.inbox.completeness import PendingFiles
 from watcher.inbox.events import EventWatcher
 from watcher.inbox.scan import Inbox
@@ -69,7 +69,7 @@ class TestSweep:
         found = Inbox(tmp_path, recursive=True)
         assert sorted(found.scan()) == sorted(names)
         assert {name for name, _ in found.folders} == {"b", "b/c", f"b/{ODD}", "empty"}
-        assert (found.directories, list(Inbox(tmp_path).scan())) == (0, ["a.png"])
+        assert (found.directories_ignored, list(Inbox(tmp_path).scan())) == (0, ["a.png"])
 
     def test_leaves_out_what_is_ignored_with_all_below(self, tmp_path: Path) -> None:
         """Hidden directories, those of network storage and the daemon's own are passed over, whatever is in them."""
@@ -77,7 +77,7 @@ class TestSweep:
         put(tmp_path, f"{claims.DIRECTORY}/operator/a.png", f"b/{claims.DIRECTORY}/x/a.png", "b/.a.mednet-partial")
         found = Inbox(tmp_path, [".*", "@eaDir", "*.part"], recursive=True)
         assert list(found.scan()) == ["b/a.png"]
-        assert found.directories == 0
+        assert found.directories_ignored == 0
         assert not found.wants("@eaDir/a.png") and not found.wants("b/.hidden/a.png") and found.wants("b/a.png")
         assert "a.png" not in {Path(name).name for name in Inbox(tmp_path / claims.DIRECTORY, [".*"]).scan()}
 
@@ -92,7 +92,7 @@ class TestSweep:
             (tmp_path / str(number)).mkdir()
         put(tmp_path, "a.png")
         found = Inbox(tmp_path, recursive=True)
-        assert sorted(found.steps()) == [""] * 20 + ["a.png"]
+        assert sorted(found.scan_in_steps()) == [""] * 20 + ["a.png"]
         assert list(found.scan()) == ["a.png"]
 
     def test_never_follows_a_link(self, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ class TestSweep:
         put(tmp_path, "/".join(["long" * 60] * 5) + "/out.png")
         found = Inbox(tmp_path, recursive=True)
         assert [Path(name).name for name in found.scan()] == ["in.png"]
-        assert found.directories == 2
+        assert found.directories_ignored == 2
 
     def test_stays_on_one_file_system(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A directory that is another file system is passed over and counted: nobody would miss it, unmounted."""
@@ -121,7 +121,7 @@ class TestSweep:
             return os.stat_result([*told[:2], told.st_dev + 1, *told[3:10]]) if path == tmp_path else told
 
         monkeypatch.setattr(os, "stat", elsewhere)
-        assert (list(found.scan()), found.directories) == (["a.png"], 1)
+        assert (list(found.scan()), found.directories_ignored) == (["a.png"], 1)
 
     def test_one_that_is_removed_meanwhile_hides_no_other(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -152,7 +152,7 @@ class TestSweep:
 
         monkeypatch.setattr(safe_paths, "open_directory", refused)
         found = Inbox(tmp_path, recursive=True)
-        assert (list(found.scan()), found.directories) == (["open/a.png"], 1)
+        assert (list(found.scan()), found.directories_ignored) == (["open/a.png"], 1)
 
 
 class TestLinks:
@@ -167,8 +167,8 @@ class TestLinks:
 
     def test_looks_at_nothing_behind_it(self, swapped: Path) -> None:
         """What lies behind a link stands for nothing."""
-        assert Inbox(swapped).look("b/a.png") is None
-        assert Inbox(swapped).look("c/a.png") is not None
+        assert Inbox(swapped).identify("b/a.png") is None
+        assert Inbox(swapped).identify("c/a.png") is not None
 
     def test_reads_nothing_behind_it(self, swapped: Path) -> None:
         """A decoder says that there is no such file."""
@@ -236,7 +236,7 @@ class Watched:
 
     def cover(self) -> bool:
         list(self.inbox.scan())
-        return self.watch.cover(self.inbox.folders)
+        return self.watch.watch_subdirectories(self.inbox.folders)
 
     def until(self, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 10
@@ -245,7 +245,7 @@ class Watched:
 
     def told_up_to(self, last: str) -> list[str]:
         names: list[str] = []
-        self.until(lambda: names.extend(self.watch.take()) or last in names)  # type: ignore[func-returns-value]
+        self.until(lambda: names.extend(self.watch.take_names()) or last in names)  # type: ignore[func-returns-value]
         return names
 
 
@@ -267,8 +267,8 @@ class TestWatch:
         """A directory made or moved in, at any depth, asks for a scan; covered, it tells. It is new once."""
         for make in (lambda: (tmp_path / "b/new").mkdir(), lambda: (tmp_path / "b/new").rename(tmp_path / "b/c/d")):
             make()
-            watched.until(watched.watch.stirred)
-            assert not watched.watch.stirred()
+            watched.until(watched.watch.has_new_directory)
+            assert not watched.watch.has_new_directory()
             assert watched.cover() and not watched.cover()
         put(tmp_path, "b/c/d/a.png")
         assert watched.told_up_to("b/c/d/a.png") == ["b/c/d/a.png"]
@@ -288,7 +288,7 @@ class TestWatch:
         put(tmp_path, "last")
         watched.told_up_to("last")
         assert {name for name, _ in watched.watch._folders} == {"b"}
-        assert watched.watch.current
+        assert watched.watch.is_current
         (tmp_path / "b/c").mkdir()
         assert watched.cover()
 
@@ -296,7 +296,7 @@ class TestWatch:
         self, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """So many at a time, told as new until all are watched."""
-        monkeypatch.setattr("watcher.inbox.events.COVER_CHUNK", 2)
+        monkeypatch.setattr("watcher.inbox.events.WATCH_CHUNK", 2)
         for number in range(5):
             (tmp_path / str(number)).mkdir()
         assert [watched.cover() for _ in range(4)] == [True, True, True, False]
@@ -318,9 +318,9 @@ class TestWatch:
         watched = Watched(tmp_path)
         watched.watch.stop()
         assert len(os.listdir("/proc/self/fd")) == descriptors
-        assert not watched.watch.cover(watched.inbox.folders)
+        assert not watched.watch.watch_subdirectories(watched.inbox.folders)
         watched.watch.start()
-        assert watched.watch.cover(watched.inbox.folders)
+        assert watched.watch.watch_subdirectories(watched.inbox.folders)
         watched.watch.stop()
 
 
@@ -340,29 +340,29 @@ class TestArrivals:
         put(tmp_path, "new/a.png")
         assert arrivals.watch is not None
         deadline = time.monotonic() + 10
-        while not arrivals.watch._stirred.is_set():
+        while not arrivals.watch._new_directory.is_set():
             assert time.monotonic() < deadline
         arrivals.look(1.0)
-        assert (arrivals.due_s(), "new/a.png" in arrivals.pending) == (1.0 + STIR_S, False)
-        arrivals.look(1.0 + STIR_S)
+        assert (arrivals.due_s(), "new/a.png" in arrivals.pending) == (1.0 + NEW_DIRECTORY_SCAN_S, False)
+        arrivals.look(1.0 + NEW_DIRECTORY_SCAN_S)
         assert "new/a.png" in arrivals.pending
         put(tmp_path, "new/b.png")  # just before it was watched, for all that anybody knows
-        assert arrivals.due_s() == 1.0 + 2 * STIR_S
-        arrivals.look(1.0 + 2 * STIR_S)
+        assert arrivals.due_s() == 1.0 + 2 * NEW_DIRECTORY_SCAN_S
+        arrivals.look(1.0 + 2 * NEW_DIRECTORY_SCAN_S)
         assert "new/b.png" in arrivals.pending
-        assert arrivals.due_s() == 1.0 + 2 * STIR_S + 5.0
+        assert arrivals.due_s() == 1.0 + 2 * NEW_DIRECTORY_SCAN_S + 5.0
 
     def test_a_new_directory_that_a_scan_has_passed(
         self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """One that is made during a scan brings another soon after."""
-        monkeypatch.setattr("watcher.inbox.arrivals.SWEEP_CHUNK", 1)
+        monkeypatch.setattr("watcher.inbox.arrivals.SCAN_CHUNK", 1)
         put(tmp_path, "a.png")
         arrivals.look(0.0)
         assert arrivals.scanning and arrivals.watch is not None
-        arrivals.watch._stirred.set()
+        arrivals.watch._new_directory.set()
         arrivals.look(0.5)
-        assert (arrivals.scans, arrivals.due_s()) == (1, 0.5 + STIR_S)
+        assert (arrivals.scans, arrivals.due_s()) == (1, 0.5 + NEW_DIRECTORY_SCAN_S)
 
     def test_directories_that_are_not_watched(
         self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -536,17 +536,17 @@ class TestPutBack:
 
     def test_after_a_kill(self, site: Site) -> None:
         """What a killed command left on its way back is put where it belongs, and its place is gone."""
-        put(claims.place(site.inbox, "operator"), "x/y/a.png", "b.png", "x/.1.mednet-partial")
+        put(claims.owner_directory(site.inbox, "operator"), "x/y/a.png", "b.png", "x/.1.mednet-partial")
         assert sorted(claims.release(site.inbox, "operator")) == ["b.png", "x/y/a.png"]
-        assert claims.held(site.inbox) == 0
+        assert claims.count_files(site.inbox) == 0
         assert tree(site.inbox).keys() == {"b.png", "x/y/a.png", ".mednet-claims/operator/x/.1.mednet-partial"}
 
     def test_places_below_are_places(self, tmp_path: Path) -> None:
         """A directory below an owner's place passes through to the one below the inbox."""
-        place = claims.place(tmp_path, "operator")
-        assert claims.beyond(place / "x/y") == tmp_path / "x/y"
-        assert claims.inbox_of(place / "x/y") == claims.inbox_of(place) == claims.beyond(place) == tmp_path
-        assert claims.passes_through(place / "x") and not claims.passes_through(tmp_path / "x")
+        place = claims.owner_directory(tmp_path, "operator")
+        assert claims.unclaimed_directory(place / "x/y") == tmp_path / "x/y"
+        assert claims.inbox_of(place / "x/y") == claims.inbox_of(place) == claims.unclaimed_directory(place) == tmp_path
+        assert claims.is_claimed(place / "x") and not claims.is_claimed(tmp_path / "x")
 
 
 class TestRecover:

@@ -72,9 +72,9 @@ class TestSweep:
         inbox = Inbox(tmp_path, [".*"])
         scan = inbox.scan()
         assert next(scan) == "link"
-        assert inbox.directories == 0
+        assert inbox.directories_ignored == 0
         assert list(scan) == []
-        assert inbox.directories == 2
+        assert inbox.directories_ignored == 2
 
     def test_absent_directory_is_not_an_empty_one(self, tmp_path: Path) -> None:
         """An inbox that is gone raises Retry with its path; it is not mistaken for an empty one."""
@@ -93,16 +93,16 @@ class TestLook:
         """The identity changes when the content is rewritten."""
         inbox, path = Inbox(tmp_path), tmp_path / "a"
         path.write_bytes(b"1")
-        before = inbox.look("a")
+        before = inbox.identify("a")
         assert before == identify(path)
         path.write_bytes(b"22")
-        assert inbox.look("a") != before
+        assert inbox.identify("a") != before
 
     def test_link_stands_for_itself(self, tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
         """A symbolic link is looked at, never through."""
         (tmp_path / "target").write_bytes(b"x" * 100)
         (tmp_path / "link").symlink_to("target")
-        found = Inbox(tmp_path).look("link")
+        found = Inbox(tmp_path).identify("link")
         assert found == identify(tmp_path / "link")
         assert found is not None and found.size == len("target")
 
@@ -110,9 +110,9 @@ class TestLook:
         """A name that stands for nothing, or for a directory, is None."""
         (tmp_path / "directory").mkdir()
         inbox = Inbox(tmp_path)
-        assert inbox.look("nothing") is None
-        assert inbox.look("directory") is None
-        assert inbox.look("x" * 300) is None
+        assert inbox.identify("nothing") is None
+        assert inbox.identify("directory") is None
+        assert inbox.identify("x" * 300) is None
 
 
 class Watched:
@@ -132,7 +132,7 @@ class Watched:
     def names_up_to(self, last: str) -> list[str]:
         """What was told, up to the sentinel that the test made last."""
         names: list[str] = []
-        self.until(lambda: names.extend(self.watch.take()) or last in names)  # type: ignore[func-returns-value]
+        self.until(lambda: names.extend(self.watch.take_names()) or last in names)  # type: ignore[func-returns-value]
         return names
 
 
@@ -196,15 +196,15 @@ class TestWatch:
         assert set(watched.names_up_to("last")) == {"last", *map(str, range(1000))}
 
     def test_more_than_capacity_is_told_as_lost(self, tmp_path: Path) -> None:
-        """Names beyond the capacity are not kept; lost() says so, once."""
+        """Names beyond the capacity are not kept; has_lost_events() says so, once."""
         watched = Watched(tmp_path, capacity=2)
         try:
-            assert not watched.watch.lost()
+            assert not watched.watch.has_lost_events()
             for name in "abc":
                 (tmp_path / name).touch()
-            watched.until(watched.watch.lost)
-            assert len(list(watched.watch.take())) == 2
-            assert not watched.watch.lost()
+            watched.until(watched.watch.has_lost_events)
+            assert len(list(watched.watch.take_names())) == 2
+            assert not watched.watch.has_lost_events()
         finally:
             watched.watch.stop()
 
@@ -216,8 +216,8 @@ class TestWatch:
         assert watched.watch._reader is not None
         watched.watch._reader.handle_event(overflow)
         assert watched.wakes.acquire(timeout=0)
-        assert watched.watch.lost()
-        assert not watched.watch.lost()
+        assert watched.watch.has_lost_events()
+        assert not watched.watch.has_lost_events()
 
     def test_absent_directory_raises_retry(self, tmp_path: Path) -> None:
         """A directory that is not there can not be watched: Retry, no thread left behind, and a later start works."""
@@ -226,11 +226,11 @@ class TestWatch:
         with pytest.raises(Retry, match="later"):
             watch.start()
         assert threading.active_count() == threads
-        assert not watch.current
+        assert not watch.is_current
         watch.stop()
         (tmp_path / "later").mkdir()
         watch.start()
-        assert watch.current
+        assert watch.is_current
         watch.stop()
 
     def test_no_inotify_left_raises_retry(self, tmp_path: Path) -> None:
@@ -252,14 +252,14 @@ class TestWatch:
         inbox.mkdir()
         watch = EventWatcher(inbox, lambda: None)
         watch.start()
-        assert watch.current
+        assert watch.is_current
         shutil.rmtree(inbox)
-        assert not watch.current
+        assert not watch.is_current
         inbox.mkdir()
-        assert not watch.current
+        assert not watch.is_current
         watch.stop()
         watch.start()
-        assert watch.current
+        assert watch.is_current
         watch.stop()
 
     def test_notices_that_the_directory_was_replaced(self, tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ class TestWatch:
         watch.start()
         inbox.rename(tmp_path / "aside")
         inbox.mkdir()
-        assert not watch.current
+        assert not watch.is_current
         watch.stop()
 
     def test_stop_ends_its_threads(self, tmp_path: Path) -> None:
@@ -280,6 +280,6 @@ class TestWatch:
         watch.start()
         watch.stop()
         watch.stop()
-        assert not watch.current
+        assert not watch.is_current
         assert threading.active_count() == threads
         assert len(os.listdir("/proc/self/fd")) == descriptors

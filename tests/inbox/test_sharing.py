@@ -23,7 +23,7 @@ from watcher.core import no_overwrite
 from watcher.core.errors import Fatal, Retry
 from watcher.filing import put_back
 from watcher.inbox import claims, ownership
-from watcher.inbox.claims import DIRECTORY, Claim, Claims, held, owners, release
+from watcher.inbox.claims import DIRECTORY, Claim, Claims, count_files, owners, release
 from watcher.inbox.scan import Inbox
 
 FAST = "inbox: {shared: true, settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
@@ -355,7 +355,7 @@ class TestLinks:
         inbox = tmp_path / "inbox"
         assert release(inbox, "worker-1") == []
         assert Claims(inbox, "worker-2").adopt("worker-1") == []
-        assert (owners(inbox), held(inbox)) == ([], 0)
+        assert (owners(inbox), count_files(inbox)) == ([], 0)
         with pytest.raises(Retry):
             next(Inbox(Claims(inbox, "worker-1").path, own=True).scan())
 
@@ -404,7 +404,7 @@ def test_a_full_house_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Fatal) as caught:
         ownership.take_shared(tmp_path / "inbox", tmp_path / "state")
     assert caught.value.code == 6
-    first.leave()
+    first.release()
 
 
 def test_ledger_of_two_workers_has_no_gaps(tmp_path: Path) -> None:

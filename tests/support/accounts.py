@@ -143,7 +143,7 @@ def _came_from(source: bytes, recorded: str, rows: dict[bytes, str]) -> bytes:
 def _seen(path: bytes) -> bytes:
     """Where a file is that was claimed: it came from the inbox, or goes there."""
     directory, name = os.path.split(os.fsdecode(path))
-    return os.fsencode(claims.beyond(Path(directory)) / name)
+    return os.fsencode(claims.unclaimed_directory(Path(directory)) / name)
 
 
 def _reconcile(daemon: Daemon, told: dict[str, float]) -> None:

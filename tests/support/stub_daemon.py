@@ -48,7 +48,7 @@ def load(settings: loader.Config, weights: checkpoint.Checkpoint, logger: log.Lo
     ), lambda: "stub"  # other weights, other classes
 
 
-def look(directory: scan.Inbox, name: str, found=scan.Inbox.look):  # type: ignore[no-untyped-def]
+def identify(directory: scan.Inbox, name: str, found=scan.Inbox.identify):  # type: ignore[no-untyped-def]
     """A file system that does not answer."""
     while os.path.exists(os.environ.get("STUB_HANG_LOOK", "")):
         time.sleep(0.01)
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
         os.link = without_links
     file.PAUSE_S = float(os.environ.get("STUB_PAUSE_S", file.PAUSE_S))
     mover.Mover.flush = flush  # type: ignore[method-assign]
-    scan.Inbox.look = look  # type: ignore[method-assign]
+    scan.Inbox.identify = identify  # type: ignore[method-assign]
     if limit := float(os.environ.get("STUB_LIMIT_S", "0")):
         stations.stall_limits = lambda settings: stall_detection.StallLimits(*[limit] * 7)
     try:

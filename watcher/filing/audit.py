@@ -97,7 +97,7 @@ class Audit:
         """Note every file of a place (None: only count the inbox). Gives the unfinished copies."""
         if place is None:
             try:
-                self._report.pending = sum(1 for _ in self._inbox.scan()) + claims.held(self._inbox.path)
+                self._report.pending = sum(1 for _ in self._inbox.scan()) + claims.count_files(self._inbox.path)
             except Retry as error:
                 raise Fatal(str(error), "Mount it, or set inbox.path.", Exit.DIRECTORY) from error
             yield from map(str, self._inbox.path.glob(f".*{no_overwrite.PARTIAL}"))
@@ -247,7 +247,7 @@ class Audit:
         for found in unknown.values():
             by_size[found.size].append(found.path)
         for name in self._inbox.scan() if missing or self._vanished else ():
-            if (identity := self._inbox.look(name)) is not None:
+            if (identity := self._inbox.identify(name)) is not None:
                 by_size[identity.size].append(str(self._inbox.path / name))
         for entry in (*missing, *self._vanished):
             same = (path for path in by_size[entry.size] if entry.digest and self._digest(path) == entry.digest)

@@ -118,12 +118,12 @@ def ready(to: Path, inbox: Path) -> Path:
     """
     mover.prepare(_landing(to, inbox))
     if to == inbox:
-        claims.see(inbox, OWNER)
+        claims.require_directory(inbox, OWNER)
     return _landing(to, inbox)
 
 
 def _landing(to: Path, inbox: Path) -> Path:
-    return claims.place(inbox, OWNER) if to == inbox else to
+    return claims.owner_directory(inbox, OWNER) if to == inbox else to
 
 
 def put_back(

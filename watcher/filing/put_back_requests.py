@@ -47,7 +47,7 @@ def as_it_came(inbox: Path, *, recursive: bool) -> Name:
 
     def name(entry: LedgerEntry) -> str:
         source = Path(entry.source)
-        directory = claims.beyond(source.parent)
+        directory = claims.unclaimed_directory(source.parent)
         if not directory.is_relative_to(inbox):
             return entry.name
         return str(directory.relative_to(inbox) / source.name) if recursive else source.name

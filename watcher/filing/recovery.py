@@ -214,7 +214,7 @@ def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str]) 
 
 def _held(path: Path, ledger: Ledger) -> bool:
     """Whether an earlier decision has put a file there, that lies there still: nobody has taken it, or just now."""
-    if claims.passes_through(path.parent) or not ledger.holds(str(path)):
+    if claims.is_claimed(path.parent) or not ledger.holds(str(path)):
         return False
     return all(_is(path, leaving) for leaving in ledger.leaving(str(path)))
 

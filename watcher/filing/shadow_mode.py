@@ -45,20 +45,20 @@ class ShadowInbox(Inbox):
             Retry: the inbox can not be listed.
         """
         before = {(path, *stamp) for path, stamp in ledger.all_shadows()}
-        for name in filter(None, super().steps()) if before else ():
-            identity = self.look(name)
+        for name in filter(None, super().scan_in_steps()) if before else ():
+            identity = self.identify(name)
             if identity is not None and _stamp(str(self.path / name), identity) in before:
                 self.know(name, identity)
 
-    def steps(self) -> Iterator[str]:
+    def scan_in_steps(self) -> Iterator[str]:
         """Every file that was not decided upon as it is; an empty name for those that were.
 
         What has gone since is forgotten.
         """
         met: set[_Stamp] = set()
         before = frozenset(self._known)
-        for name in super().steps():
-            identity = self.look(name) if name and self._known else None
+        for name in super().scan_in_steps():
+            identity = self.identify(name) if name and self._known else None
             if identity is not None and (stamp := _stamp(name, identity)) in self._known:
                 met.add(stamp)
                 yield ""

@@ -1,1 +1,1 @@
-"""What arrives, and when it is complete. The scan and the events of the inbox feed completeness."""
+"""Finds the files that arrive in the inbox, and tells when each is complete."""

@@ -1,4 +1,7 @@
-"""Events: the kernel tells of files sooner than a scan of :mod:`watcher.inbox.scan` finds them, if not of all."""
+"""Watch the inbox for files that arrive, by inotify.
+
+Events report files sooner than a scan (see :mod:`watcher.inbox.scan`) finds them. They need not report all.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +26,31 @@ from watcher.core import mounts, safe_paths
 from watcher.core.errors import Retry
 from watcher.core.records import Folder
 
-# It reports what the callbacks below are told as well. Without a handler Python writes that to standard error.
+# It logs what it also reports to the callbacks below. Without a handler Python writes that to standard error.
 logging.getLogger("watchdog.observers.inotify_c").addHandler(logging.NullHandler())
 
 
-COVER_CHUNK = 2000
-"""Directories newly watched in one turn, so that very many do not hold up what is under way."""
+WATCH_CHUNK = 2000
+"""Directories watched anew in one turn, so that very many do not hold up other work."""
 
 
 class EventWatcher:
-    """Collects the names of files closed after writing or moved into the inbox.
+    """Collects the names of files that are closed after writing, or moved, in the inbox.
 
-    ``wake`` is called, from a thread of its own, when there is something new.
-    At most ``capacity`` names are kept; more than that, and events that the
-    kernel itself dropped, are told by :meth:`lost`, and a scan makes good for them.
+    Calls ``wake``, from a thread of its own, when there is something new. Keeps at
+    most ``capacity`` names. :meth:`has_lost_events` tells when there were more, or
+    when the kernel dropped events; a scan must find those files.
 
-    This is a callback of watchdog's inotify reader, without its observer: that
-    also asks for files moved out (by this daemon, mostly), holds its queue 0.5 s
-    for each to pair the two ends of a move, and only logs an overflow.
+    This class is a callback of watchdog's inotify reader. It does not use watchdog's
+    observer, which also asks for files moved out (mostly by this daemon), holds its
+    queue for 0.5 s after each to pair the two ends of a move, and only logs an
+    overflow.
 
-    On file systems that others write to from beyond this kernel it does not
-    watch, unless ``anywhere``: it would tell of some arrivals and not of others.
+    If ``anywhere`` is false, it refuses file systems that other hosts write to:
+    there the kernel reports only some of the arrivals.
 
-    If ``recursive`` it also watches the directories that it is told of by
-    :meth:`cover`, and :meth:`stirred` tells of new ones.
+    If ``recursive`` is true, it also watches the directories given to
+    :meth:`watch_subdirectories`, and :meth:`has_new_directory` tells of new ones.
     """
 
     def __init__(
@@ -60,9 +64,9 @@ class EventWatcher:
     ) -> None:
         self._path, self._wake, self._capacity, self._anywhere = path, wake, capacity, anywhere
         self._mask = Mask(_ARRIVALS | (InotifyConstants.IN_CREATE if recursive else 0))
-        self._folders: dict[Folder, _Below] = {}
+        self._subdirectories: dict[Folder, _Subdirectory] = {}
         self._lock = threading.Lock()
-        self._stirred = threading.Event()
+        self._new_directory = threading.Event()
         self._names: deque[bytes] = deque()
         self._lost = threading.Event()
         self._reader: InotifyFD | None = None
@@ -73,12 +77,14 @@ class EventWatcher:
         """Begin to watch.
 
         Raises:
-            Retry: the directory is not there, the kernel has no watch left, or it would not tell of everything.
+            Retry: the directory does not exist, the kernel has no watch left, or it would not report every arrival.
         """
-        self._watched = _which(self._path)
+        self._watched = _device_and_inode(self._path)
         mount = None if self._anywhere else mounts.of(self._path)
         if mount is not None and mount.remote:
-            raise Retry(f"the inbox {self._path} is on {mount.kind}: what others write there is not told of")
+            raise Retry(
+                f"the inbox {self._path} is on {mount.kind}: the kernel does not report what others write there"
+            )
         reader: InotifyFD | None = None
         try:
             reader = InotifyFD()
@@ -88,22 +94,23 @@ class EventWatcher:
             if reader is not None:
                 reader.stop()
                 reader.join(timeout=5)
-            raise Retry(f"the inbox {self._path} can not be watched: {_why(error)}") from error
+            raise Retry(f"the inbox {self._path} can not be watched: {_describe(error)}") from error
         self._reader, self._alive = reader, True
 
     def stop(self) -> None:
-        """End watching. Harmless when it never began."""
+        """Stop watching. Do nothing if it was not started."""
         if self._reader is not None:
             self._reader.stop()
             self._reader.join(timeout=5)
             self._reader = None
         with self._lock:
-            self._folders.clear()
+            self._subdirectories.clear()
 
-    def cover(self, folders: frozenset[Folder]) -> bool:
-        """Watch these directories below the inbox too, and no others. True if one is new: what came before is not told.
+    def watch_subdirectories(self, folders: frozenset[Folder]) -> bool:
+        """Watch these directories below the inbox, and no others.
 
-        Of very many it takes a part; the next call goes on.
+        Return True if one was not watched before: a scan must find the files that were in it already. Of very many
+        new directories it watches only a part; the next call goes on.
 
         Raises:
             Retry: not all of them can be watched.
@@ -111,104 +118,108 @@ class EventWatcher:
         if self._reader is None:
             return False
         with self._lock:
-            fresh = sorted(folders - self._folders.keys())
-            gone = [self._folders.pop(folder) for folder in self._folders.keys() - folders]
-        self._reader.remove_callbacks([(each.wd, CallbackId(id(each))) for each in gone])
-        for folder in fresh[:COVER_CHUNK]:
-            below = _Below(self, folder)
+            new = sorted(folders - self._subdirectories.keys())
+            removed = [self._subdirectories.pop(folder) for folder in self._subdirectories.keys() - folders]
+        self._reader.remove_callbacks([(directory.wd, CallbackId(id(directory))) for directory in removed])
+        for folder in new[:WATCH_CHUNK]:
+            directory = _Subdirectory(self, folder)
+            callback = CallbackId(id(directory))
             try:
-                with safe_paths.open_directory(self._path, folder[0]) as place:
-                    below.wd = self._reader.add_callback(os.fsencode(place), self._mask, below, CallbackId(id(below)))
+                with safe_paths.open_directory(self._path, folder[0]) as path:
+                    directory.wd = self._reader.add_callback(os.fsencode(path), self._mask, directory, callback)
             except FileNotFoundError:
-                continue  # gone again: the next scan tells
+                continue  # it is gone again; the next scan drops it
             except OSError as error:
-                raise Retry(f"not all directories in {self._path} can be watched: {_why(error)}") from error
+                raise Retry(f"not all directories in {self._path} can be watched: {_describe(error)}") from error
             with self._lock:
-                self._folders[folder] = below
-        return bool(fresh)
+                self._subdirectories[folder] = directory
+        return bool(new)
 
-    def uncover(self, folder: Folder, below: _Below) -> None:
-        """The kernel watches it no longer: it is gone. Called by watchdog, in its thread."""
+    def subdirectory_deleted(self, folder: Folder, directory: _Subdirectory) -> None:
+        """Forget a directory that the kernel no longer watches. Called by watchdog, in its thread."""
         with self._lock:
-            if self._folders.get(folder) is below:
-                del self._folders[folder]
+            if self._subdirectories.get(folder) is directory:
+                del self._subdirectories[folder]
 
-    def stirred(self) -> bool:
-        """True once after a directory was made or moved in: nobody has told of what is in it."""
-        was = self._stirred.is_set()
-        self._stirred.clear()
-        return was
+    def has_new_directory(self) -> bool:
+        """Return True once after a directory was made or moved in: no event reports the files that it holds."""
+        is_set = self._new_directory.is_set()
+        self._new_directory.clear()
+        return is_set
 
     @property
-    def current(self) -> bool:
-        """False once the directory was deleted, replaced by another, or its file system unmounted."""
-        return self._alive and self._watched == _which(self._path)
+    def is_current(self) -> bool:
+        """False after the directory was deleted or replaced, or its file system was unmounted."""
+        return self._alive and self._watched == _device_and_inode(self._path)
 
     def on_event(self, event: InotifyEvent) -> None:
-        """One arrival. Called by watchdog, in its thread."""
-        self.tell(event, b"")
+        """Handle an event of the inbox. Called by watchdog, in its thread."""
+        self.handle(event, b"")
 
-    def tell(self, event: InotifyEvent, below: bytes) -> None:
-        """One arrival in a directory whose path, with a slash, is ``below``. Called by watchdog, in its thread."""
+    def handle(self, event: InotifyEvent, prefix: bytes) -> None:
+        """Handle an event of a directory. Called by watchdog, in its thread.
+
+        ``prefix`` is the directory's relative path with a slash at the end, or empty for the inbox itself.
+        """
         if event.is_directory:
             if event.is_create or event.is_moved_to:
-                self._stirred.set()
+                self._new_directory.set()
                 self._wake()
             return
-        if not event.name or event.is_create:  # it is told again when it is closed
+        if not event.name or event.is_create:  # another event follows when the file is closed
             return
         if len(self._names) >= self._capacity:
             self._lost.set()
         else:
-            self._names.append(below + os.fsencode(event.name))
-        if len(self._names) == 1 or self._lost.is_set():  # otherwise whoever takes them is awake already
+            self._names.append(prefix + os.fsencode(event.name))
+        if len(self._names) == 1 or self._lost.is_set():  # otherwise the loop was woken already
             self._wake()
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """The directory is gone, or we stopped. Called by watchdog, in its thread."""
+        """Note that the directory is gone, or that watching was stopped. Called by watchdog, in its thread."""
         self._alive = False
         self._wake()
 
     def on_queue_overflow(self) -> None:
-        """The kernel dropped events. Called by watchdog, in its thread."""
+        """Note that the kernel dropped events. Called by watchdog, in its thread."""
         self._lost.set()
         self._wake()
 
-    def take(self) -> Iterator[str]:
-        """The names collected since the last call."""
+    def take_names(self) -> Iterator[str]:
+        """Yield the names collected since the last call."""
         while self._names:
             yield os.fsdecode(self._names.popleft())
 
-    def lost(self) -> bool:
-        """True once after events were lost: time for a scan."""
-        was = self._lost.is_set()
+    def has_lost_events(self) -> bool:
+        """Return True once after events were lost. Then a scan is needed."""
+        is_set = self._lost.is_set()
         self._lost.clear()
-        return was
+        return is_set
 
 
-class _Below:
-    """The same for one directory below, as watchdog's inotify reader calls it."""
+class _Subdirectory:
+    """The callback for one directory below the inbox."""
 
-    def __init__(self, watch: EventWatcher, folder: Folder) -> None:
-        self._watch, self._folder = watch, folder
+    def __init__(self, watcher: EventWatcher, folder: Folder) -> None:
+        self._watcher, self._folder = watcher, folder
         self._prefix = os.fsencode(folder[0]) + b"/"
         self.wd = WatchDescriptor(-1)
 
     def on_event(self, event: InotifyEvent) -> None:
-        self._watch.tell(event, self._prefix)
+        self._watcher.handle(event, self._prefix)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        self._watch.uncover(self._folder, self)
+        self._watcher.subdirectory_deleted(self._folder, self)
 
     def on_queue_overflow(self) -> None:
-        self._watch.on_queue_overflow()
+        self._watcher.on_queue_overflow()
 
 
 _ARRIVALS = InotifyConstants.IN_CLOSE_WRITE | InotifyConstants.IN_MOVED_TO | InotifyConstants.IN_ONLYDIR
 
 
-def _why(error: OSError) -> str:
-    """In words. inotify_add_watch(2) calls its own limit a full disk."""
+def _describe(error: OSError) -> str:
+    """Describe an error in words. inotify_add_watch(2) reports its own limit as a full disk."""
     if error.errno == errno.ENOSPC:
         return "no inotify watch is left, raise fs.inotify.max_user_watches"
     if error.errno == errno.EMFILE:
@@ -216,10 +227,10 @@ def _why(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _which(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a directory: whether it is still the same one."""
+def _device_and_inode(path: Path) -> tuple[int, int] | None:
+    """Return the device and inode of a directory, or None if it can not be reached."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

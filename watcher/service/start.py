@@ -73,7 +73,7 @@ def _serve(
     service.notifier.ready()
     code = loop.run(pipeline, wake, stop, logger, service, reload)
     stop_metrics()
-    owned.leave()
+    owned.release()
     return code
 
 

@@ -97,7 +97,7 @@ def _digest(path: str) -> str | None:
 
 def _as_seen(entry: LedgerEntry) -> LedgerEntry:
     """What was put back into the inbox lies there, under its name or the next free one; the ledger has how it came."""
-    directory = claims.beyond(Path(entry.directory))
+    directory = claims.unclaimed_directory(Path(entry.directory))
     if str(directory) == entry.directory:
         return entry
     return replace(entry, directory=str(directory), destination=entry.destination and str(directory / entry.name))

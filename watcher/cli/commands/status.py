@@ -91,7 +91,7 @@ def _waiting(settings: loader.Config) -> tuple[int, float | None] | None:
             count += 1
             with contextlib.suppress(OSError):
                 oldest = min(oldest, os.lstat(settings.inbox.path / name).st_ctime)
-        count += claims.held(settings.inbox.path)
+        count += claims.count_files(settings.inbox.path)
     except Retry:
         return None
     return count, None if oldest == float("inf") else round(max(0.0, time.time() - oldest), 1)

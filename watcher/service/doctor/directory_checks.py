@@ -116,8 +116,8 @@ def inbox(directory: Inbox) -> Check:
         return Check("ok", "inbox", told)
     shut = sum(not os.access(directory.path / below, os.W_OK | os.X_OK) for below, _ in directory.folders)
     told += f" and in {len(directory.folders)} directories"
-    if shut or directory.directories:
-        told += f"; {shut} of them can not be written, {directory.directories} are not entered"
+    if shut or directory.directories_ignored:
+        told += f"; {shut} of them can not be written, {directory.directories_ignored} are not entered"
         return Check("warn", "inbox", told, "Let the daemon's user write there: a setgid group and a default ACL do.")
     return Check("ok", "inbox", told)
 

@@ -114,7 +114,7 @@ def event_s(inbox: Path) -> float | None:
             while (left := began + EVENT_S - time.monotonic()) > 0:
                 told.wait(left)
                 told.clear()
-                if path.name in watch.take():
+                if path.name in watch.take_names():
                     return time.monotonic() - began
             return None
     finally:

@@ -52,7 +52,7 @@ class Claim(Stage):
             self.common.keep_watched()
         for arrivals in self._all:
             arrivals.scan_interval_s = stations.scan_interval_s
-            arrivals.pending.retime(stations.settle_s, stations.patience_s)
+            arrivals.pending.set_times(stations.settle_s, stations.patience_s)
 
     def close(self, now: float) -> None:
         """Stop watching, and give back the files that this worker had claimed and not filed."""

@@ -25,7 +25,7 @@ class Decode(Stage):
     def advance(self, now: float) -> None:
         """Submit complete files as far as there is room, then take in the answers."""
         files = self._files
-        for ready in files.pending.ready(now, self._claim.arrivals.inbox.look, files.room):
+        for ready in files.pending.ready(now, self._claim.arrivals.inbox.identify, files.room):
             files.held[ready.name] = ready
             files.stations.decoders.submit(ready.name)
             failpoints.reach("claimed")
@@ -40,7 +40,7 @@ class Decode(Stage):
     def _rejected(self, bad: Rejected, now: float) -> None:
         """Forget a file that has gone, give one more time that may still grow, send the others to quarantine."""
         files, ready = self._files, self._files.held[bad.name]
-        identity = bad.identity or self._claim.arrivals.inbox.look(bad.name)
+        identity = bad.identity or self._claim.arrivals.inbox.identify(bad.name)
         if bad.gone or identity is None:
             files.held.pop(bad.name, None)
             files.pending.forget(bad.name)
