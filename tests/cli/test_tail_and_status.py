@@ -191,9 +191,9 @@ def test_counts_today_and_all_time(tmp_path: Path) -> None:
     book = Ledger(tmp_path / "state" / "ledger.sqlite3", lambda: next(times))
     for outcome in (Outcome.SORTED, Outcome.REVIEW):
         order = MoveOrder("a", Identity(1, 2, 3, 4), "d", Decision(outcome, "Hand", 0.9), Timing(0.0))
-        with book.deciding():
-            [number] = book.decided([order], [str(tmp_path)], None, tmp_path / "inbox")
-        book.ended([Ending(number, "filed", "/x/a")])
+        with book.transaction():
+            [number] = book.record_decisions([order], [str(tmp_path)], None, tmp_path / "inbox")
+        book.record_endings([Ending(number, "filed", "/x/a")])
     book.close()
     ended = mednet("status", "--json", cwd=tmp_path)
     told = json.loads(ended.stdout)
@@ -280,9 +280,9 @@ class TestTheLastError:
         expected = []
         for decision, state in ((sure, "filed"), (sure, "shadowed"), (sure, "returned"), (back, "filed")):
             order = MoveOrder("a", Identity(1, 2, 3, 4), "d" * 64, decision, Timing(0.0))
-            with book.deciding():
-                [number] = book.decided([order], ["/x"], "m")
-            book.ended([Ending(number, state, "/x/a" if state == "filed" else None)])
+            with book.transaction():
+                [number] = book.record_decisions([order], ["/x"], "m")
+            book.record_endings([Ending(number, state, "/x/a" if state == "filed" else None)])
             expected.append(status_counts.count_for_status(path, datetime.now(UTC)))
         book.close()
         assert [str(tally.last_work_at)[14:16] for tally in expected] == ["01", "03", "03", "03"]

@@ -70,8 +70,8 @@ def test_missing(site: Site) -> None:
 def test_what_the_ledger_calls_missing(site: Site, found: str) -> None:
     """A file that was nowhere when its move was reconciled is told, until it turns up."""
     order = site.order("m.png", HAND, b"gone")
-    with site.book.deciding():
-        [number] = site.book.decided([order], [str(site.hand)], "m" * 64, site.inbox)
+    with site.book.transaction():
+        [number] = site.book.record_decisions([order], [str(site.hand)], "m" * 64, site.inbox)
     (site.inbox / "m.png").unlink()
     assert [ending.state for ending in recover(site.book)] == ["missing"]
     if found == "filed":
@@ -120,7 +120,7 @@ def test_stray_reason(site: Site) -> None:
     assert told(site) == []
     lost = site.quarantine / ("n" * 250 + "2.png")
     lost.rename(site.root / "aside")
-    assert told(site) == [("stray_reason", quarantine_notes.beside(lost).name, None), ("missing", lost.name, 5)]
+    assert told(site) == [("stray_reason", quarantine_notes.path_beside(lost).name, None), ("missing", lost.name, 5)]
     (site.root / "aside").rename(lost)
     (site.quarantine / "c.png").rename(site.root / "elsewhere")
     assert told(site) == [("stray_reason", "c.png.reason.json", None), ("missing", "c.png", 3)]
@@ -146,8 +146,8 @@ def test_unended(site: Site) -> None:
     order = MoveOrder(
         "a.png", site.identify(path), "d" * 64, Decision(Outcome.RESTORED, None, 0.0, "undo"), Timing(0.0), str(path), 1
     )
-    with book.deciding():
-        book.decided([order], [str(site.root / "review")], None)
+    with book.transaction():
+        book.record_decisions([order], [str(site.root / "review")], None)
     book.close()
     path.rename(site.root / "review" / "a.png")
     held = Lock(site.path.with_name("operator.lock"))
@@ -173,7 +173,7 @@ def test_what_is_filed_and_put_back_meanwhile(site: Site, monkeypatch: pytest.Mo
 
 def test_put_back_elsewhere(site: Site) -> None:
     """Files that a person took out are told apart."""
-    site.undo(put_back.ready(site.root / "out", site.inbox), number=1)
+    site.undo(put_back.prepare_landing(site.root / "out", site.inbox), number=1)
     report = audit(site)
     assert (report.findings, report.elsewhere) == ([], 1)
 

@@ -23,8 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from watcher.core import no_overwrite
 from watcher.core.errors import Fatal
 from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Timing
-from watcher.filing import put_back as putting
-from watcher.filing import put_back_requests
+from watcher.filing import put_back, put_back_requests
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.destinations import Destinations
 from watcher.filing.mover import Mover
@@ -220,16 +219,16 @@ class Conservation(RuleBasedStateMachine):
         """A person puts a few files back. If the command dies, the daemon goes on."""
         path = self.other / "state" / "ledger.sqlite3"
         try:
-            with LedgerReader(path) as ledger_reader, putting.at_work(path, self.inbox) as executor:
-                name = put_back_requests.as_it_came(self.inbox, recursive=True)
+            with LedgerReader(path) as ledger_reader, put_back.open_executor(path, self.inbox) as executor:
+                name = put_back_requests.name_in_inbox(self.inbox, recursive=True)
                 found = (
-                    put_back_requests.quarantined(ledger_reader, name=name)
+                    put_back_requests.quarantined(ledger_reader, name_of=name)
                     if retry
-                    else put_back_requests.filed(ledger_reader, since=LONG_AGO, name=name)
+                    else put_back_requests.filed(ledger_reader, since=LONG_AGO, name_of=name)
                 )
                 chosen = list(itertools.islice(found, count))
                 self.faults.plan(at, after, error, mounts)
-                for result in putting.put_back(chosen, "retry" if retry else "undo", self.inbox, executor):
+                for result in put_back.put_back(chosen, "retry" if retry else "undo", self.inbox, executor):
                     there = os.path.lexists(result.request.path)
                     assert (result.state == "restored") != there, "files put back leave, others stay"
         except (Crash, Fatal):
@@ -296,10 +295,10 @@ class Conservation(RuleBasedStateMachine):
                     found[path.read_bytes()] += 1
         assert not self.dropped - found
         if hasattr(self, "ledger"):
-            assert self.ledger.unended() == [] or self.ledger.behind
+            assert self.ledger.unended() == [] or self.ledger.lag
             missing = self.ledger._db.execute("select * from ending where state = 'missing'").fetchall()
             assert missing == []
-        if not hasattr(self, "ledger") or not self.ledger.owners():  # else a dead command has left two of one
+        if not hasattr(self, "ledger") or not self.ledger.unended_owners():  # else a dead command has left two of one
             assert found == self.dropped
 
 

@@ -64,7 +64,7 @@ def test_a_ledger_that_others_hold_once_the_file_has_moved(office: Office, monke
     """Whether a reason that lies there already may go is asked of the ledger; if it can not tell, the reason stays."""
     (office.root / "quarantine").mkdir()
     stale = office.root / "quarantine" / "b.png.reason.json"
-    stale.write_text(json.dumps(quarantine_notes.reason("b.png", "empty", None, None, office.executor.ledger.now())))
+    stale.write_text(json.dumps(quarantine_notes.compose("b.png", "empty", None, None, office.executor.ledger.now())))
 
     def locked(_: Path) -> bool:
         raise Retry("database is locked")
@@ -204,13 +204,13 @@ def test_a_ledger_that_can_not_follow_stops_nothing_for_good(office: Office, mon
         [(_, result)] = office.executor.carry_out([first])
         monkeypatch.undo()
         assert isinstance(result, Filed)
-        assert ledger.behind is not None
+        assert ledger.lag is not None
         [(_, result)] = office.executor.carry_out([second])
         assert isinstance(result, Returned) and result.later
         assert [unended.name for unended in ledger.unended()] == ["a.png"], "who dies now is reconciled at the start"
     [(_, result)] = office.executor.carry_out([second])
     assert isinstance(result, Filed)
-    assert (ledger.behind, ledger.unended()) == (None, [])
+    assert (ledger.lag, ledger.unended()) == (None, [])
     assert office.rows("select state from ending") == [("filed",), ("filed",)]
 
 

@@ -105,11 +105,11 @@ def test_what_another_worker_moves_just_now_counts(
     rules = DuplicateRules(*("quarantine" if n == case else "keep" for n in range(3)))  # type: ignore[arg-type]
     office = Office(tmp_path, identify, rules)
     other = Ledger(tmp_path / "ledger", owner="worker-2")
-    with other.deciding():
-        [number] = other.decided([office.order("a.png", b"x")], [str(tmp_path / "sorted" / "Hand")], "model")
+    with other.transaction():
+        [number] = other.record_decisions([office.order("a.png", b"x")], [str(tmp_path / "sorted" / "Hand")], "model")
     [(place, reason, _)] = office.file(office.order(name, data))
     assert (place, reason) == ("quarantine", "name_taken" if case == 1 else "duplicate")
-    other.ended([Ending(number, "returned")])  # it came to nothing: nobody's way is barred
+    other.record_endings([Ending(number, "returned")])  # it came to nothing: nobody's way is barred
     assert office.file(office.order("a.png", b"x")) == [("sorted/Hand", None, b"x")]
     office.ledger.close()
     other.close()

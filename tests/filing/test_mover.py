@@ -405,7 +405,7 @@ class TestExplain:
     @pytest.mark.parametrize("raw", AWKWARD)
     def test_writes_json_beside_the_file(self, inbox: Path, target: Path, raw: bytes) -> None:
         """The reason lies beside the file as JSON, under the file's name as far as that fits."""
-        quarantine_notes.explain(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"}, lambda _: False)
+        quarantine_notes.write(target / os.fsdecode(raw), {"reason": "empty", "detail": "no bytes"}, lambda _: False)
         [(name, text)] = content(target).items()
         assert os.fsencode(name).startswith(raw[: 255 - len("-01234567.reason.json")])
         assert len(os.fsencode(name)) == min(len(raw) + len(".reason.json"), 255)
@@ -415,30 +415,33 @@ class TestExplain:
         """Also where the ending does not fit, no file goes without a reason for another's, or takes it away."""
         files = [target / ("n" * 250 + end) for end in ("a.png", "b.png")]
         for path in files:
-            quarantine_notes.explain(
+            quarantine_notes.write(
                 path, {"name": path.name[-5:], "reason": "empty", "what_to_do": "ask"}, lambda _: False
             )
-        assert [json.loads(quarantine_notes.beside(path).read_text())["name"] for path in files] == ["a.png", "b.png"]
-        quarantine_notes.unexplain(files[0], lambda _: False)
-        assert list(target.iterdir()) == [quarantine_notes.beside(files[1])]
+        assert [json.loads(quarantine_notes.path_beside(path).read_text())["name"] for path in files] == [
+            "a.png",
+            "b.png",
+        ]
+        quarantine_notes.remove(files[0], lambda _: False)
+        assert list(target.iterdir()) == [quarantine_notes.path_beside(files[1])]
 
     def test_overwrites_nothing_and_never_fails(self, inbox: Path, target: Path) -> None:
         """A file that has the reason's name already stays, and a missing directory is no error."""
         (target / "a.reason.json").write_bytes(b"mine")
-        quarantine_notes.explain(target / "a", {"reason": "empty"}, lambda _: False)
-        quarantine_notes.explain(target / "missing" / "a", {"reason": "empty"}, lambda _: False)
+        quarantine_notes.write(target / "a", {"reason": "empty"}, lambda _: False)
+        quarantine_notes.write(target / "missing" / "a", {"reason": "empty"}, lambda _: False)
         assert content(target) == {"a.reason.json": b"mine"}
 
     def test_whole_or_not_at_all(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """On a disk that fills up while it is written there is no reason, and nothing in the way of a later one."""
         with monkeypatch.context() as patch:
             patch.setattr(no_overwrite, "rename_noreplace", _full)
-            quarantine_notes.explain(target / "a", {"reason": "empty"}, lambda _: False)
+            quarantine_notes.write(target / "a", {"reason": "empty"}, lambda _: False)
         with open("/dev/full", "wb") as full, monkeypatch.context() as patch:
             patch.setattr(Path, "write_bytes", lambda path, data: path.touch() or os.write(full.fileno(), data))
-            quarantine_notes.explain(target / "a", {"reason": "empty"}, lambda _: False)
+            quarantine_notes.write(target / "a", {"reason": "empty"}, lambda _: False)
         assert content(target) == {}
-        quarantine_notes.explain(target / "a", {"reason": "empty"}, lambda _: False)
+        quarantine_notes.write(target / "a", {"reason": "empty"}, lambda _: False)
         assert list(content(target)) == ["a.reason.json"]
 
 

@@ -60,12 +60,12 @@ class Site:
         return number
 
     def undo(self, to: Path | None = None, dry: bool = False, **which: object) -> list[PutBackResult]:
-        with LedgerReader(self.path) as ledger_reader, put_back.at_work(self.path, self.inbox) as executor:
+        with LedgerReader(self.path) as ledger_reader, put_back.open_executor(self.path, self.inbox) as executor:
             chosen = put_back_requests.filed(ledger_reader, **which)  # type: ignore[arg-type]
             return list(put_back.put_back(chosen, "undo", to or self.inbox, None if dry else executor))
 
     def retry(self, *files: Path, reason: str | None = None) -> list[PutBackResult]:
-        with LedgerReader(self.path) as ledger_reader, put_back.at_work(self.path, self.inbox) as executor:
+        with LedgerReader(self.path) as ledger_reader, put_back.open_executor(self.path, self.inbox) as executor:
             chosen = (
                 put_back_requests.named(ledger_reader, map(str, files), self.quarantine)
                 if files
@@ -167,7 +167,7 @@ class TestRetry:
     def test_the_reason_of_a_file_that_came_since_stays(self, site: Site) -> None:
         """A reason file is removed with its own file only."""
         site.file("a.png", BROKEN)
-        quarantine_notes.unexplain(site.quarantine / "a.png", lambda _: False)
+        quarantine_notes.remove(site.quarantine / "a.png", lambda _: False)
         assert (site.quarantine / "a.png.reason.json").exists()
 
     @pytest.mark.parametrize("data", [b"the only copy", b'{"name": "", "reason": "", "what_to_do": ""}'])
@@ -197,7 +197,7 @@ class TestRetry:
         for content in (b"[" * 100_000, b"a note", b"[]"):
             (site.quarantine / "a.png.reason.json").write_bytes(content)
             (site.quarantine / "a.png").rename(site.root / "aside")
-            quarantine_notes.unexplain(site.quarantine / "a.png", site.book.was_bound_for)
+            quarantine_notes.remove(site.quarantine / "a.png", site.book.was_bound_for)
             (site.root / "aside").rename(site.quarantine / "a.png")
             assert (site.quarantine / "a.png.reason.json").read_bytes() == content
 
@@ -251,7 +251,7 @@ class TestUndo:
         """Into a directory of the person's choice, nothing there overwritten; where they lie already, nothing moves."""
         number = site.file("a.png")
         assert [r.why for r in site.undo(site.hand, number=number)] == ["it lies there already"]
-        target = put_back.ready(site.root / "new" / "deep", site.inbox)
+        target = put_back.prepare_landing(site.root / "new" / "deep", site.inbox)
         (target / "a.png").write_bytes(b"other")
         [result] = site.undo(target, number=number)
         assert result.destination is not None and result.destination != str(target / "a.png")
@@ -267,7 +267,7 @@ class TestUndo:
     def test_in_chunks(self, site: Site) -> None:
         """Many files are put back in transactions of 64, and what is filed meanwhile is not among them."""
         site.executor.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(150)])
-        with LedgerReader(site.path) as ledger_reader, put_back.at_work(site.path, site.inbox) as executor:
+        with LedgerReader(site.path) as ledger_reader, put_back.open_executor(site.path, site.inbox) as executor:
             chosen = put_back_requests.filed(ledger_reader, since=NOW - timedelta(days=9999))
             for count, _ in enumerate(put_back.put_back(chosen, "undo", site.inbox, executor), 1):
                 if count == 1:
@@ -282,23 +282,23 @@ class TestUndo:
     def test_no_time_is_told(self, text: str) -> None:
         """What means no time is a wrong argument."""
         with pytest.raises(Fatal) as caught:
-            put_back_requests.since(text, NOW)
+            put_back_requests.parse_since(text, NOW)
         assert caught.value.code is Exit.USAGE
 
     def test_times(self) -> None:
         """Ago, ISO 8601 with an offset, and local time without."""
         assert (
-            put_back_requests.since("90m", NOW)
-            == put_back_requests.since("2026-03-01T11:30+01:00", NOW)
+            put_back_requests.parse_since("90m", NOW)
+            == put_back_requests.parse_since("2026-03-01T11:30+01:00", NOW)
             == NOW - timedelta(minutes=90)
         )
-        assert put_back_requests.since("2026-03-01", NOW) == datetime(2026, 3, 1).astimezone()
+        assert put_back_requests.parse_since("2026-03-01", NOW) == datetime(2026, 3, 1).astimezone()
 
 
 class TestOneAtATime:
     def test_a_second_is_told(self, site: Site) -> None:
         """While one is at work another exits with code 6."""
-        with put_back.at_work(site.path, site.inbox), pytest.raises(Fatal) as caught:
+        with put_back.open_executor(site.path, site.inbox), pytest.raises(Fatal) as caught:
             site.undo(number=1)
         assert caught.value.code is Exit.ALREADY_RUNNING
         assert str(os.getpid()) in str(caught.value)
@@ -339,8 +339,10 @@ class TestKilledAtIt:
 
     def decide(self, site: Site, *orders: MoveOrder, to: Path | None = None) -> None:
         book = Ledger(site.path, owner="operator")
-        with book.deciding():
-            book.decided(orders, [str(to or put_back.ready(site.inbox, site.inbox))] * len(orders), None)
+        with book.transaction():
+            book.record_decisions(
+                orders, [str(to or put_back.prepare_landing(site.inbox, site.inbox))] * len(orders), None
+            )
         book.close()
 
     def copy(self, site: Site, half: Path) -> Path:
@@ -356,7 +358,7 @@ class TestKilledAtIt:
 
     def test_only_the_dead_are_reconciled(self, site: Site, half: Path) -> None:
         """The daemon leaves alone what a living command is about to end, and takes it over when that is dead."""
-        assert site.book.owners() == ["operator"]
+        assert site.book.unended_owners() == ["operator"]
         half.rename(claims.owner_directory(site.inbox, "operator") / "a.png")
         held = Lock(site.path.with_name("operator.lock"))
         held.acquire()
@@ -374,8 +376,8 @@ class TestKilledAtIt:
     def test_the_next_command_ends_what_a_dead_daemon_left(self, site: Site) -> None:
         """Moved to quarantine by a daemon that died before it could say so: retried like any other, nothing missing."""
         order = site.order("a.png", BROKEN, b"half")
-        with site.book.deciding():
-            site.book.decided([order], [str(site.quarantine)], "m" * 64, site.inbox)
+        with site.book.transaction():
+            site.book.record_decisions([order], [str(site.quarantine)], "m" * 64, site.inbox)
         (site.inbox / "a.png").rename(site.quarantine / "a.png")
         [result] = site.retry(site.quarantine / "a.png")
         assert result.state == "restored"
@@ -384,8 +386,8 @@ class TestKilledAtIt:
     def test_what_the_daemon_is_moving_is_left_alone(self, site: Site) -> None:
         """A file that has come to quarantine just now, and whose decision has not ended, is left: try again."""
         order = site.order("a.png", BROKEN, b"half")
-        with site.book.deciding():
-            site.book.decided([order], [str(site.quarantine)], "m" * 64, site.inbox)
+        with site.book.transaction():
+            site.book.record_decisions([order], [str(site.quarantine)], "m" * 64, site.inbox)
         (site.inbox / "a.png").rename(site.quarantine / "a.png")
         alive = Lock(site.path.with_name("daemon.lock"))
         alive.acquire()

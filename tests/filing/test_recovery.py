@@ -27,9 +27,9 @@ NAME = os.fsdecode(b"odd \xff\n.png")
 def decided(
     book: Ledger, orders: list[MoveOrder], directories: list[str], model: str, inbox: Path = Path("/inbox")
 ) -> list[int]:
-    with book.deciding():
-        book.note([inbox, *map(Path, directories)])
-        return book.decided(orders, directories, model, inbox)
+    with book.transaction():
+        book.record_directories([inbox, *map(Path, directories)])
+        return book.record_decisions(orders, directories, model, inbox)
 
 
 class Scene:
@@ -239,7 +239,7 @@ class TestMountsGone:
         with pytest.raises(Fatal, match="--directories-replaced") as caught:
             at_start(scene.ledger, scene.inbox.parent)
         assert caught.value.code is Exit.DIRECTORY
-        scene.ledger.forget_places()
+        scene.ledger.forget_directories()
         assert scene.recover().state == "missing"
 
     def test_file_systems_that_renumber_tell_nothing(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ class TestMissingAtTheStart:
             shutil.rmtree(tmp_path / "sorted")
         with pytest.raises(Fatal, match="Hand is not on the file system") if refused else contextlib.nullcontext():
             refuse_missing(book, [tmp_path / "new", directory])
-        book.forget_places()
+        book.forget_directories()
         refuse_missing(book, [directory])
         book.close()
 

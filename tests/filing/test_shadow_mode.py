@@ -89,7 +89,7 @@ class TestTheClerk:
             ("c", "quarantine", "shadowed"),
         ]
         assert {path.name for path in trial.root.iterdir() if path.is_dir()} == {"inbox"}
-        assert (trial.book.owners(), trial.book.counts()) == ([], {})
+        assert (trial.book.unended_owners(), trial.book.counts()) == ([], {})
 
     def test_each_file_once(self, trial: Trial) -> None:
         """Touched, renamed, or handed in again: the same bytes of the same file are not decided upon again."""
@@ -139,19 +139,19 @@ class TestTheInbox:
         standing = ShadowInbox(trial.inbox, [])
         for name in "abc":
             order = trial.order(name)
-            standing.know(name, order.identity)
+            standing.mark_decided(name, order.identity)
         (trial.inbox / "d").write_bytes(b"d")
         (trial.inbox / "b").write_bytes(b"changed")
         assert sorted(standing.scan()) == ["b", "d"]
         (trial.inbox / "a").unlink()
-        assert (sorted(standing.scan()), len(standing._known)) == (["b", "d"], 1)
+        assert (sorted(standing.scan()), len(standing._decided)) == (["b", "d"], 1)
 
     def test_what_is_learned_during_a_sweep_is_kept(self, trial: Trial) -> None:
         """A sweep lasts while decisions are taken."""
         standing = ShadowInbox(trial.inbox, [])
         orders = {name: trial.order(name) for name in "abc"}
         for name in standing.scan():
-            standing.know(name, orders[name].identity)
+            standing.mark_decided(name, orders[name].identity)
         assert list(standing.scan()) == []
 
     def test_after_a_restart(self, trial: Trial) -> None:
@@ -160,10 +160,10 @@ class TestTheInbox:
         trial.order("b", data=b"changed")
         trial.order("new")
         standing = ShadowInbox(trial.inbox, [])
-        standing.remember(trial.book)
+        standing.load_decided(trial.book)
         assert sorted(standing.scan()) == ["b", "new"]
         fresh = ShadowInbox(trial.inbox, [])
-        fresh.inherit(standing)
+        fresh.copy_decided_from(standing)
         assert sorted(fresh.scan()) == ["b", "new"]
 
 

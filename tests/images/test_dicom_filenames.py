@@ -142,17 +142,19 @@ def test_names_on_record(tmp_path: Path, identify: Callable[[Path], Identity]) -
     assert [Path(result.destination) for result in results if isinstance(result, Filed)] == destinations
     with LedgerReader(tmp_path / "state/ledger.sqlite3") as ledger_reader:
         chosen = list(
-            put_back_requests.filed(ledger_reader, batch=1, name=put_back_requests.as_it_came(inbox, recursive=True))
+            put_back_requests.filed(
+                ledger_reader, batch=1, name_of=put_back_requests.name_in_inbox(inbox, recursive=True)
+            )
         )
         assert [request.name for request in chosen] == ["x/IM0001", "x/IM0002"]
         flat = put_back_requests.filed(
-            ledger_reader, batch=1, name=put_back_requests.as_it_came(inbox, recursive=False)
+            ledger_reader, batch=1, name_of=put_back_requests.name_in_inbox(inbox, recursive=False)
         )
         assert [request.name for request in flat] == ["IM0001", "IM0002"]
     (inbox / "x/IM0003").write_bytes(b"3")
     third = replace(orders[0], name="x/IM0003", identity=identify(inbox / "x/IM0003"), digest="3" * 64)
-    with book.deciding():
-        book.decided([third], [str(hand)], "m", inbox)
+    with book.transaction():
+        book.record_decisions([third], [str(hand)], "m", inbox)
     (inbox / "x/IM0003").rename(hand / f"CT-{'3' * 8}.dcm")
     assert [(ending.state, ending.destination) for ending in recover(book)] == [
         ("filed", str(hand / f"CT-{'3' * 8}.dcm"))

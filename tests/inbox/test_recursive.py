@@ -22,8 +22,7 @@ from tests.support.daemon import Daemon, digest, mednet
 from watcher.core import no_overwrite, safe_paths
 from watcher.core.errors import Retry, Vanished
 from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Returned, Timing
-from watcher.filing import put_back as putting
-from watcher.filing import put_back_requests
+from watcher.filing import put_back, put_back_requests
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.destinations import Destinations
 from watcher.filing.duplicates import DuplicateRules
@@ -411,14 +410,14 @@ class Site:
             for _, result in results
         ]
 
-    def put_back(self, why: putting.Why, to: Path | None = None) -> list[str | None]:
-        name = put_back_requests.as_it_came(self.inbox, recursive=True)
-        with LedgerReader(self.path) as ledger_reader, putting.at_work(self.path, self.inbox) as executor:
+    def put_back(self, why: put_back.Command, to: Path | None = None) -> list[str | None]:
+        name = put_back_requests.name_in_inbox(self.inbox, recursive=True)
+        with LedgerReader(self.path) as ledger_reader, put_back.open_executor(self.path, self.inbox) as executor:
             if why == "retry":
-                chosen = put_back_requests.quarantined(ledger_reader, name=name)
+                chosen = put_back_requests.quarantined(ledger_reader, name_of=name)
             else:
-                chosen = list(put_back_requests.filed(ledger_reader, batch=1, name=name))
-            return [result.destination for result in putting.put_back(chosen, why, to or self.inbox, executor)]
+                chosen = list(put_back_requests.filed(ledger_reader, batch=1, name_of=name))
+            return [result.destination for result in put_back.put_back(chosen, why, to or self.inbox, executor)]
 
 
 @pytest.fixture
@@ -471,7 +470,10 @@ class TestFiling:
         """Inbox and class directory are noted, by which the next start tells a mount that has gone; none below them."""
         put(site.inbox, "x/a.png")
         site.file()
-        noted = {path: site.ledger.place(path) for path in (site.inbox, site.hand, site.inbox / "x", site.hand / "x")}
+        noted = {
+            path: site.ledger.recorded_directory(path)
+            for path in (site.inbox, site.hand, site.inbox / "x", site.hand / "x")
+        }
         assert [place is not None for place in noted.values()] == [True, True, False, False]
 
     def test_a_class_directory_that_was_removed(self, site: Site) -> None:
@@ -497,7 +499,7 @@ class TestFiling:
 
 class TestPutBack:
     @pytest.mark.parametrize("why", ["retry", "undo"])
-    def test_where_it_came_from(self, site: Site, why: putting.Why) -> None:
+    def test_where_it_came_from(self, site: Site, why: put_back.Command) -> None:
         """A file goes back to its own directory, which is made again if it is gone."""
         put(site.inbox, "x/y/a.png", "x/a.png", "a.png")
         before = tree(site.inbox)
@@ -556,9 +558,9 @@ class TestRecover:
         path = site.inbox / name
         order = MoveOrder(name, site.identify(path), no_overwrite.digest(path), HAND, Timing(0.0))
         below = os.path.dirname(name)
-        with site.ledger.deciding():
-            site.ledger.decided([order], [str(site.hand / below)], "m", site.inbox)
-            site.ledger.note([site.inbox, site.hand])
+        with site.ledger.transaction():
+            site.ledger.record_decisions([order], [str(site.hand / below)], "m", site.inbox)
+            site.ledger.record_directories([site.inbox, site.hand])
         return order
 
     def test_a_directory_that_its_producer_removed(self, site: Site) -> None:

@@ -372,7 +372,7 @@ class TestLinks:
         (tmp_path / "inbox").mkdir()
         (tmp_path / "inbox" / DIRECTORY).symlink_to(tmp_path / "elsewhere")
         with pytest.raises(Fatal, match="can not be used"):
-            put_back.ready(tmp_path / "inbox", tmp_path / "inbox")
+            put_back.prepare_landing(tmp_path / "inbox", tmp_path / "inbox")
 
     def test_the_daemon_leaves_it_alone(self, tmp_path: Path) -> None:
         """A producer who makes a link to the class directories does not make the daemon sort them again."""

@@ -34,8 +34,8 @@ def waiting(number: int, name: str, directory: str, identity: Identity | None, a
 def decided(
     book: Ledger, orders: list[MoveOrder], directories: list[str], model: str, inbox: Path = Path("/inbox")
 ) -> list[int]:
-    with book.deciding():
-        return book.decided(orders, directories, model, inbox)
+    with book.transaction():
+        return book.record_decisions(orders, directories, model, inbox)
 
 
 def order(name: str = "a.png", decision: Decision = HAND, identity: Identity | None = STAMP) -> MoveOrder:
@@ -71,9 +71,9 @@ class TestLastFiled:
         assert book.last_filed() is None
         for outcome in (Outcome.SORTED, Outcome.QUARANTINE, Outcome.RESTORED):
             [number] = decided(book, [order(decision=Decision(outcome, "Hand", 0.9, "undo"))], ["/x"], "m")
-            book.ended([Ending(number, "filed", "/x/a")])
+            book.record_endings([Ending(number, "filed", "/x/a")])
         [number] = decided(book, [order()], ["/x"], "m")
-        book.ended([Ending(number, "returned", None, "gone")])
+        book.record_endings([Ending(number, "returned", None, "gone")])
         assert book.last_filed() == NOON + timedelta(hours=3)
         book.close()
 
@@ -139,7 +139,7 @@ class TestEnded:
     def test_closes_the_decision(self, path: Path, book: Ledger) -> None:
         """An ending is recorded beside its decision, which is then no longer open."""
         first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
-        book.ended([Ending(first, "filed", "/x/\udcff.png")])
+        book.record_endings([Ending(first, "filed", "/x/\udcff.png")])
         assert [open_.decision for open_ in book.unended()] == [second]
         assert rows(path, "select * from ending") == [
             (first, "filed", b"/x/\xff.png", None, "2026-03-01T12:00:00.000+00:00")
@@ -148,7 +148,7 @@ class TestEnded:
     def test_note_may_quote_any_name(self, path: Path, book: Ledger) -> None:
         """A note that quotes a name that is no UTF-8 is recorded; one odd file name does not stop the daemon."""
         [number] = decided(book, [order("\udcff.png")], ["/x"], "m")
-        book.ended([Ending(number, "returned", None, "/inbox/\udcff.png has changed since it was read")])
+        book.record_endings([Ending(number, "returned", None, "/inbox/\udcff.png has changed since it was read")])
         [(note,)] = rows(path, "select note from ending")
         assert "has changed since it was read" in str(note)
         assert book.unended() == []
@@ -156,9 +156,9 @@ class TestEnded:
     def test_failure_leaves_the_decisions_open(self, book: Ledger) -> None:
         """When endings can not be written none is, and the next start finds every decision open."""
         first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
-        book.ended([Ending(first, "filed", "/x/a.png")])
+        book.record_endings([Ending(first, "filed", "/x/a.png")])
         with pytest.raises(Retry):
-            book.ended([Ending(second, "filed", "/x/b"), Ending(first, "filed", "/x/a.png")])
+            book.record_endings([Ending(second, "filed", "/x/b"), Ending(first, "filed", "/x/a.png")])
         assert [open_.decision for open_ in book.unended()] == [second]
 
     def test_what_is_owed_comes_before_the_next_decision(self, path: Path, book: Ledger) -> None:
@@ -167,15 +167,15 @@ class TestEnded:
         [first] = decided(book, [order()], ["/x"], "m")
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("begin immediate")
-        book.owe([Ending(first, "filed", "/x/a.png")])
-        assert book.behind is not None and book.behind.files == 1
+        book.record_or_postpone([Ending(first, "filed", "/x/a.png")])
+        assert book.lag is not None and book.lag.files == 1
         with pytest.raises(Retry, match="after files were moved"):
             decided(book, [order("b")], ["/x"], "m")
         other.execute("rollback")
         other.close()
         [second] = decided(book, [order("b")], ["/x"], "m")
-        assert book.behind is None
-        book.catch_up()
+        assert book.lag is None
+        book.record_postponed()
         assert rows(path, "select decision from ending") == [(first,)]
         assert [open_.decision for open_ in book.unended()] == [second]
 
@@ -184,7 +184,7 @@ class TestEnded:
         [number] = decided(book, [order()], ["/x"], "m")
         path.unlink()
         with pytest.raises(Fatal, match="removed"):
-            book.owe([Ending(number, "filed", "/x/a.png")])
+            book.record_or_postpone([Ending(number, "filed", "/x/a.png")])
 
 
 class TestOpening:
@@ -226,8 +226,8 @@ class TestTally:
         book = Ledger(path, lambda: NOON + timedelta(hours=next(clock)))
         decisions = [HAND, HAND, UNSURE, BROKEN, HAND]
         ids = [decided(book, [order(str(i), d)], ["/x"], "m")[0] for i, d in enumerate(decisions)]  # hours 0 to 4
-        book.ended([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
-        book.ended([Ending(ids[3], "returned")])
+        book.record_endings([Ending(number, "filed", "/x") for number in ids[:3]])  # hour 5
+        book.record_endings([Ending(ids[3], "returned")])
         book.close()
         told = status_counts.count_for_status(path, NOON + timedelta(hours=1))
         assert told.total == {"sorted": 2, "review": 1}

@@ -222,8 +222,8 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
     for model, confidence, outcome in (*told, (ours, 0.7, "review"), (ours, 0.0, "quarantine")):
         label = None if outcome == "quarantine" else "CXR"
         order = MoveOrder("a", None, "d" * 64, Decision(Outcome(outcome), label, confidence), Timing(0.0))
-        with book.deciding():
-            book.shadowed(book.decided([order], ["/x"], model))
+        with book.transaction():
+            book.record_shadowed(book.record_decisions([order], ["/x"], model))
     now = book.now().timestamp()
     window = build.drift_watch(loader.Config(), weights, book).look(now).window
     assert (window.confidence, window.review_rate) == (pytest.approx(0.8), 0.5)

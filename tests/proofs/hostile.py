@@ -33,7 +33,7 @@ from tests.support.accounts import metrics, picture
 from tests.support.daemon import Daemon
 from tests.support.jpeg_bits import progressive
 from tests.support.repository import TOP
-from watcher.filing.quarantine_notes import beside as told_why
+from watcher.filing.quarantine_notes import path_beside as told_why
 
 Maker = Callable[[Path], None]
 

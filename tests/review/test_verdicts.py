@@ -209,7 +209,7 @@ class TestAVerdict:
         site.give("a.png", "Hand")
         [done] = site.carry_out()
         [result] = site.undo(number=done.id)
-        assert (result.state, result.why) == ("restored", "what anna said of it (Hand) is withdrawn")
+        assert (result.state, result.why) == ("restored", "the verdict of anna (Hand) is withdrawn")
         assert site.tree() == {"inbox/a.png": b"a radiograph"}
         assert [(v.state, v.filed_by, v.withdrawn_by) for v in site.verdicts()] == [("withdrawn", done.id, result.id)]
         assert site.export(site.root / "new") == []
@@ -263,8 +263,8 @@ class TestAVerdict:
         site.carry_out()
         told = [(r.state, r.why) for r in site.undo(since=NOW - timedelta(days=9999), verdicts=True)]
         assert told == [
-            ("restored", "what anna said of it (Hand) is withdrawn"),
-            ("restored", "what anna said of it (none of the classes) is withdrawn"),
+            ("restored", "the verdict of anna (Hand) is withdrawn"),
+            ("restored", "the verdict of anna (none of the classes) is withdrawn"),
         ]
         assert [v.state for v in site.verdicts()] == ["withdrawn", "withdrawn"]
         assert site.export(site.root / "new") == []
@@ -279,7 +279,7 @@ class TestAVerdict:
         assert (ended.returncode, "kept" in ended.stdout, "anna said that it is CXR" in ended.stdout) == (0, True, True)
         assert "1 file that people judged stays (--verdicts takes it back too)" in ended.stderr
         ended = mednet("undo", "--since", "1h", "--verdicts", cwd=site.root)
-        assert (ended.returncode, "what anna said of it (CXR) is withdrawn" in ended.stdout) == (0, True)
+        assert (ended.returncode, "the verdict of anna (CXR) is withdrawn" in ended.stdout) == (0, True)
         told = mednet("explain", "#1", "#2", cwd=site.root).stdout
         assert ("withdrawn by #3" in told, "taken on by #2" in told, "put back by #3" in told) == (True, True, True)
 
@@ -332,8 +332,8 @@ class TestWhatIsRefused:
     def test_what_is_being_moved_just_now(self, site: Reading) -> None:
         """A file that has come, and whose decision has not ended, is left: try again."""
         order = site.order("a.png", UNSURE, b"x")
-        with site.book.deciding():
-            site.book.decided([order], [str(site.root / "review")], "m" * 64, site.inbox)
+        with site.book.transaction():
+            site.book.record_decisions([order], [str(site.root / "review")], "m" * 64, site.inbox)
         (site.root / "review").mkdir()
         (site.inbox / "a.png").rename(site.root / "review" / "a.png")
         with pytest.raises(Fatal, match="moved just now"):
@@ -362,8 +362,8 @@ def _decide(site: Reading, owner: str = "daemon") -> None:
     [verdict] = verdicts._awaited(book, 10)
     order = verdicts._order(verdict, site.executor.destinations)
     assert not isinstance(order, VerdictResult)
-    with book.deciding():
-        book.decided([order], [str(site.executor.destinations.of(order.decision))], None)
+    with book.transaction():
+        book.record_decisions([order], [str(site.executor.destinations.of(order.decision))], None)
     book.close()
 
 
@@ -817,7 +817,7 @@ def test_killed_on_the_way_to_another_file_system(house: House, elsewhere: Path,
 
 def test_another_is_at_work(house: House) -> None:
     """Without a daemon and while `undo` is at work: the verdict is on record, and the exit code says that it waits."""
-    with put_back.at_work(house.site.path, house.site.inbox):
+    with put_back.open_executor(house.site.path, house.site.inbox):
         assert house.review("accept", house.waiting[0], "Hand") == Exit.ALREADY_RUNNING
     assert [v.state for v in house.site.verdicts()] == ["open"]
     assert house.review("accept", house.waiting[1], "Hand") == Exit.OK

@@ -17,7 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemon import Daemon, digest
-from watcher.filing.quarantine_notes import ENDING
+from watcher.filing.quarantine_notes import SUFFIX
 from watcher.inbox import claims
 
 
@@ -125,10 +125,10 @@ def check(daemon: Daemon, dropped: Counter[str], told: dict[str, float] | None =
 def _explained(quarantine: Path) -> None:
     """Beside each quarantined file, and only there, lies its reason, whole."""
     there = {path.name for path in quarantine.iterdir()} if quarantine.is_dir() else set()
-    files = {name for name in there if not name.endswith(ENDING)}
-    assert there == files | {f"{name}{ENDING}" for name in files}
+    files = {name for name in there if not name.endswith(SUFFIX)}
+    assert there == files | {f"{name}{SUFFIX}" for name in files}
     for name in files:
-        assert json.loads((quarantine / f"{name}{ENDING}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
+        assert json.loads((quarantine / f"{name}{SUFFIX}").read_text()).keys() >= {"reason", "what_to_do", "digest"}
 
 
 def _came_from(source: bytes, recorded: str, rows: dict[bytes, str]) -> bytes:

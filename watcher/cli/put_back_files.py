@@ -15,13 +15,13 @@ from watcher.core.printable import printable
 from watcher.core.records import Ending
 from watcher.filing import put_back, recovery
 from watcher.filing.put_back import PutBackResult
-from watcher.filing.put_back_requests import Name, PutBackRequest, as_it_came
+from watcher.filing.put_back_requests import NameOf, PutBackRequest, name_in_inbox
 from watcher.service import stations
 
 
 def run(
     requests: Callable[[], Iterable[PutBackRequest]],
-    why: put_back.Why,
+    why: put_back.Command,
     to: Path,
     settings: loader.Config,
     *,
@@ -34,15 +34,15 @@ def run(
     ``nothing`` is said where it gives none.
     """
     path = paths_and_limits.ledger_path(settings)
-    work = contextlib.nullcontext() if dry else put_back.at_work(path, settings.inbox.path, tell_reconciled)
+    work = contextlib.nullcontext() if dry else put_back.open_executor(path, settings.inbox.path, tell_reconciled)
     counts: Counter[str] = Counter()
     with work as executor:
         chosen = requests()
         if executor is not None:
             if to == settings.inbox.path:  # nor beneath its mount, if that is gone
                 stations.usable_inbox(settings)
-                recovery.refuse_missing(executor.ledger, [to])
-            executor.mover.expect(put_back.ready(to, settings.inbox.path))
+                recovery.refuse_lost_mounts(executor.ledger, [to])
+            executor.mover.expect(put_back.prepare_landing(to, settings.inbox.path))
         for result in put_back.put_back(chosen, why, to, executor):
             counts[result.state] += 1
             with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
@@ -60,9 +60,9 @@ def _kept(count: int) -> str:
     return f"; {count} {files} (--verdicts takes {them} back too)"
 
 
-def naming(settings: loader.Config) -> Name:
+def naming(settings: loader.Config) -> NameOf:
     """What files are called that are put back."""
-    return as_it_came(settings.inbox.path, recursive=settings.inbox.recursive)
+    return name_in_inbox(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
 def tell_reconciled(ending: Ending) -> None:

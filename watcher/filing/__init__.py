@@ -1,1 +1,1 @@
-"""Moves files. The ledger records every decision before the move and its ending after it."""
+"""Moves files. The ledger records every decision before the move, and its ending after it."""

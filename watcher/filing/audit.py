@@ -1,7 +1,7 @@
-"""Ledger against disk: is every file where it was filed, with its bytes, and is there no other? Reads only.
+"""Compare the ledger with the disk: every file must lie where it was filed, with its bytes, and no other. Reads only.
 
-The disk is walked first and the ledger read after: what a daemon files
-meanwhile is not looked at, and what seems wrong is looked at once more.
+The disk is walked first and the ledger read after it. So files that a daemon
+files meanwhile are not examined. Every difference is checked a second time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from watcher.ledger.reader import LedgerEntry, LedgerReader
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file on disk that no decision accounts for so far."""
+class UnknownFile:
+    """A file on disk for which no decision was found so far."""
 
     path: str
     size: int
@@ -37,7 +37,7 @@ class Found:
 
 
 class Audit:
-    """One audit. Call :meth:`run` once."""
+    """An audit. Call :meth:`run` once."""
 
     def __init__(
         self, ledger_reader: LedgerReader, places: Destinations, inbox: Inbox, state: Path, *, quick: bool
@@ -49,7 +49,7 @@ class Audit:
             "quarantine": places.quarantine,
             "rejected": places.rejected,
         }
-        self._places = dict(sorted(named.items(), key=lambda each: -len(str(each[1]))))  # one may lie in another
+        self._places = dict(sorted(named.items(), key=lambda place: -len(str(place[1]))))  # one may lie in another
         self._report = Report()
         self._suspects: list[LedgerEntry] = []
         self._vanished: list[LedgerEntry] = []
@@ -65,7 +65,7 @@ class Audit:
         self._disk.execute("begin")
 
     def run(self) -> Report:
-        """Look at everything.
+        """Compare everything, and return the report.
 
         Raises:
             Fatal: a directory or the ledger can not be read.
@@ -75,26 +75,26 @@ class Audit:
 
     def _compare(self) -> Report:
         partials = [path for place in (*self._places.items(), None) for path in self._walk(place)]
-        last = self._ledger_reader.last()
-        open_before = {entry.id for entry in self._ledger_reader.unended()}
-        for entry in self._ledger_reader.entries(upto=last):
-            if entry.id not in open_before:
-                self._account(entry)
-        for number in sorted(open_before):
-            self._account(self._again(number))
-        missing, unended = self._confirmed(), self._unended()
-        unknown = self._unknown(unended)
-        self._match(missing, unknown)
-        self._tell_unknown(unknown)
-        if not any(self._alive(entry) for entry in unended):
+        last_id = self._ledger_reader.last_id()
+        unended_before = {entry.id for entry in self._ledger_reader.unended()}
+        for entry in self._ledger_reader.entries(upto=last_id):
+            if entry.id not in unended_before:
+                self._check_entry(entry)
+        for number in sorted(unended_before):
+            self._check_entry(self._reread(number))
+        missing, unended = self._check_suspects_again(), self._report_unended()
+        unknown = self._unknown_files(unended)
+        self._report_missing(missing, unknown)
+        self._report_unknown(unknown)
+        if not any(self._is_owner_alive(entry) for entry in unended):
             for path in partials:
                 if os.path.lexists(path):
-                    self._find("partial", path, os.path.basename(path))
+                    self._report_finding("partial", path, os.path.basename(path))
         self._report.on_disk.update(dict(self._disk.execute("select place, count(*) from file group by 1").fetchall()))
         return self._report
 
     def _walk(self, place: tuple[str, Path] | None) -> Iterator[str]:
-        """Note every file of a place (None: only count the inbox). Gives the unfinished copies."""
+        """Note every file of a directory, or without one count the inbox. Yield the unfinished copies."""
         if place is None:
             try:
                 self._report.pending = sum(1 for _ in self._inbox.scan()) + claims.count_files(self._inbox.path)
@@ -103,7 +103,8 @@ class Audit:
             yield from map(str, self._inbox.path.glob(f".*{no_overwrite.PARTIAL}"))
             return
         for folder, folders, names in os.walk(place[1], onerror=_refuse):
-            for name in names + [each for each in folders if os.path.islink(os.path.join(folder, each))]:
+            links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+            for name in names + links:
                 path = os.path.join(folder, name)
                 if name.startswith(".") and name.endswith(no_overwrite.PARTIAL):
                     yield path
@@ -111,15 +112,17 @@ class Audit:
                     self._note(path, place[0])
 
     def _note(self, path: str, place: str) -> bool:
+        """Note a file on disk. Return False if it is gone."""
         try:
-            found = os.lstat(path)
+            status = os.lstat(path)
         except OSError:
             return False
-        row = (os.fsencode(path), place, found.st_size, signed(found.st_ino), signed(found.st_mtime_ns))
+        row = (os.fsencode(path), place, status.st_size, signed(status.st_ino), signed(status.st_mtime_ns))
         self._disk.execute("insert or ignore into file values (?, ?, ?, ?, ?, null)", row)
         return True
 
-    def _account(self, entry: LedgerEntry) -> None:
+    def _check_entry(self, entry: LedgerEntry) -> None:
+        """Count a decision, and check that its file is where it should be."""
         if entry.state == "shadowed":
             row = (entry.size, None if entry.inode is None else signed(entry.inode), entry.mtime_ns, entry.digest)
             self._disk.execute("insert into shadow values (?, ?, ?, ?)", row)
@@ -137,12 +140,15 @@ class Audit:
             self._suspects.append(entry)
 
     def _turned_up(self, entry: LedgerEntry) -> bool:
-        """Whether a file that was nowhere after a crash was filed since."""
+        """Return True if a file that was missing after a crash was filed since."""
         later = self._ledger_reader.entries("d.digest = ? and e.state = 'filed'", (entry.digest,), after=entry.id)
         return entry.digest is not None and next(later, None) is not None
 
     def _is_there(self, entry: LedgerEntry) -> bool:
-        """Whether a file lies where it was filed, with its bytes, and no other decision has it. Then this one does."""
+        """Return True if a file lies where it was filed, with its bytes, and belongs to no other decision.
+
+        Then note that it belongs to this decision.
+        """
         assert entry.destination is not None
         path = os.fsencode(entry.destination)
         row = self._row(path)
@@ -162,7 +168,7 @@ class Audit:
         return row
 
     def _digest(self, path: str) -> str | None:
-        """SHA-256 of a file; None if it is none that can be read. Of those that do not match it is remembered."""
+        """Return the SHA-256 of a file, None if it is no regular file or can not be read. Cache it for later checks."""
         if path not in self._digests:
             try:
                 regular = stat.S_ISREG(os.lstat(path).st_mode)
@@ -171,113 +177,114 @@ class Audit:
                 self._digests[path] = None
         return self._digests[path]
 
-    def _again(self, number: int) -> LedgerEntry:
+    def _reread(self, number: int) -> LedgerEntry:
         return next(self._ledger_reader.entries("d.id = ?", (number,)))
 
-    def _confirmed(self) -> list[LedgerEntry]:
-        """What is still not there at a second look: told if others bytes are, given if nothing is."""
+    def _check_suspects_again(self) -> list[LedgerEntry]:
+        """Check the files that were not in place once more. Report those with other bytes, return those missing."""
         missing = []
         moving = {entry.restores for entry in self._ledger_reader.unended()}
         for suspect in self._suspects:
-            entry = self._again(suspect.id)
+            entry = self._reread(suspect.id)
             assert entry.destination is not None
             if entry.restored_by is not None:
                 self._report.restored[entry.outcome] += 1
             elif entry.id not in moving:
-                there = os.path.lexists(entry.destination)
+                exists = os.path.lexists(entry.destination)
                 row = self._row(os.fsencode(entry.destination))
-                if not there or row is None or row[1] is not None:
+                if not exists or row is None or row[1] is not None:
                     missing.append(entry)
                     continue
                 self._disk.execute(
                     "update file set decision = ? where path = ?", (entry.id, os.fsencode(entry.destination))
                 )
                 readable = os.access(entry.destination, os.R_OK) or os.path.islink(entry.destination)
-                self._find("changed" if readable else "unreadable", entry.destination, entry.name, entry.id)
+                self._report_finding("changed" if readable else "unreadable", entry.destination, entry.name, entry.id)
         return missing
 
-    def _unended(self) -> list[LedgerEntry]:
-        """Decisions at work now. Those of the dead are told."""
+    def _report_unended(self) -> list[LedgerEntry]:
+        """Return the decisions without an ending, and report those of dead owners."""
         entries = self._ledger_reader.unended()
         for entry in entries:
-            if not self._alive(entry):
-                self._find("unended", entry.source, entry.name, entry.id)
+            if not self._is_owner_alive(entry):
+                self._report_finding("unended", entry.source, entry.name, entry.id)
         return entries
 
-    def _alive(self, entry: LedgerEntry) -> bool:
+    def _is_owner_alive(self, entry: LedgerEntry) -> bool:
         return lock.holder(self._state / f"{entry.owner}.lock") is not None
 
-    def _unknown(self, unended: list[LedgerEntry]) -> dict[str, Found]:
-        """Files that no decision accounts for, nor one that is at work; reason files beside theirs are none."""
+    def _unknown_files(self, unended: list[LedgerEntry]) -> dict[str, UnknownFile]:
+        """Return the files that belong to no decision and are not being moved now, without notes beside their files."""
         moving = {(entry.inode, entry.size, entry.mtime_ns) for entry in unended}
+        copying = {(entry.size, entry.mtime_ns) for entry in unended}
         directories = {entry.directory for entry in unended}
         unknown = {}
         query = "select path, size, inode, mtime_ns from file where decision is null order by path"
         for raw, size, inode, mtime_ns in self._disk.execute(query).fetchall():
-            found = Found(os.fsdecode(raw), size, inode % (1 << 64), mtime_ns)
-            gone = not os.path.lexists(found.path)
-            stamp = (found.inode, size, mtime_ns)
-            at_work = stamp in moving or (
-                os.path.dirname(found.path) in directories and stamp[1:] in {m[1:] for m in moving}
-            )
-            reason = found.path.endswith(quarantine_notes.ENDING)
-            if gone or reason:
+            file = UnknownFile(os.fsdecode(raw), size, inode % (1 << 64), mtime_ns)
+            is_gone = not os.path.lexists(file.path)
+            is_copied = os.path.dirname(file.path) in directories and (size, mtime_ns) in copying
+            is_moving = (file.inode, size, mtime_ns) in moving or is_copied
+            is_note = file.path.endswith(quarantine_notes.SUFFIX)
+            if is_gone or is_note:
                 self._disk.execute("delete from file where path = ?", (raw,))
-            if reason and not gone and not self._has_file(raw):
-                self._find("stray_reason", found.path, os.path.basename(found.path))
-            elif not (gone or reason or at_work):
-                unknown[found.path] = found
+            if is_note and not is_gone and not self._has_file(raw):
+                self._report_finding("stray_reason", file.path, os.path.basename(file.path))
+            elif not (is_gone or is_note or is_moving):
+                unknown[file.path] = file
         return unknown
 
-    def _has_file(self, reason: bytes) -> bool:
-        """Whether a reason lies beside its file. A long name was cut, see reasons.beside."""
-        stem = reason[: -len(quarantine_notes.ENDING)]
+    def _has_file(self, note: bytes) -> bool:
+        """Return True if a note lies beside its file, whose long name may be cut in the note's."""
+        stem = note[: -len(quarantine_notes.SUFFIX)]
         if os.path.lexists(stem):
             return True
-        if len(os.path.basename(reason)) < no_overwrite.NAME_MAX:
+        if len(os.path.basename(note)) < no_overwrite.NAME_MAX:
             return False
-        begin = stem[: -len("-01234567")]
+        start = stem[: -len("-01234567")]
         query = "select path from file where path > ? and substr(path, 1, ?) = ? and path != ?"
-        others = self._disk.execute(query, (begin, len(begin), begin, reason))
-        return any(os.fsencode(quarantine_notes.beside(Path(os.fsdecode(path)))) == reason for (path,) in others)
+        others = self._disk.execute(query, (start, len(start), start, note))
+        return any(os.fsencode(quarantine_notes.path_beside(Path(os.fsdecode(path)))) == note for (path,) in others)
 
-    def _match(self, missing: list[LedgerEntry], unknown: dict[str, Found]) -> None:
-        """Tell of the missing, and where the same bytes lie. A file found so is no longer unknown."""
+    def _report_missing(self, missing: list[LedgerEntry], unknown: dict[str, UnknownFile]) -> None:
+        """Report the missing files, and where the same bytes lie. A file found so is no longer unknown."""
         by_size: dict[int | None, list[str]] = defaultdict(list)
-        for found in unknown.values():
-            by_size[found.size].append(found.path)
+        for file in unknown.values():
+            by_size[file.size].append(file.path)
         for name in self._inbox.scan() if missing or self._vanished else ():
             if (identity := self._inbox.identify(name)) is not None:
                 by_size[identity.size].append(str(self._inbox.path / name))
         for entry in (*missing, *self._vanished):
-            same = (path for path in by_size[entry.size] if entry.digest and self._digest(path) == entry.digest)
-            where = next(same, None)
+            copies = (path for path in by_size[entry.size] if entry.digest and self._digest(path) == entry.digest)
+            where = next(copies, None)
             if where is not None:
                 by_size[entry.size].remove(where)
                 unknown.pop(where, None)
             path = entry.destination or entry.source
-            self._find("moved" if where else "missing", path, entry.name, entry.id, where)
+            self._report_finding("moved" if where else "missing", path, entry.name, entry.id, where)
 
-    def _tell_unknown(self, unknown: dict[str, Found]) -> None:
-        for path, found in unknown.items():
+    def _report_unknown(self, unknown: dict[str, UnknownFile]) -> None:
+        for path, file in unknown.items():
             digest = None if self._quick else self._digest(path)
-            twin = self._ledger_reader.holds_digest(digest) if digest else None
-            if twin is None and self._was_shadowed(found):
+            duplicate = self._ledger_reader.in_place_with_digest(digest) if digest else None
+            if duplicate is None and self._was_shadowed(file):
                 self._report.by_people += 1
                 continue
-            where = self._again(twin).destination if twin else None
-            self._find("doubled" if twin else "unknown", path, os.path.basename(path), twin, where)
+            where = self._reread(duplicate).destination if duplicate else None
+            self._report_finding("doubled" if duplicate else "unknown", path, os.path.basename(path), duplicate, where)
 
-    def _was_shadowed(self, found: Found) -> bool:
-        """Whether shadow mode decided upon this file, by inode and time or by its bytes: people sorted it since."""
+    def _was_shadowed(self, file: UnknownFile) -> bool:
+        """Return True if shadow mode decided on this file, by inode and time or by its bytes. Then people sorted it."""
         query = "select inode, mtime_ns, digest from shadow where size = ?"
-        rows = self._disk.execute(query, (found.size,)).fetchall()
-        stamp = (signed(found.inode), found.mtime_ns)
+        rows = self._disk.execute(query, (file.size,)).fetchall()
+        stamp = (signed(file.inode), file.mtime_ns)
         if any((inode, mtime_ns) == stamp for inode, mtime_ns, _ in rows):
             return True
-        return bool(rows) and self._digest(found.path) in {digest for *_, digest in rows if digest is not None}
+        return bool(rows) and self._digest(file.path) in {digest for *_, digest in rows if digest is not None}
 
-    def _find(self, kind: Kind, path: str, name: str, number: int | None = None, where: str | None = None) -> None:
+    def _report_finding(
+        self, kind: Kind, path: str, name: str, number: int | None = None, where: str | None = None
+    ) -> None:
         self._report.findings.append(Finding(kind, path, name, number, where))
 
 

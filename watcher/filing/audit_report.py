@@ -1,4 +1,4 @@
-"""What an audit found, with advice for the operator."""
+"""Hold the findings of an audit, with advice for the operator."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Kind = Literal["missing", "moved", "changed", "unreadable", "unknown", "doubled"
 ADVICE: dict[Kind, str] = {
     "missing": "It is nowhere in our directories. Ask who works with them, or take it from a backup.",
     "moved": "Somebody moved it by hand. Nothing is lost; move it back if that was a mistake.",
-    "changed": "Other bytes than those that were judged. See who writes there.",
+    "changed": "Its bytes are not those that were judged. Find out who writes there.",
     "unreadable": "Run this as a user who may read it.",
     "unknown": "Nobody filed it. Put it into the inbox if it is to be sorted.",
-    "doubled": "The same bytes lie where they were filed. Compare, and delete this one.",
-    "stray_reason": "The file it belongs to has gone. Delete it.",
-    "unended": "Its owner died at it. The next start reconciles.",
-    "partial": "An unfinished copy; its source is whole. The next start removes it, or delete it.",
+    "doubled": "The same bytes lie where they were filed. Compare the two, and delete this one.",
+    "stray_reason": "The file it belongs to is gone. Delete it.",
+    "unended": "Its owner died during the move. The next start reconciles it.",
+    "partial": "An unfinished copy; its source is complete. The next start removes it, or delete it.",
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that does not match. ``where`` is where the same bytes lie instead."""
+    """A difference between ledger and disk. ``where`` is another path at which the same bytes lie."""
 
     kind: Kind
     path: str
@@ -34,15 +34,16 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What the operator can do."""
+        """The advice for the operator."""
         return ADVICE[self.kind]
 
 
 @dataclass
 class Report:
-    """What was found, and how many files there are, by the ledger and by the disk.
+    """The findings, and counts of files by the ledger and by the disk.
 
-    ``by_people`` are files that shadow mode had decided upon and people sorted.
+    ``elsewhere`` counts files that were put back into another directory than the inbox. ``by_people`` counts files on
+    which shadow mode decided and that people sorted.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -54,5 +55,5 @@ class Report:
     pending: int = 0
 
     def due(self, outcome: str) -> int:
-        """How many should lie where this outcome leads."""
+        """Return how many files of an outcome should lie in its directory."""
         return self.filed[outcome] - self.restored[outcome]

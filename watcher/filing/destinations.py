@@ -1,4 +1,4 @@
-"""Where the files of each outcome go, how many wait there and how much room is left."""
+"""Find the directory for each decision, and count the files and the free space there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from watcher.filing import quarantine_notes
 
 @dataclass(frozen=True)
 class Destinations:
-    """Where files go. Class directories lie below ``sorted``."""
+    """The directories that files go to. Class directories lie below ``sorted``."""
 
     sorted: Path
     review: Path
@@ -25,7 +25,7 @@ class Destinations:
     rejected: Path
 
     def of(self, decision: Decision) -> Path:
-        """The directory for one decision."""
+        """Return the directory for a decision."""
         if decision.outcome is Outcome.SORTED and decision.label is not None:
             return self.sorted / decision.label
         if decision.outcome is Outcome.REJECTED:
@@ -33,37 +33,40 @@ class Destinations:
         return self.review if decision.outcome is Outcome.REVIEW else self.quarantine
 
     def all(self, classes: Sequence[str]) -> list[Path]:
-        """Every directory that a file can go to by itself. That of the rejected is made when it is first needed."""
+        """Return every directory that the daemon files into by itself.
+
+        The directory of rejected files is not among them: it is made when it is first needed.
+        """
         return [*(self.sorted / name for name in classes), self.review, self.quarantine]
 
 
 def count(directory: Path) -> int | None:
-    """How many files wait in a directory for a person; None: it can not be listed."""
+    """Return how many files wait in a directory for a person, or None if it can not be listed."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
-        return sum(map(waits, entries))
+        return sum(map(is_waiting_file, entries))
     return None
 
 
-def waits(entry: os.DirEntry[str]) -> bool:
-    """Whether this is a file that was put there, and not what we keep beside one."""
+def is_waiting_file(entry: os.DirEntry[str]) -> bool:
+    """Return True for a file that waits for a person, False for our notes, unfinished copies and directories."""
     return not (
-        entry.name.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)) or entry.is_dir(follow_symlinks=False)
+        entry.name.endswith((quarantine_notes.SUFFIX, no_overwrite.PARTIAL)) or entry.is_dir(follow_symlinks=False)
     )
 
 
 def places(settings: loader.Config) -> Destinations:
-    """Where files go."""
+    """Return the directories that the config names."""
     output = settings.output
     return Destinations(output.sorted, output.review, output.quarantine, output.rejected)
 
 
 def backlog(where: Destinations) -> dict[str, int | None]:
-    """Files that wait for a person; None where the place can not be listed."""
+    """Return how many files wait for a person in review and in quarantine. None if a directory can not be listed."""
     return {"review": count(where.review), "quarantine": count(where.quarantine)}
 
 
 def free_space(settings: loader.Config, where: Destinations) -> dict[str, float]:
-    """Bytes left on the disk of each place; none of one that can not be reached."""
+    """Return the free bytes on the disk of each directory, without those that can not be reached."""
     paths = {"inbox": settings.inbox.path, "state": settings.state.path, **vars(where)}
     free = {}
     for place, path in paths.items():

@@ -1,6 +1,7 @@
-"""What becomes of a file whose name or bytes were filed before. Whatever it is, nothing is overwritten or deleted.
+"""Apply the rules for files whose name or bytes were filed before.
 
-Only files on their way to a class are judged: those in doubt go to a person anyway.
+Nothing is ever overwritten or deleted. The rules apply only to files on their way to a class: all others go to a
+person anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from watcher.core import no_overwrite
 from watcher.core.records import Decision, Outcome
 
 Action = Literal["keep", "review", "quarantine"]
-"""As in :mod:`watcher.config.settings`."""
+"""The actions of :mod:`watcher.config.settings`."""
 
 
 REASONS = ("duplicate", "name_taken")
@@ -24,47 +25,47 @@ REASONS = ("duplicate", "name_taken")
 
 @dataclass(frozen=True)
 class DuplicateRules:
-    """One action for each case. The fourth, another name and other bytes, is no collision."""
+    """An action for each case of a collision. Another name with other bytes is no collision."""
 
     same_name_same_bytes: Action = "keep"
     same_name_other_bytes: Action = "keep"
     other_name_same_bytes: Action = "keep"
 
     @property
-    def ask(self) -> bool:
-        """Whether anything is to be looked up: not if all is kept."""
+    def need_lookup(self) -> bool:
+        """True if a collision can change a decision. False if the action is always ``keep``."""
         return self != DuplicateRules()
 
 
-def judge(
+def apply_rules(
     decision: Decision,
     path: Path,
     digest: str | None,
-    twin: int | None,
+    duplicate: int | None,
     rules: DuplicateRules,
-    coming: Sequence[str | None] = (),
+    digests_bound_for_path: Sequence[str | None] = (),
 ) -> Decision:
-    """The decision, or another if ``path`` (where the file would go) is taken, or its bytes were filed before.
+    """Return the decision, or another one if the file collides with a filed one.
 
-    ``twin`` is the decision that filed the same bytes, None if there is none; ``coming`` holds the digests of
-    files that are on their way to that very path.
+    ``path`` is the path that the file would get. ``duplicate`` is the decision that filed the same bytes, None if
+    there is none. ``digests_bound_for_path`` are the digests of files that are being moved to that path now.
     """
     if decision.outcome is not Outcome.SORTED:
         return decision
-    equal = _is_equal(path, digest)
-    if equal is None and coming:
-        equal = digest in coming
-    if equal:
-        return _follow(rules.same_name_same_bytes, decision, "duplicate", f"{path} has the same name and bytes")
-    if equal is False and rules.same_name_other_bytes != "keep":
-        return _follow(rules.same_name_other_bytes, decision, "name_taken", f"{path} has the same name, other bytes")
-    if twin is not None:
-        return _follow(rules.other_name_same_bytes, decision, "duplicate", f"the same bytes as decision {twin}")
+    same_bytes = _has_bytes(path, digest)
+    if same_bytes is None and digests_bound_for_path:
+        same_bytes = digest in digests_bound_for_path
+    if same_bytes:
+        return _act(rules.same_name_same_bytes, decision, "duplicate", f"{path} has the same name and bytes")
+    if same_bytes is False and rules.same_name_other_bytes != "keep":
+        return _act(rules.same_name_other_bytes, decision, "name_taken", f"{path} has the same name, other bytes")
+    if duplicate is not None:
+        return _act(rules.other_name_same_bytes, decision, "duplicate", f"the same bytes as decision {duplicate}")
     return decision
 
 
-def _is_equal(path: Path, digest: str | None) -> bool | None:
-    """Whether a file has these bytes. None: there is no such file."""
+def _has_bytes(path: Path, digest: str | None) -> bool | None:
+    """Return True if a file has this digest, None if there is no such file."""
     try:
         regular = stat.S_ISREG(os.lstat(path).st_mode)
         return regular and no_overwrite.digest(path) == digest
@@ -74,7 +75,7 @@ def _is_equal(path: Path, digest: str | None) -> bool | None:
         return False
 
 
-def _follow(action: Action, decision: Decision, reason: str, detail: str) -> Decision:
+def _act(action: Action, decision: Decision, reason: str, detail: str) -> Decision:
     if action == "keep":
         return decision
     return replace(decision, outcome=Outcome(action), reason=reason, detail=detail)

@@ -1,11 +1,12 @@
-"""The only module that moves files.
+"""Move files. No other module moves files.
 
-A file moves by ``renameat2(RENAME_NOREPLACE)``: at every instant it has exactly
-one name, and a taken name makes the move fail instead of overwriting. Where the
-file system does not know that call, by hard link and unlink, and where it knows
-no links either, over an empty file made for it. To another file system: copied
-beside its target under a hidden name, synced, its digest compared, published
-without overwriting, and only then unlinked here.
+Within a file system a file moves by ``renameat2(RENAME_NOREPLACE)``: at every
+instant it has exactly one name, and a taken name makes the move fail instead of
+overwriting. A file system without that call gets a hard link and an unlink. One
+without links gets an empty file that reserves the name and is then replaced.
+
+To another file system the file is copied under a hidden name, synced, compared
+by digest and published without overwriting. Only then is the source removed.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.records import Identity
 
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTCONN)
-_SWAPPED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+_REPLACED = (errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 
 class Mover:
-    """Moves files, mostly out of ``inbox``. Remembers which directories to sync: :meth:`flush`.
+    """Moves files, mostly out of ``inbox``, and remembers which directories :meth:`flush` must sync.
 
-    ``mode`` is what regular files get before they move (``0o640``), None leaves them theirs.
+    ``mode`` is the mode that regular files get before they move, such as ``0o640``. None leaves their mode.
     """
 
     def __init__(self, inbox: Path, mode: int | None = None) -> None:
@@ -39,9 +40,9 @@ class Mover:
         self._expected: dict[Path, tuple[int, int]] = {}
 
     def expect(self, directory: Path) -> None:
-        """Remember the file system of a directory: a mount that goes away must not be filled underneath."""
-        found = os.stat(directory)
-        self._expected[directory] = found.st_dev, found.st_ino
+        """Remember the device and inode of a directory, so that no file is moved beneath its mount point later."""
+        status = os.stat(directory)
+        self._expected[directory] = status.st_dev, status.st_ino
 
     def move(
         self,
@@ -52,31 +53,32 @@ class Mover:
         name: str | None = None,
         below: str = "",
     ) -> Path:
-        """Move one file and say where it lies now.
+        """Move a file without overwriting any, and return its new path.
 
-        ``source`` is its name in the inbox, or its path; ``name`` what it is to
-        be called, if not as before; ``below`` the way from ``directory`` down to
-        where it goes, made if missing. ``identity`` is the file that was decided
-        upon: another one that has its name by now stays where it is.
+        ``source`` is its name in the inbox, or its path. ``identity`` is the file
+        that was decided on: if the name stands for another file now, that file
+        stays. ``below`` is the path from ``directory`` to the target directory,
+        which is made if missing. ``name`` is the new name, by default the old one.
 
         Raises:
-            Vanished: no such file, or another one.
-            Retry: the surroundings failed (disk full, no permission, ...). The
+            Vanished: the file does not exist, or is another one.
+            Retry: the file system failed (disk full, no permission, ...). The
                 file is still where it was.
         """
         folder, base = os.path.split(source)
         left, entered = self.inbox / folder, directory / below
         root, inner = (left, "") if os.path.isabs(source) else (self.inbox, folder)
         try:
-            with safe_paths.open_directory(root, inner) as here:
-                path = here / base
+            with safe_paths.open_directory(root, inner) as source_directory:
+                path = source_directory / base
                 no_overwrite.check_unchanged(path, identity)
                 self.refuse_lost_mount(directory)
                 if self._mode is not None:
                     no_overwrite.set_mode(path, self._mode, identity)
-                with safe_paths.make_directory(directory, below) as there:
-                    landed = self._move(path, identity, digest, there, name or base, (left, entered, directory))
-            return entered / landed.name
+                with safe_paths.make_directory(directory, below) as target_directory:
+                    touched = (left, entered, directory)
+                    target = self._move(path, identity, digest, target_directory, name or base, touched)
+            return entered / target.name
         except Vanished as error:
             raise (Vanished(f"{left / base} has changed since it was read") if inner else error) from error
         except FileNotFoundError as error:
@@ -85,13 +87,19 @@ class Mover:
             raise Retry(f"{entered}: {error.strerror or error}") from error
 
     def refuse_lost_mount(self, directory: Path) -> None:
-        """Raise OSError where ``directory`` is expected on another file system. A remount may renumber that."""
+        """Check that a directory is on the file system that :meth:`expect` saw.
+
+        After a remount the device may have another number, so the same inode is enough.
+
+        Raises:
+            OSError: it is on another file system.
+        """
         device, inode = self._expected.get(directory, (None, None))
         if device is None:
             return
         try:
-            found = os.stat(directory)
-            same = found.st_dev == device or found.st_ino == inode
+            status = os.stat(directory)
+            same = status.st_dev == device or status.st_ino == inode
         except FileNotFoundError:
             same = os.stat(next(path for path in directory.parents if path.exists())).st_dev == device
         if not same:
@@ -129,7 +137,7 @@ class Mover:
         raise AssertionError("candidates() does not end")
 
     def _undo_unless_same(self, source: Path, target: Path, identity: Identity | None) -> None:
-        """A swap between look and rename moved a file nobody decided upon: give it back."""
+        """Move a file back if it is not the one that was decided on: it was swapped between check and rename."""
         try:
             no_overwrite.check_unchanged(target, identity)
         except Vanished:
@@ -139,14 +147,15 @@ class Mover:
                     raise
 
     def _touch(self, left: Path, entered: Path, directory: Path) -> None:
+        """Remember the directories of a move for :meth:`flush`. ``entered`` lies in or below ``directory``."""
         self._left.add(left)
         self._entered[entered] = directory
 
     def flush(self) -> None:
-        """Make the moves since the last call survive a power cut.
+        """Sync the directories of all moves since the last call, so that the moves survive a power cut.
 
         Raises:
-            Retry: a directory could not be synced.
+            Retry: a directory can not be synced.
         """
         left, entered = self._left, self._entered
         self._left, self._entered = set(), {}
@@ -155,20 +164,20 @@ class Mover:
                 no_overwrite.sync_directory(directory)
             except OSError as error:
                 if error.errno in _GONE and directory not in entered:
-                    continue  # unmounted just now: that wrote it to disk; what was taken from it has arrived
-                if error.errno in _SWAPPED and directory not in entered and self.inbox in directory.parents:
-                    continue  # its producer has put something else in its place, or shut it
-                if error.errno == errno.ENOENT and self._taken(directory, entered.get(directory, directory)):
+                    continue  # unmounted just now, which wrote it to disk; the files taken from it have arrived
+                if error.errno in _REPLACED and directory not in entered and self.inbox in directory.parents:
+                    continue  # its producer has replaced it, or withdrawn our permission
+                if error.errno == errno.ENOENT and self._was_removed(directory, entered.get(directory, directory)):
                     continue
                 raise Retry(f"{directory} can not be synced: {error.strerror}") from error
 
-    def _taken(self, below: Path, directory: Path) -> bool:
-        """Whether a directory below ``directory`` went with what we put in, and its going is on disk.
+    def _was_removed(self, subdirectory: Path, directory: Path) -> bool:
+        """Return True if a directory below ``directory`` was removed, with our files, and that is on disk.
 
         A consumer may take whole subdirectories.
         """
         try:
-            if below == directory or directory not in below.parents:
+            if subdirectory == directory or directory not in subdirectory.parents:
                 return False
             self.refuse_lost_mount(directory)
             no_overwrite.sync_directory(directory)
@@ -178,13 +187,13 @@ class Mover:
 
 
 def copy(source: Path, identity: Identity | None, digest: str | None, directory: Path) -> Path:
-    """Copy a file into a directory, overwriting nothing, and say where the copy lies.
+    """Copy a file into a directory without overwriting any, and return the path of the copy.
 
-    A copy that is there already, under a name this file would get and with its digest, serves.
+    If a copy with this digest is there already, under a name that this file could get, return its path instead.
 
     Raises:
-        Vanished: no such file, or another one than ``identity``.
-        Retry: the surroundings failed.
+        Vanished: the file does not exist, or is another one than ``identity``.
+        Retry: the file system failed.
     """
     try:
         no_overwrite.check_unchanged(source, identity)
@@ -202,10 +211,10 @@ def copy(source: Path, identity: Identity | None, digest: str | None, directory:
 
 
 def prepare(directory: Path) -> None:
-    """Make a directory that files are to land in, and see that they can.
+    """Make a directory for files, and check that files can be moved into it.
 
     Raises:
-        Fatal: exit code 5.
+        Fatal: exit code 5; it can not be made or written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -221,9 +230,9 @@ def prepare(directory: Path) -> None:
 
 
 def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
-    """Remove what a crash left of copies from another file system. Their sources are still in the inbox.
+    """Remove the unfinished copies that a crash left in a directory. Their sources are still in the inbox.
 
-    Only those untouched for so long, where others may be copying just now.
+    If others may be copying now, remove only those that were not touched for ``untouched_s`` seconds.
     """
     for partial in directory.glob(f".*{no_overwrite.PARTIAL}"):
         with contextlib.suppress(OSError):
@@ -232,7 +241,8 @@ def clear_partials(directory: Path, untouched_s: float = 0.0) -> None:
 
 
 def _move_across(source: Path, target: Path, identity: Identity | None, digest: str | None) -> Path:
-    if not os.access(source.parent, os.W_OK | os.X_OK):  # what can not be removed is not copied in vain, try after try
+    """Move a file to another file system: copy it, then remove the source."""
+    if not os.access(source.parent, os.W_OK | os.X_OK):  # copying would be in vain: the source can not be removed
         code = errno.EROFS if os.statvfs(source.parent).f_flag & os.ST_RDONLY else errno.EACCES
         raise OSError(code, f"{source.parent}: {os.strerror(code)}")
     regular = stat.S_ISREG(os.lstat(source).st_mode)
@@ -241,7 +251,7 @@ def _move_across(source: Path, target: Path, identity: Identity | None, digest: 
     with contextlib.suppress(Vanished):  # a new file has taken the name meanwhile: it stays
         try:
             no_overwrite.check_unchanged(source, identity)
-        except FileNotFoundError:  # renamed, maybe: it will come again under its new name
+        except FileNotFoundError:  # it may have been renamed: then it comes again under its new name
             final.unlink()
             raise
         no_overwrite.unlink_or_undo(source, final)

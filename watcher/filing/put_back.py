@@ -1,11 +1,13 @@
-"""Puts files back: what was quarantined, or filed by mistake. The owner of these moves is ``operator``.
+"""Put files back that were quarantined, or filed by mistake.
 
-They take the same bracket as the daemon's own (see :mod:`watcher.filing.decision_executor`), beside
-a daemon that runs or without one. What goes back to the inbox is claimed first
-(see :mod:`watcher.inbox.claims`) and appears there only when its decision has ended:
-else the daemon could sort on what a killed command has copied and not yet removed.
+The owner of these moves is ``operator``. They are recorded before and after the
+move, like those of the daemon (see :mod:`watcher.filing.decision_executor`), with
+or without a running daemon. A file that goes back to the inbox is claimed first
+(see :mod:`watcher.inbox.claims`). It appears in the inbox only after its decision
+has ended. Otherwise the daemon could sort a file that a killed command has copied
+and not yet removed at its source.
 
-Whoever is killed at it is reconciled by the daemon, or by the next such command.
+If the command is killed, the daemon or the next such command ends its work.
 """
 
 from __future__ import annotations
@@ -34,16 +36,18 @@ from watcher.ledger.writer import Ledger
 OWNER = claims.OPERATOR
 
 CHUNK = 64
-"""Files put back in one transaction, so that a daemon is not held up."""
+"""The number of files put back in one transaction, so that a daemon does not wait long."""
 
-Why = Literal["retry", "undo"]
+Command = Literal["retry", "undo"]
 
 
 @dataclass(frozen=True)
 class PutBackResult:
-    """What became of a wish. ``id`` is the new decision's, ``why`` says why a file was left alone.
+    """The result of a request.
 
-    ``kept`` is what people judged. Of what is put back, ``why`` says whose word is withdrawn by that.
+    ``planned`` is a request that would be carried out, ``left`` one that can not be, ``kept`` one whose file a person
+    judged. ``id`` is the id of the new decision. ``why`` is the reason why a file was not put back, or whose verdict
+    is withdrawn because it was.
     """
 
     request: PutBackRequest
@@ -54,44 +58,50 @@ class PutBackResult:
 
 
 @contextlib.contextmanager
-def at_work(ledger: Path, inbox: Path, tell: Callable[[Ending], None] = lambda _: None) -> Iterator[DecisionExecutor]:
-    """A clerk of the owner ``operator``, alone at it, after what the dead left was reconciled, and told.
+def open_executor(
+    ledger_path: Path, inbox: Path, report: Callable[[Ending], None] = lambda _: None
+) -> Iterator[DecisionExecutor]:
+    """Open an executor of the owner ``operator``, which only one process may have at a time.
+
+    First the work of dead owners is reconciled, and each of its endings given to ``report``.
 
     Raises:
-        Fatal: exit code 6, another one is at work; 5, the ledger can not be used, or not by root.
+        Fatal: exit code 6; another process has it. Exit code 5; the ledger can not be used, or not by root.
     """
-    refuse_root(ledger)
+    refuse_root(ledger_path)
     with contextlib.ExitStack() as stack:
-        stack.callback(_hold(ledger.with_name(f"{OWNER}.lock")).release)
-        book = stack.enter_context(contextlib.closing(Ledger(ledger, owner=OWNER)))
-        for ending in recovery.at_start(book, ledger.parent):
-            tell(ending)
-        claims.release(inbox, OWNER)  # what a killed one had put back
-        yield DecisionExecutor(book, Mover(inbox), Destinations(inbox, inbox, inbox, inbox), None)
-        claims.release(inbox, OWNER)  # not after an error: first it must be reconciled
+        stack.callback(_lock(ledger_path.with_name(f"{OWNER}.lock")).release)
+        ledger = stack.enter_context(contextlib.closing(Ledger(ledger_path, owner=OWNER)))
+        for ending in recovery.at_start(ledger, ledger_path.parent):
+            report(ending)
+        claims.release(inbox, OWNER)  # the files that a killed command had put back
+        yield DecisionExecutor(ledger, Mover(inbox), Destinations(inbox, inbox, inbox, inbox), None)
+        claims.release(inbox, OWNER)  # not after an error: its files must be reconciled first
 
 
-def refuse_root(ledger: Path) -> None:
-    """What root makes (a lock, a place in the inbox) the daemon's user could neither open nor take over.
+def refuse_root(ledger_path: Path) -> None:
+    """Refuse to run as root if the ledger belongs to another user.
+
+    The daemon's user could neither open nor take over what root makes: a lock, a directory in the inbox.
 
     Raises:
         Fatal: exit code 5; this is root, and the ledger is another user's.
     """
     with contextlib.suppress(OSError):
-        owner = os.stat(ledger).st_uid
+        owner = os.stat(ledger_path).st_uid
         if os.geteuid() == 0 != owner:
             raise Fatal(
-                f"the ledger {ledger} belongs to user {owner}, and this runs as root",
-                f"Run it as the daemon's user: setpriv --reuid={owner} --regid={os.stat(ledger).st_gid} "
+                f"the ledger {ledger_path} belongs to user {owner}, and this runs as root",
+                f"Run it as the daemon's user: setpriv --reuid={owner} --regid={os.stat(ledger_path).st_gid} "
                 "--clear-groups mednet-watcher ...",
                 Exit.DIRECTORY,
             )
 
 
-def _hold(path: Path) -> lock.Lock:
-    held = lock.Lock(path)
+def _lock(path: Path) -> lock.Lock:
+    own_lock = lock.Lock(path)
     try:
-        held.acquire()
+        own_lock.acquire()
     except Fatal as error:
         if error.code is not Exit.ALREADY_RUNNING:
             raise
@@ -101,17 +111,19 @@ def _hold(path: Path) -> lock.Lock:
             "Wait for it to end, and try again.",
             Exit.ALREADY_RUNNING,
         ) from error
-    held.describe({"pid": os.getpid()})
-    return held
+    own_lock.describe({"pid": os.getpid()})
+    return own_lock
 
 
-def daemons(state: Path) -> bool:
-    """Whether anybody sorts the inbox just now, by the locks of those at work."""
+def is_daemon_running(state: Path) -> bool:
+    """Return True if a daemon or worker holds a lock in this state directory."""
     return any(lock.holder(path) is not None for path in state.glob("*.lock") if path.stem != OWNER)
 
 
-def ready(to: Path, inbox: Path) -> Path:
-    """Where files land on their way to this directory. It is made: whether the inbox is there is to be seen before.
+def prepare_landing(to: Path, inbox: Path) -> Path:
+    """Make the directory in which files for ``to`` land first, and return it.
+
+    It is made even if ``inbox`` is missing, so check that before.
 
     Raises:
         Fatal: exit code 5; files can not land there.
@@ -127,81 +139,89 @@ def _landing(to: Path, inbox: Path) -> Path:
 
 
 def put_back(
-    requests: Iterable[PutBackRequest], why: Why, to: Path, executor: DecisionExecutor | None
+    requests: Iterable[PutBackRequest], command: Command, to: Path, executor: DecisionExecutor | None
 ) -> Iterator[PutBackResult]:
-    """Put files into a directory, under their names (or paths) or the next free ones, a chunk at a time.
+    """Put files into a directory, under their names (or relative paths) or the next free ones, and yield the results.
 
-    What is no longer where it was filed is left alone; for ``undo`` also what was changed there. What stays is told.
-    Without a clerk nothing is done, and told what would be.
+    A file that no longer lies where it was filed is left alone. ``undo`` also leaves alone a file that was changed.
+    Without an executor nothing is moved, and the results say what would be.
 
     Raises:
-        Fatal: the ledger can not be written, or could not follow.
+        Fatal: the ledger can not be written.
     """
     todo = iter(requests)
     while chunk := list(itertools.islice(todo, CHUNK)):
-        looked = [(request, None if request.stays else _order(request, why, to)) for request in chunk]
-        orders = [order for _, order in looked if isinstance(order, MoveOrder)]
+        checked = [(request, None if request.stays else _order(request, command, to)) for request in chunk]
+        orders = [order for _, order in checked if isinstance(order, MoveOrder)]
         orders = _under_free_names(orders, to) if executor is not None and to == executor.mover.inbox else orders
-        done = iter(
+        results = iter(
             _carry_out(orders, _landing(to, executor.mover.inbox), executor) if executor is not None and orders else ()
         )
-        for request, order in looked:
+        for request, order in checked:
             if order is None:
-                yield PutBackResult(request, "kept", why=_said(request, "{user} said that it is {label}"))
+                yield PutBackResult(request, "kept", why=_about_verdict(request, "{user} said that it is {label}"))
             elif isinstance(order, str):
                 yield PutBackResult(request, "left", why=order)
             elif executor is None:
-                told = _said(request, "what {user} said of it ({label}) would be withdrawn")
-                yield PutBackResult(request, "planned", destination=str(to), why=told)
+                note = _about_verdict(request, "the verdict of {user} ({label}) would be withdrawn")
+                yield PutBackResult(request, "planned", destination=str(to), why=note)
             else:
-                number, result = next(done)
+                number, result = next(results)
                 if isinstance(result, Filed):
-                    told = _said(request, "what {user} said of it ({label}) is withdrawn")
-                    yield PutBackResult(
-                        request, "restored", number, str(_appear(result, to, executor.mover.inbox)), told
-                    )
+                    note = _about_verdict(request, "the verdict of {user} ({label}) is withdrawn")
+                    path = _publish(result, to, executor.mover.inbox)
+                    yield PutBackResult(request, "restored", number, str(path), note)
                 elif not number:
-                    raise Fatal(result.why, "What is left was not moved. Mend that, and try again.", Exit.DIRECTORY)
+                    raise Fatal(result.why, "The other files were not moved. Mend that, and try again.", Exit.DIRECTORY)
                 else:
                     yield PutBackResult(request, "left", number, why=result.why)
 
 
 def _under_free_names(orders: Sequence[MoveOrder], inbox: Path) -> list[MoveOrder]:
-    """The orders, each with the name that it will have there: the ledger has it before the file appears."""
-    found: list[MoveOrder] = []
+    """Return the orders with the names that their files will get in the inbox.
+
+    The ledger needs the name before the file appears there.
+    """
+    named: list[MoveOrder] = []
     chosen: set[str] = set()
     for order in orders:
         below, base = os.path.split(order.name)
         folder = inbox / no_overwrite.free_directory(inbox, below)
-        names = ((os.path.join(below, each), folder / each) for each in no_overwrite.candidates(base, None))
-        name = next(name for name, path in names if name not in chosen and not os.path.lexists(path))
+        candidates = (
+            (os.path.join(below, candidate), folder / candidate) for candidate in no_overwrite.candidates(base, None)
+        )
+        name = next(name for name, path in candidates if name not in chosen and not os.path.lexists(path))
         chosen.add(name)
-        found.append(replace(order, name=name))
-    return found
+        named.append(replace(order, name=name))
+    return named
 
 
-def _said(request: PutBackRequest, words: str) -> str | None:
-    if request.said is None:
+def _about_verdict(request: PutBackRequest, template: str) -> str | None:
+    if request.verdict is None:
         return None
-    return words.format(user=request.said.user, label=request.said.label or "none of the classes")
+    return template.format(user=request.verdict.user, label=request.verdict.label or "none of the classes")
 
 
 def _carry_out(
     orders: Sequence[MoveOrder], landing: Path, executor: DecisionExecutor
 ) -> list[tuple[int, Filed | Returned]]:
-    """As the clerk does, and nothing may appear before the ledger has it."""
-    done = executor.carry_out(orders, landing)
-    if executor.ledger.behind is not None:
+    """Carry out orders. Stop if their endings can not be recorded: no file may appear in the inbox before that.
+
+    Raises:
+        Fatal: exit code 5; the endings can not be recorded.
+    """
+    results = executor.carry_out(orders, landing)
+    if executor.ledger.lag is not None:
         raise Fatal(
-            executor.ledger.behind.why,
+            executor.ledger.lag.why,
             "Nothing is lost. Mend that: the daemon, or the next retry or undo, ends what this one began.",
             Exit.DIRECTORY,
         )
-    return done
+    return results
 
 
-def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
-    """Let a file that was put back appear in the inbox, now that its decision has ended, and say where it lies."""
+def _publish(filed: Filed, to: Path, inbox: Path) -> Path:
+    """Let a file that was put back appear in the inbox, and return its path. Its decision has ended before."""
     path = Path(filed.destination)
     if to != inbox:
         return path
@@ -216,19 +236,19 @@ def _appear(filed: Filed, to: Path, inbox: Path) -> Path:
         ) from error
 
 
-def _order(request: PutBackRequest, why: Why, to: Path) -> MoveOrder | str:
-    """The order to put a file back, or why it is left alone."""
+def _order(request: PutBackRequest, command: Command, to: Path) -> MoveOrder | str:
+    """Return the order to put a file back, or the reason why it is left alone."""
     if request.entry is not None and request.entry.state is None:
         return "the daemon is moving it just now: try again"
     try:
-        found = os.lstat(request.path)
-        goal = to / os.path.dirname(request.name)
-        if goal.is_dir() and os.path.samestat(os.stat(os.path.dirname(request.path)), os.stat(goal)):
+        status = os.lstat(request.path)
+        target = to / os.path.dirname(request.name)
+        if target.is_dir() and os.path.samestat(os.stat(os.path.dirname(request.path)), os.stat(target)):
             return "it lies there already"
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             return "a directory is in its place"
-        identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-        digest = _digest(Path(request.path), found, request.entry, why)
+        identity = Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        digest = _digest(Path(request.path), status, request.entry, command)
         no_overwrite.check_unchanged(Path(request.path), identity)
     except FileNotFoundError:
         return "it no longer lies there"
@@ -236,20 +256,25 @@ def _order(request: PutBackRequest, why: Why, to: Path) -> MoveOrder | str:
         return f"it can not be read: {error.strerror}"
     except Vanished as error:
         return str(error)
-    decision = Decision(Outcome.RESTORED, None, 0.0, why)
+    decision = Decision(Outcome.RESTORED, None, 0.0, command)
     restores = request.entry.id if request.entry else None
     return MoveOrder(request.name, identity, digest, decision, Timing(0.0), request.path, restores)
 
 
-def _digest(path: Path, found: os.stat_result, entry: LedgerEntry | None, why: Why) -> str | None:
-    regular = stat.S_ISREG(found.st_mode)
-    if why == "retry":
+def _digest(path: Path, status: os.stat_result, entry: LedgerEntry | None, command: Command) -> str | None:
+    """Return the digest of a file that is to be put back. For ``undo`` check that the file is unchanged.
+
+    Raises:
+        Vanished: it was changed since it was filed.
+    """
+    regular = stat.S_ISREG(status.st_mode)
+    if command == "retry":
         return no_overwrite.digest(path) if regular and os.access(path, os.R_OK) else None
     assert entry is not None
-    same_size = entry.size in (None, found.st_size)
+    same_size = entry.size in (None, status.st_size)
     if entry.digest is None:
-        # It was never read (a link, say): then size and time must do.
-        if not same_size or (regular and entry.mtime_ns not in (None, signed(found.st_mtime_ns))):
+        # It was never read (a link, say). So compare size and time.
+        if not same_size or (regular and entry.mtime_ns not in (None, signed(status.st_mtime_ns))):
             raise Vanished("it was changed since it was filed")
         return None
     if not regular or not same_size or no_overwrite.digest(path) != entry.digest:

@@ -1,4 +1,4 @@
-"""Which files are to be put back, and what they are to be called: what ``retry`` and ``undo`` ask for."""
+"""Select the files that ``retry`` and ``undo`` put back, and the names that they get."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from watcher.core.errors import Exit, Fatal
 from watcher.core.records import signed
 from watcher.filing import quarantine_notes
 from watcher.inbox import claims
-from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
+from watcher.ledger.reader import IN_PLACE, LedgerEntry, LedgerReader, Verdict
 
-Name = Callable[[LedgerEntry], str]
-"""What a file is to be called that a decision put where it lies, with its path if it goes below."""
+NameOf = Callable[[LedgerEntry], str]
+"""A function that returns the name that the file of a decision is to get, with a relative path if it has one."""
 
 _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -25,56 +25,65 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 @dataclass(frozen=True)
 class PutBackRequest:
-    """A file that is to be put back: where it lies, what it is to be called, and the decision that it takes back.
+    """A request to put a file back.
 
-    ``said`` is the word of a person by which it lies there. It ``stays`` if that is not to be withdrawn.
+    ``path`` is where the file lies, ``name`` the name that it is to get, ``entry`` the decision that is taken back.
+    ``verdict`` is a person's verdict that put or left the file there. If ``stays`` is true, the file is left alone,
+    because that verdict is not to be withdrawn.
     """
 
     path: str
     name: str
     entry: LedgerEntry | None
-    said: Verdict | None = None
+    verdict: Verdict | None = None
     stays: bool = False
 
 
-def by_name(entry: LedgerEntry) -> str:
-    """The name that the decision gave it."""
+def filed_name(entry: LedgerEntry) -> str:
+    """Return the name that the decision gave the file."""
     return entry.name
 
 
-def as_it_came(inbox: Path, *, recursive: bool) -> Name:
-    """The name it had in this inbox; with its path there, if the directories below are sorted too."""
+def name_in_inbox(inbox: Path, *, recursive: bool) -> NameOf:
+    """Return a function that gives files the names that they had in this inbox.
 
-    def name(entry: LedgerEntry) -> str:
+    If ``recursive`` is true, the names have paths relative to the inbox.
+    """
+
+    def name_of(entry: LedgerEntry) -> str:
         source = Path(entry.source)
         directory = claims.unclaimed_directory(source.parent)
         if not directory.is_relative_to(inbox):
             return entry.name
         return str(directory.relative_to(inbox) / source.name) if recursive else source.name
 
-    return name
+    return name_of
 
 
-def quarantined(ledger_reader: LedgerReader, reason: str | None = None, name: Name = by_name) -> list[PutBackRequest]:
-    """All that should lie in quarantine, as far as the ledger knows. Of two under one path the later counts.
+def quarantined(
+    ledger_reader: LedgerReader, reason: str | None = None, name_of: NameOf = filed_name
+) -> list[PutBackRequest]:
+    """Return a request for each file that lies in quarantine, as far as the ledger knows.
 
-    What somebody removed by hand is not missed.
+    Of two decisions for one path the later counts. Files that somebody removed by hand are passed over.
     """
-    where = f"{LIES} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
-    found = ledger_reader.entries(where, () if reason is None else (reason,))
-    requests = {entry.destination: _wish(entry, name) for entry in found}
+    where = f"{IN_PLACE} and outcome = 'quarantine'" + (" and reason = ?" if reason is not None else "")
+    entries = ledger_reader.entries(where, () if reason is None else (reason,))
+    requests = {entry.destination: _request(entry, name_of) for entry in entries}
     return [request for path, request in requests.items() if path is not None and os.path.lexists(path)]
 
 
 def named(
-    ledger_reader: LedgerReader, files: Iterable[str], quarantine: Path, to_name: Name = by_name
+    ledger_reader: LedgerReader, files: Iterable[str], quarantine: Path, name_of: NameOf = filed_name
 ) -> list[PutBackRequest]:
-    """These files in the quarantine directory, also those that the ledger does not know of. A bare name is one in it.
+    """Return a request for each of these files in quarantine, also for files that the ledger does not know.
+
+    A name without a directory is a name in quarantine.
 
     Raises:
-        Fatal: exit code 2; one lies elsewhere, or is no file of its own.
+        Fatal: exit code 2; a file lies elsewhere, or is a directory, a note or an unfinished copy.
     """
-    known = {request.path: request for request in quarantined(ledger_reader, name=to_name)}
+    known = {request.path: request for request in quarantined(ledger_reader, name_of=name_of)}
     moving = {(entry.size, entry.mtime_ns): entry for entry in ledger_reader.unended() if entry.outcome == "quarantine"}
     requests = {}
     for file in files:
@@ -83,7 +92,7 @@ def named(
         if os.path.realpath(folder) != os.path.realpath(quarantine):
             raise Fatal(f"{file} does not lie in {quarantine}", "Only quarantined files can be retried.", Exit.USAGE)
         if path not in known and (
-            name.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)) or _is_directory(path)
+            name.endswith((quarantine_notes.SUFFIX, no_overwrite.PARTIAL)) or _is_directory(path)
         ):
             raise Fatal(f"{file} is no quarantined file", "Name the file that it belongs to.", Exit.USAGE)
         requests[path] = known.get(path) or PutBackRequest(path, name, moving.get(_size_and_time(path)))
@@ -91,12 +100,12 @@ def named(
 
 
 def _size_and_time(path: str) -> tuple[int | None, int | None]:
-    """What a file keeps when it is moved, also to another file system."""
+    """Return the size and time of a file. Both stay the same when it is moved, also to another file system."""
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return None, None
-    return found.st_size, signed(found.st_mtime_ns)
+    return status.st_size, signed(status.st_mtime_ns)
 
 
 def _is_directory(path: str) -> bool:
@@ -110,29 +119,29 @@ def filed(
     batch: int | None = None,
     number: int | None = None,
     verdicts: bool = False,
-    name: Name = by_name,
+    name_of: NameOf = filed_name,
 ) -> Iterator[PutBackRequest]:
-    """What was filed and not put back since: from a time on, of one batch, or by one decision.
+    """Yield a request for each file that was filed and not put back: since a time, of a batch, or by a decision.
 
-    What people judged stays, unless its decision is named, or ``verdicts`` are to be withdrawn.
-    What the daemon files from now on is not in it.
+    Files that people judged stay, unless ``verdicts`` is true or the decision is given by its ``number``. Files that
+    the daemon files after this call are not included.
     """
-    which: tuple[str, str | int | None]
+    condition: tuple[str, str | int | None]
     if since is not None:
-        which = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
+        condition = ("e.ended_at >= ?", since.astimezone(UTC).isoformat(timespec="milliseconds"))
     else:
-        which = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
-    for entry in ledger_reader.entries(f"{LIES} and {which[0]}", (which[1],)):
-        said = ledger_reader.judgement(entry)
-        stays = said is not None and number is None and not verdicts
-        yield replace(_wish(entry, name), said=said, stays=stays)
+        condition = ("d.id = ?", number) if batch is None else ("d.batch = ?", batch)
+    for entry in ledger_reader.entries(f"{IN_PLACE} and {condition[0]}", (condition[1],)):
+        verdict = ledger_reader.standing_verdict(entry)
+        stays = verdict is not None and number is None and not verdicts
+        yield replace(_request(entry, name_of), verdict=verdict, stays=stays)
 
 
-def since(text: str, now: datetime) -> datetime:
-    """The time that ``2h``, ``30m``, ``1d`` or an ISO 8601 time means; without an offset it is local time.
+def parse_since(text: str, now: datetime) -> datetime:
+    """Return the time for a text such as ``2h``, ``30m`` or ``1d`` ago, or an ISO 8601 time, by default local.
 
     Raises:
-        Fatal: exit code 2; it means none.
+        Fatal: exit code 2; the text is no time.
     """
     try:
         if ago := _AGO.fullmatch(text):
@@ -144,6 +153,6 @@ def since(text: str, now: datetime) -> datetime:
         ) from error
 
 
-def _wish(entry: LedgerEntry, name: Name) -> PutBackRequest:
+def _request(entry: LedgerEntry, name_of: NameOf) -> PutBackRequest:
     assert entry.destination is not None  # it was filed
-    return PutBackRequest(entry.destination, name(entry), entry)
+    return PutBackRequest(entry.destination, name_of(entry), entry)

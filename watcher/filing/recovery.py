@@ -1,8 +1,9 @@
-"""Reconciliation of ledger and disk after a crash, before anybody touches those files again.
+"""Reconcile ledger and disk after a crash, before anybody touches the files again.
 
-Every decision without an ending is from a run that died around the move. The
-file either moved (then the move is finished and recorded), or it did not (then
-it is still at its source and takes the straight way again), or it is nowhere.
+A decision without an ending belongs to a process that died around the move. If
+its file has moved, the move is finished and recorded. If the file is still at its
+source, the decision is recorded as returned, and the file is sorted again. If it
+is in neither place, it is recorded as missing.
 """
 
 from __future__ import annotations
@@ -24,45 +25,57 @@ from watcher.ledger.rows import Unended
 from watcher.ledger.writer import Ledger
 
 CLOCK_STEP_S = 2.0
-"""How coarse a file system's times may be (FAT's are)."""
+"""The coarsest step of a file system's times, in seconds. FAT has it."""
+
+FREE_NAMES = 3
+"""Free names after which the search for a moved file ends. Files that took these names then may be gone by now."""
 
 
 def recover(ledger: Ledger, owner: str | None = None) -> list[Ending]:
-    """Give every unended decision of a dead owner (None: the ledger's own) its ending, in ledger and on disk.
+    """End every unended decision of a dead owner, by default of the ledger's own, on disk and in the ledger.
 
-    Whoever calls this holds the owner's lock. Nobody else has touched those files since: where
-    files go nobody takes them on before their decision has ended (see :mod:`watcher.filing.put_back`).
+    The caller holds the owner's lock. Nobody else has touched those files since: no file is moved on before its
+    decision has ended (see :mod:`watcher.filing.put_back`).
 
     Raises:
-        Retry: a directory is not the one that files were moved from or to (its mount is missing,
-            say), so that nothing can be told; or the ledger can not be used. Nothing was ended.
+        Retry: nothing was ended, because a directory is not the one that files were moved from or to (its mount is
+            missing, say), or because the ledger can not be used.
     """
     endings: list[Ending] = []
-    claimed: set[str] = set()  # of two equal files each needs a place of its own
+    assigned: set[str] = set()  # two decisions with equal files must not find the same file
     for decision in ledger.unended(owner):
-        endings.append(_ending(decision, ledger, claimed))
+        endings.append(_ending(decision, ledger, assigned))
         directory = Path(decision.directory)
-        if _is_persons(decision) or _noted(directory, ledger)[0] != directory:
-            mover.clear_partials(directory)  # the others are cleared at each start
+        if _by_person(decision) or _recorded(directory, ledger)[0] != directory:
+            mover.clear_partials(directory)  # the other directories are cleared at each start
     if endings:
         failpoints.reach("recovering")
-        ledger.ended(endings)
+        ledger.record_endings(endings)
     return endings
 
 
 def recover_all(ledger: Ledger, state: Path, *, own: bool = True) -> list[Ending]:
-    """The same for all dead owners (``own``: and this ledger's). Who lives ends his decisions himself.
+    """End the unended decisions of all dead owners, and if ``own`` is true of this ledger's owner.
+
+    Owners that are alive end their decisions themselves.
 
     Raises:
         Retry: as :func:`recover`.
     """
+    endings: list[Ending] = []
     with contextlib.ExitStack() as stack:
-        owners = [o for o in ledger.owners() if (own if o == ledger.owner else _hold(owner_lock_path(state, o), stack))]
-        return [ending for owner in owners for ending in recover(ledger, owner)]
+        owners = [
+            owner
+            for owner in ledger.unended_owners()
+            if (own if owner == ledger.owner else _lock_if_dead(owner_lock_path(state, owner), stack))
+        ]
+        for owner in owners:
+            endings += recover(ledger, owner)
+    return endings
 
 
 def at_start(ledger: Ledger, state: Path) -> list[Ending]:
-    """The same where nothing else may be done before.
+    """Call :func:`recover_all` at a start, when nothing else may be done before it has succeeded.
 
     Raises:
         Fatal: exit code 5; a directory is not the one it was, or the ledger can not be used.
@@ -71,30 +84,31 @@ def at_start(ledger: Ledger, state: Path) -> list[Ending]:
         return recover_all(ledger, state)
     except Retry as error:
         raise Fatal(
-            f"what was being moved when its owner died can not be reconciled: {error}",
+            f"the files that were being moved when the daemon died can not be reconciled: {error}",
             "Mount what belongs there, or free space for the ledger. If a directory was replaced for good, start once "
             "with `run --directories-replaced` and the same --config.",
             Exit.DIRECTORY,
         ) from error
 
 
-def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
-    """See that none lies beneath a mount that is gone: on another file system than when files were last moved there.
+def refuse_lost_mounts(ledger: Ledger, directories: Iterable[Path]) -> None:
+    """Check that no directory lies beneath a mount that is gone.
 
-    To be asked before any of them is made.
+    A directory does, if it is on another file system than when files were last moved there. Call this before any of
+    the directories is made.
 
     Raises:
-        Fatal: exit code 5; one does.
+        Fatal: exit code 5; a directory is on another file system.
     """
     for directory in directories:
-        was = ledger.place(directory)
-        if was is None:
+        recorded = ledger.recorded_directory(directory)
+        if recorded is None:
             continue
-        there = next(path for path in (directory, *directory.parents) if path.is_dir())
-        found, mount = os.stat(there), mounts.of(there)
-        same = found.st_dev == was[0] or (
-            there == directory and found.st_ino == was[1]
-        )  # a reboot may renumber devices
+        device, inode = recorded
+        existing = next(path for path in (directory, *directory.parents) if path.is_dir())
+        status, mount = os.stat(existing), mounts.of(existing)
+        same_inode = existing == directory and status.st_ino == inode
+        same = status.st_dev == device or same_inode  # a reboot may renumber devices
         if not same and not (mount is not None and mount.renumbers_inodes):
             raise Fatal(
                 f"{directory} is not on the file system it was on when files were last moved there",
@@ -104,20 +118,21 @@ def refuse_missing(ledger: Ledger, directories: Iterable[Path]) -> None:
             )
 
 
-def _hold(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Hold the lock of an owner who died. False if it lives."""
-    held = Lock(path)
-    taken = held.acquire_briefly()
-    stack.callback(held.release)
-    return taken
+def _lock_if_dead(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Take the lock of a dead owner until the stack closes. Return False if the owner is alive."""
+    owner_lock = Lock(path)
+    is_dead = owner_lock.acquire_briefly()
+    stack.callback(owner_lock.release)
+    return is_dead
 
 
-def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:
+def _ending(decision: Unended, ledger: Ledger, assigned: set[str]) -> Ending:
+    """Finish the move of a decision, if its file has left the source, and return the ending."""
     source = Path(decision.source)
-    target = _landed(decision, source, ledger, claimed)
-    waiting = _is(source, decision)
-    _refuse_replaced(decision, source, target, ledger)
-    if target is None and waiting:
+    target = _find_moved_file(decision, source, ledger, assigned)
+    at_source = _is_decided_file(source, decision)
+    _refuse_replaced_directories(decision, source, target, ledger)
+    if target is None and at_source:
         return Ending(decision.decision, "returned", None, "the daemon died before the file moved")
     if target is None and os.path.lexists(source):
         return Ending(
@@ -125,132 +140,153 @@ def _ending(decision: Unended, ledger: Ledger, claimed: set[str]) -> Ending:
         )
     if target is None:
         return Ending(decision.decision, "missing", None, "neither where it was nor at its destination")
-    claimed.add(str(target))
-    if waiting:
-        # Linked or copied to its place, and not yet unlinked here.
+    assigned.add(str(target))
+    if at_source:
+        # It was linked or copied to the target, and not yet unlinked here.
         try:
             no_overwrite.unlink_or_undo(source, target)
         except OSError as error:
             return Ending(decision.decision, "returned", None, f"could not be removed: {error.strerror}")
         no_overwrite.sync_directory(source.parent)
     no_overwrite.sync_directory(target.parent)
-    _explain(decision, target, ledger)
+    _update_note(decision, target, ledger)
     return Ending(decision.decision, "filed", str(target), "found filed after the daemon died")
 
 
-def _refuse_replaced(decision: Unended, source: Path, target: Path | None, ledger: Ledger) -> None:
-    """See that what is not there is not merely out of sight: beneath a mount that is gone every file is missing.
+def _refuse_replaced_directories(decision: Unended, source: Path, target: Path | None, ledger: Ledger) -> None:
+    """Check that a file that is not found is not merely hidden: beneath a lost mount every file seems missing.
 
-    A class directory on the inbox's own file system may have been made anew: what was there lay beside the inbox.
+    A target directory on the inbox's own file system is not checked: somebody may have made it anew.
+
+    Raises:
+        Retry: a directory was replaced by another.
     """
-    left, was_left = _noted(source.parent, ledger)
-    right, was_right = _noted(Path(decision.directory), ledger)
-    if was_left is not None and not os.path.lexists(source):
-        _refuse_other(left, was_left[1])
-    if was_right is not None and was_left is not None and target is None and was_left[0] != was_right[0]:
-        _refuse_other(right, was_right[1])
+    source_directory, source_identity = _recorded(source.parent, ledger)
+    target_directory, target_identity = _recorded(Path(decision.directory), ledger)
+    if source_identity is not None and not os.path.lexists(source):
+        _refuse_other_inode(source_directory, source_identity[1])
+    if (
+        target_identity is not None
+        and source_identity is not None
+        and target is None
+        and source_identity[0] != target_identity[0]
+    ):
+        _refuse_other_inode(target_directory, target_identity[1])
 
 
-def _noted(directory: Path, ledger: Ledger) -> tuple[Path, tuple[int, int] | None]:
-    """A directory that is on record, and what it was: this one or, of those that come and go, the first above it."""
+def _recorded(directory: Path, ledger: Ledger) -> tuple[Path, tuple[int, int] | None]:
+    """Return the recorded directory for a directory, with its device and inode.
+
+    It is the directory itself, or the first recorded one above it, because subdirectories are not recorded.
+    """
     directory = claims.inbox_of(directory)
-    for each in (directory, *directory.parents):
-        if (was := ledger.place(each)) is not None:
-            return each, was
+    for path in (directory, *directory.parents):
+        if (identity := ledger.recorded_directory(path)) is not None:
+            return path, identity
     return directory, None
 
 
-def _refuse_other(directory: Path, inode: int) -> None:
+def _refuse_other_inode(directory: Path, inode: int) -> None:
     mount = mounts.of(directory)
     if mount is not None and mount.renumbers_inodes:
-        return  # it has other inode numbers after each mount: nothing can be told
+        return  # it has other inode numbers after each mount, so they prove nothing
     if not directory.is_dir() or os.stat(directory).st_ino != inode:
         raise Retry(f"{directory} is not the directory it was when files were moved from or to it")
 
 
-def _is_entry(source: Path, path: Path) -> bool:
-    """Whether two paths are one directory entry, by whatever way: a link or a second mount leads there, too."""
-    if source.name != path.name:
+def _is_same_entry(first: Path, second: Path) -> bool:
+    """Return True if two paths lead to one directory entry, maybe through a link or a second mount."""
+    if first.name != second.name:
         return False
     try:
-        return os.path.samestat(os.stat(source.parent), os.stat(path.parent))
+        return os.path.samestat(os.stat(first.parent), os.stat(second.parent))
     except OSError:
         return False
 
 
-def _explain(decision: Unended, target: Path, ledger: Ledger) -> None:
-    """The reason beside a file in quarantine: there when it has come, gone when it has left."""
+def _update_note(decision: Unended, target: Path, ledger: Ledger) -> None:
+    """Write the note of a file that has come into quarantine, or remove that of one that has left it."""
     if decision.outcome is Outcome.QUARANTINE:
-        told = quarantine_notes.reason(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
-        quarantine_notes.explain(target, told, ledger.was_bound_for)
-    elif _is_persons(decision):
-        quarantine_notes.unexplain(Path(decision.source), ledger.was_bound_for)
+        note = quarantine_notes.compose(decision.name, decision.reason, decision.detail, decision.digest, ledger.now())
+        quarantine_notes.write(target, note, ledger.was_bound_for)
+    elif _by_person(decision):
+        quarantine_notes.remove(Path(decision.source), ledger.was_bound_for)
 
 
-def _is_persons(decision: Unended) -> bool:
-    """Whether a person had the file moved, from where it had been filed."""
+def _by_person(decision: Unended) -> bool:
+    """Return True if a person had a filed file moved."""
     return decision.outcome is Outcome.RESTORED or decision.verdict is not None
 
 
-def _landed(decision: Unended, source: Path, ledger: Ledger, claimed: set[str]) -> Path | None:
-    """Where the move left the file, or None. An equal file that was filed before is not it."""
-    free = 0
+def _find_moved_file(decision: Unended, source: Path, ledger: Ledger, assigned: set[str]) -> Path | None:
+    """Return the path to which the file was moved, or None. An equal file that was filed earlier does not count."""
+    free_names = 0
     for candidate in no_overwrite.candidates(decision.name, decision.digest):
         path = Path(decision.directory) / candidate
         if not os.path.lexists(path):
-            free += 1  # whatever took that name when the file moved may be gone by now
-            if free == 3:
+            free_names += 1
+            if free_names == FREE_NAMES:
                 return None
-        elif str(path) in claimed or _is_entry(source, path):
-            continue  # another's, or it was to be put where it is
-        elif _is(path, decision) or (_is_copy(path, decision) and not _held(path, ledger)):
+        elif str(path) in assigned or _is_same_entry(source, path):
+            continue  # it belongs to another decision, or it is the source itself
+        elif _is_decided_file(path, decision) or (_is_copy(path, decision) and not _holds_earlier_file(path, ledger)):
             return path
-        elif _is_reserved(path, decision) and not _held(path, ledger):
+        elif _is_reservation(path, decision) and not _holds_earlier_file(path, ledger):
             with contextlib.suppress(OSError):
                 path.unlink()
-            free += 1
+            free_names += 1
     raise AssertionError("candidates() does not end")
 
 
-def _held(path: Path, ledger: Ledger) -> bool:
-    """Whether an earlier decision has put a file there, that lies there still: nobody has taken it, or just now."""
-    if claims.is_claimed(path.parent) or not ledger.holds(str(path)):
+def _holds_earlier_file(path: Path, ledger: Ledger) -> bool:
+    """Return True if the file at a path was filed by an earlier decision.
+
+    If an unended decision was about to move that file away, it must still be the same file.
+    """
+    if claims.is_claimed(path.parent) or not ledger.should_hold(str(path)):
         return False
-    return all(_is(path, leaving) for leaving in ledger.leaving(str(path)))
+    return all(_is_decided_file(path, unended) for unended in ledger.unended_from(str(path)))
 
 
-def _is(path: Path, decision: Unended) -> bool:
-    """The very file that was decided upon: a rename or a link keeps inode, size and time.
+def _is_decided_file(path: Path, decision: Unended) -> bool:
+    """Return True if a path leads to the very file of a decision: a rename or link keeps inode, size and time.
 
-    Not compared: the device, whose number may be another after a reboot.
+    The device is not compared, because its number may change at a reboot.
     """
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return False
     i = decision.identity
-    return i is not None and (found.st_ino, found.st_size, signed(found.st_mtime_ns)) == (i.inode, i.size, i.mtime_ns)
+    return i is not None and (status.st_ino, status.st_size, signed(status.st_mtime_ns)) == (
+        i.inode,
+        i.size,
+        i.mtime_ns,
+    )
 
 
 def _is_copy(path: Path, decision: Unended) -> bool:
-    """A copy, on another file system or behind another mount of this one: digest and time are kept, not the inode.
+    """Return True if a path leads to a copy of the file, on another file system or behind another mount of this one.
 
-    SMB keeps the time to 100 ns, FAT to 2 s.
+    A copy keeps digest and time, but not the inode. SMB keeps the time to 100 ns, FAT to 2 s.
     """
-    found = os.lstat(path)
+    status = os.lstat(path)
     i = decision.identity
-    if i is None or decision.digest is None or found.st_size != i.size:
+    if i is None or decision.digest is None or status.st_size != i.size:
         return False
-    if abs(signed(found.st_mtime_ns) - i.mtime_ns) > CLOCK_STEP_S * 1e9:
+    if abs(signed(status.st_mtime_ns) - i.mtime_ns) > CLOCK_STEP_S * 1e9:
         return False
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == decision.digest
 
 
-def _is_reserved(path: Path, decision: Unended) -> bool:
-    """The empty file by which a name is taken where the file system offers no better way (see :mod:`unique`)."""
-    found = os.lstat(path)
-    since = found.st_mtime - decision.decided_at.timestamp()
-    return stat.S_ISREG(found.st_mode) and found.st_size == 0 and since > -CLOCK_STEP_S
+def _is_reservation(path: Path, decision: Unended) -> bool:
+    """Return True for an empty file that reserves a name, on a file system without links.
+
+    See :mod:`watcher.core.no_overwrite`.
+    """
+    status = os.lstat(path)
+    age_s = status.st_mtime - decision.decided_at.timestamp()
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0 and age_s > -CLOCK_STEP_S

@@ -1,8 +1,8 @@
-"""Shadow mode: decides and records, and moves nothing.
+"""Run in shadow mode: decide on files and record the decisions, but move nothing.
 
-The files stay in the inbox, where people take them from. So each is decided
-upon once: :class:`ShadowInbox` overlooks what was, and the ledger knows it again
-by its bytes.
+The files stay in the inbox, from which people take them. Each file is decided on
+once: :class:`ShadowInbox` passes over the files that were decided on, and the
+ledger recognises a changed or renamed file by its bytes.
 """
 
 from __future__ import annotations
@@ -17,91 +17,99 @@ from watcher.inbox.scan import Inbox
 from watcher.ledger.writer import Ledger
 
 _Stamp = tuple[str, int, int, int]
+"""The name or path, inode, size and mtime_ns of a file."""
 
 
 class ShadowInbox(Inbox):
-    """An inbox whose files stay. What was decided upon is not seen again until it changes."""
+    """An inbox whose files stay. A file that was decided on is passed over until it changes."""
 
     def __init__(
         self, path: Path, ignore: Sequence[str] = (), sentinel: str | None = None, *, recursive: bool = False
     ) -> None:
         super().__init__(path, ignore, sentinel, recursive=recursive)
-        self._known: set[_Stamp] = set()
+        self._decided: set[_Stamp] = set()
 
-    def know(self, name: str, identity: Identity | None) -> None:
-        """This file was decided upon as it is."""
+    def mark_decided(self, name: str, identity: Identity | None) -> None:
+        """Note that a file was decided on in its present state."""
         if identity is not None:
-            self._known.add(_stamp(name, identity))
+            self._decided.add(_stamp(name, identity))
 
-    def inherit(self, other: Inbox) -> None:
-        """Know what another one of the same directory does."""
+    def copy_decided_from(self, other: Inbox) -> None:
+        """Pass over the files that another inbox of the same directory passes over."""
         if isinstance(other, ShadowInbox):
-            self._known = other._known
+            self._decided = other._decided
 
-    def remember(self, ledger: Ledger) -> None:
-        """Know what was decided upon in earlier lives.
+    def load_decided(self, ledger: Ledger) -> None:
+        """Note the files on which earlier processes decided.
 
         Raises:
             Retry: the inbox can not be listed.
         """
-        before = {(path, *stamp) for path, stamp in ledger.all_shadows()}
-        for name in filter(None, super().scan_in_steps()) if before else ():
+        decided = {(path, *stamp) for path, stamp in ledger.all_shadowed_files()}
+        for name in filter(None, super().scan_in_steps()) if decided else ():
             identity = self.identify(name)
-            if identity is not None and _stamp(str(self.path / name), identity) in before:
-                self.know(name, identity)
+            if identity is not None and _stamp(str(self.path / name), identity) in decided:
+                self.mark_decided(name, identity)
 
     def scan_in_steps(self) -> Iterator[str]:
-        """Every file that was not decided upon as it is; an empty name for those that were.
+        """Yield the name of every file that was not decided on, and an empty name for every other one.
 
-        What has gone since is forgotten.
+        Files that have gone since the last scan are forgotten.
         """
-        met: set[_Stamp] = set()
-        before = frozenset(self._known)
+        found: set[_Stamp] = set()
+        decided_before = frozenset(self._decided)
         for name in super().scan_in_steps():
-            identity = self.identify(name) if name and self._known else None
-            if identity is not None and (stamp := _stamp(name, identity)) in self._known:
-                met.add(stamp)
+            identity = self.identify(name) if name and self._decided else None
+            if identity is not None and (stamp := _stamp(name, identity)) in self._decided:
+                found.add(stamp)
                 yield ""
             else:
                 yield name
-        self._known = (self._known - before) | met
+        self._decided = (self._decided - decided_before) | found
 
 
 def _stamp(name: str, identity: Identity) -> _Stamp:
-    """Without the device: its number may be another after a reboot."""
+    """Return the stamp of a file. It has no device, because the device's number may change at a reboot."""
     return name, identity.inode, identity.size, identity.mtime_ns
 
 
 class ShadowExecutor(DecisionExecutor):
-    """Records decisions as a clerk does, and carries out none."""
+    """Records decisions like a :class:`DecisionExecutor`, and carries out none."""
 
     def handle(self, orders: Sequence[MoveOrder]) -> list[tuple[int, Result]]:
-        """Record, in one transaction. Gives each order's decision id, 0 if it was decided upon before."""
+        """Record the decisions in one transaction. Return each result with its decision's id.
+
+        The id is 0 if the file was decided on before.
+        """
         try:
-            with self.ledger.deciding():
-                orders = self._without_collisions(orders) if self.rules.ask else orders
-                fresh = [order for order in orders if not self._was_decided(order)]
-                directories = [str(Path(self._would_go(order)).parent) for order in fresh]
-                ids = self.ledger.decided(fresh, directories, self.model, self.mover.inbox)
-                self.ledger.shadowed(ids)
+            with self.ledger.transaction():
+                orders = self._apply_duplicate_rules(orders) if self.rules.need_lookup else orders
+                new = [order for order in orders if not self._was_decided(order)]
+                directories = [str(Path(self._would_go(order)).parent) for order in new]
+                ids = self.ledger.record_decisions(new, directories, self.model, self.mover.inbox)
+                self.ledger.record_shadowed(ids)
         except Retry as error:
             return [(0, Returned(order, str(error), later=True)) for order in orders]
         finally:
             self.carried += 1
-        numbers = dict(zip(map(id, fresh), ids, strict=True))
+        numbers = dict(zip(map(id, new), ids, strict=True))
         return [(numbers.get(id(order), 0), Shadowed(order, self._would_go(order))) for order in orders]
 
     def _was_decided(self, order: MoveOrder) -> bool:
-        """Whether it was, with these bytes: touched or renamed since, it is the same file."""
+        """Return True if the file was decided on with the same bytes. It may have been touched or renamed since."""
         if order.identity is None:
             return False
         path = str(self.mover.inbox / order.name)
-        now = _stamp(path, order.identity)
-        for where, stamp in self.ledger.shadows(order.digest, order.target_name):
-            if (where, *stamp) == now or (order.digest is not None and (where == path or stamp[0] == now[1])):
+        stamp = _stamp(path, order.identity)
+        for earlier_path, earlier_stamp in self.ledger.shadowed_files(order.digest, order.target_name):
+            same_bytes = order.digest is not None
+            if (earlier_path, *earlier_stamp) == stamp or (
+                same_bytes and (earlier_path == path or earlier_stamp[0] == order.identity.inode)
+            ):
                 return True
         return False
 
     def _would_go(self, order: MoveOrder) -> str:
-        root, below = self._way(order)
+        """Return the path that the file would get."""
+        root, below = self._target(order)
         return str(root / below / order.target_name)

@@ -1,1 +1,1 @@
-"""The audit trail in SQLite. The daemon writes it; commands and the page read it."""
+"""Keeps the audit trail in SQLite. The daemon writes it; commands and the review page read it."""

@@ -1,4 +1,4 @@
-"""What the daemon asks its open ledger: unended decisions, counts, noted directories."""
+"""Answer the daemon's questions to its open ledger: unended decisions, counts, recorded directories."""
 
 from __future__ import annotations
 
@@ -10,84 +10,87 @@ from pathlib import Path
 from typing import Any
 
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.ledger import rows as ledger_rows
+from watcher.ledger import rows
 from watcher.ledger.rows import Unended
 
 
 class LedgerQueries:
-    """The questions to an open ledger. :class:`watcher.ledger.writer.Ledger` opens it and writes.
+    """Queries of an open ledger. The subclass :class:`watcher.ledger.writer.Ledger` opens it and writes.
 
-    Each raises :class:`Retry` while others lock the file, and :class:`Fatal` when it can not be read.
+    Each query raises :class:`Retry` while others lock the file, and :class:`Fatal` if the file can not be read.
     """
 
     owner: str
     _db: sqlite3.Connection
     _path: Path
 
-    def awaited(self, limit: int) -> list[int]:
-        """The oldest verdicts that nobody has carried out, nor does just now."""
-        return [row[0] for row in self._read(f"{ledger_rows.AWAITED} order by verdict limit ?", limit)]
+    def waiting_verdicts(self, limit: int) -> list[int]:
+        """Return the ids of the oldest verdicts that nobody has carried out or is carrying out now."""
+        return [row[0] for row in self._read(f"{rows.WAITING_VERDICTS} order by verdict limit ?", limit)]
 
-    def place(self, directory: Path) -> tuple[int, int] | None:
-        """Device and inode that a directory had when files were last moved from or to it."""
-        rows = self._read("select device, inode from place where path = ?", os.fsencode(directory))
-        return (rows[0][0] % (1 << 64), rows[0][1] % (1 << 64)) if rows else None
+    def recorded_directory(self, directory: Path) -> tuple[int, int] | None:
+        """Return the device and inode that a directory had when files were last moved from or to it."""
+        found = self._read("select device, inode from place where path = ?", os.fsencode(directory))
+        return (found[0][0] % (1 << 64), found[0][1] % (1 << 64)) if found else None
 
-    def noted(self) -> list[Path]:
-        """Every directory that files were ever moved from or to."""
+    def recorded_directories(self) -> list[Path]:
+        """Return all directories that files were ever moved from or to."""
         return [Path(os.fsdecode(path)) for (path,) in self._read("select path from place order by path")]
 
-    def shadows(self, digest: str | None, title: str) -> list[tuple[str, tuple[int, int, int]]]:
-        """What was only recorded of files of these bytes: the path of each, and (inode, size, mtime_ns) then.
+    def shadowed_files(self, digest: str | None, title: str) -> list[tuple[str, tuple[int, int, int]]]:
+        """Return the files with this digest on which shadow mode decided: path, and (inode, size, mtime_ns) then.
 
-        Without a digest, of those that could not be read and were to be called so.
+        Without a digest, return those that could not be read and were to be called ``title``.
         """
         where, value = ("digest = ?", digest) if digest else ("digest is null and name = ?", os.fsencode(title))
-        return [ledger_rows.shadow(row) for row in self._read(f"{ledger_rows.SHADOWED} and {where}", value)]
+        return [rows.shadowed_file(row) for row in self._read(f"{rows.SHADOWED} and {where}", value)]
 
-    def all_shadows(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
-        """The same of all there ever were: at a start."""
-        return map(ledger_rows.shadow, self._read(ledger_rows.SHADOWED))
+    def all_shadowed_files(self) -> Iterator[tuple[str, tuple[int, int, int]]]:
+        """Return all files on which shadow mode ever decided: path, and (inode, size, mtime_ns) then."""
+        return map(rows.shadowed_file, self._read(rows.SHADOWED))
 
-    def owners(self) -> list[str]:
-        """Who has decisions without an ending: those at work, and those that died at it."""
+    def unended_owners(self) -> list[str]:
+        """Return the owners of decisions without an ending: those that are at work, and those that died at it."""
         return [row[0] for row in self._read("select distinct owner from unended order by 1")]
 
     def unended(self, owner: str | None = None) -> list[Unended]:
-        """Decisions of an owner (None: of this ledger's) without an ending.
+        """Return the decisions without an ending of an owner, by default this ledger's, oldest first.
 
-        They are what :mod:`watcher.filing.recovery` looks into.
+        :mod:`watcher.filing.recovery` ends those of dead owners.
         """
         return self._unended("owner = ? order by id", owner or self.owner)
 
-    def holds(self, path: str) -> bool:
-        """Whether a file filed under this very path should be there still. Reads the whole ledger: for recovery."""
+    def should_hold(self, path: str) -> bool:
+        """Return True if a file was filed under this path and not moved from it since.
+
+        Reads the whole ledger, so only recovery calls it.
+        """
         raw = os.fsencode(path)
-        [(put, taken)] = self._read(ledger_rows.PUT_AND_TAKEN, raw, raw)
-        return bool(put > taken)
+        [(last_in, last_out)] = self._read(rows.LAST_IN_AND_OUT, raw, raw)
+        return bool(last_in > last_out)
 
     def was_bound_for(self, path: Path) -> bool:
-        """Whether a file of this very name was ever to go to this directory. By index."""
+        """Return True if a file of this name was ever to go to this directory. Uses an index."""
         query = "select 1 from decision where name = ? and directory = ? limit 1"
         return bool(self._read(query, os.fsencode(path.name), os.fsencode(path.parent)))
 
-    def leaving(self, path: str) -> list[Unended]:
-        """Decisions without an ending, of anybody, to take what was at this very path."""
+    def unended_from(self, path: str) -> list[Unended]:
+        """Return the decisions without an ending, of any owner, to move the file at this path."""
         return self._unended("source = ? order by id", os.fsencode(path))
 
     def classified(self, model: str, limit: int) -> list[tuple[float, str | None, float, str, str | None]]:
-        """What a model decided among the last decisions, oldest first.
+        """Return the decisions of a model among the last ``limit`` decisions, oldest first.
 
         Each is (seconds since 1970, class, confidence, outcome, reason).
         """
-        rows = self._read(ledger_rows.CLASSIFIED, limit, model)
-        return [(datetime.fromisoformat(at).timestamp(), *told) for at, *told in reversed(rows)]
+        found = self._read(rows.CLASSIFIED, limit, model)
+        return [(datetime.fromisoformat(decided_at).timestamp(), *rest) for decided_at, *rest in reversed(found)]
 
     def counts(self) -> dict[str, int]:
-        """How many files this owner has filed so far, by outcome.
+        """Return how many files this owner has filed so far, by outcome.
 
         Raises:
-            Fatal: it can not be read.
+            Fatal: the ledger can not be read.
         """
         try:
             return dict(self._read("select outcome, files from tally where owner = ?", self.owner))
@@ -95,15 +98,15 @@ class LedgerQueries:
             raise unusable(self._path, error) from error
 
     def _unended(self, where: str, *values: Any) -> list[Unended]:
-        return [ledger_rows.unended(row) for row in self._read(f"{ledger_rows.UNENDED} where {where}", *values)]
+        return [rows.unended(row) for row in self._read(f"{rows.UNENDED} where {where}", *values)]
 
     def last_filed(self) -> datetime | None:
-        """When a file was last sorted or handed to a person, by any owner; None: never yet."""
-        rows = self._read(
+        """Return the time at which any owner last filed a file, without those put back. None if none was filed."""
+        found = self._read(
             "select ended_at from ending join decision on decision.id = ending.decision"
             " where state = 'filed' and outcome != 'restored' order by ending.decision desc limit 1"
         )
-        return datetime.fromisoformat(rows[0][0]) if rows else None
+        return datetime.fromisoformat(found[0][0]) if found else None
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:
@@ -115,7 +118,7 @@ class LedgerQueries:
 
 
 def unusable(path: Path, error: Exception) -> Fatal:
-    """Describe a ledger file that can not be used."""
+    """Return the error for a ledger file that can not be used."""
     return Fatal(
         f"the ledger {path} can not be used: {error}",
         "Check the directory's owner and free space; move a damaged ledger aside and keep it.",

@@ -1,6 +1,6 @@
-"""What the ledger tells those who only read: ``status``, ``audit``, ``explain``, and what is to be put back.
+"""Read the ledger, for commands and the review page.
 
-Read in pages: whoever reads an SQLite database holds up those who write into it.
+Rows are read a page at a time, because whoever reads an SQLite database holds up those who write into it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Literal
 from watcher.core.errors import Exit, Fatal
 
 PAGE = 1000
-"""Rows read at once."""
+"""The number of rows that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """One decision, how it ended, who is to end it, and which decision took it back."""
+    """A decision, its ending, the owner that must end it, and the decision that took it back."""
 
     id: int
     batch: int
@@ -52,21 +52,21 @@ class LedgerEntry:
 
     @property
     def top(self) -> list[tuple[str, float]]:
-        """Classes with their probabilities, most probable first."""
+        """The classes with their probabilities, most probable first."""
         return [(name, probability) for name, probability in json.loads(self.top_json)]
 
     @property
-    def lies(self) -> bool:
-        """Whether its file should lie at the destination. What was put back may have been taken on."""
+    def in_place(self) -> bool:
+        """True if its file should lie at the destination. False after it was put back: it may have been moved on."""
         return self.state == "filed" and self.outcome != "restored" and self.restored_by is None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a person said of the file at ``path``; ``label`` None: it is of no class.
+    """A person's judgement of the file at ``path``. If ``label`` is None, the file is of no class.
 
-    ``decision`` is the one judged, ``filed_by`` the one that carried the verdict out, ``withdrawn_by`` the ``undo``
-    of what it filed or confirmed.
+    ``decision`` is the decision that was judged. ``filed_by`` is the decision that carried the verdict out.
+    ``withdrawn_by`` is the decision by which ``undo`` took the verdict back.
     """
 
     id: int
@@ -86,10 +86,10 @@ class Verdict:
 
 
 class LedgerReader:
-    """The ledger, opened to be read only."""
+    """The ledger, opened only for reading."""
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Open the ledger.
 
         Raises:
             Fatal: exit code 5; there is no ledger, or it can not be read.
@@ -101,7 +101,7 @@ class LedgerReader:
                 "Is this the daemon's config file? The ledger is made when the daemon first starts.",
                 Exit.DIRECTORY,
             )
-        with self._told():
+        with self._fatal_errors():
             self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)
 
     def __enter__(self) -> LedgerReader:
@@ -110,60 +110,63 @@ class LedgerReader:
     def __exit__(self, *_: object) -> None:
         self._db.close()
 
-    def last(self) -> int:
-        """The newest decision's id, 0 if there is none."""
+    def last_id(self) -> int:
+        """Return the id of the newest decision, 0 if there is none."""
         return int(self._read("select coalesce(max(id), 0) from decision")[0][0])
 
     def entries(
         self, where: str = "true", values: tuple[Any, ...] = (), *, after: int = 0, upto: int | None = None
     ) -> Iterator[LedgerEntry]:
-        """The decisions of a condition, oldest first, those up to the newest at the time of the call."""
-        last, page = self.last() if upto is None else upto, PAGE
-        while page == PAGE:
-            rows = self._read(
-                f"{_ENTRY} where d.id > ? and d.id <= ? and ({where}) {_ORDER}", after, last, *values, PAGE
-            )
+        """Yield the decisions that meet a condition, oldest first, with an id above ``after``.
+
+        They end with the id ``upto``, by default with the newest decision at the time of the call.
+        """
+        last_id, count = self.last_id() if upto is None else upto, PAGE
+        query = f"{_ENTRIES} where d.id > ? and d.id <= ? and ({where}) order by d.id limit ?"
+        while count == PAGE:
+            rows = self._read(query, after, last_id, *values, PAGE)
             yield from (_entry(row) for row in rows)
-            page = len(rows)
-            after = rows[-1][0] if rows else last
+            count = len(rows)
+            after = rows[-1][0] if rows else last_id
 
     def latest(self, where: str, before: int, limit: int) -> list[LedgerEntry]:
-        """The last decisions of a condition, those before a number, newest first."""
-        query = f"{_ENTRY} where d.id < ? and ({where}) order by d.id desc limit ?"
+        """Return the last decisions that meet a condition and have an id below ``before``, newest first."""
+        query = f"{_ENTRIES} where d.id < ? and ({where}) order by d.id desc limit ?"
         return [_entry(row) for row in self._read(query, before, limit)]
 
     def unended(self) -> list[LedgerEntry]:
-        """Decisions without an ending: of those at work, and of those who died at it."""
+        """Return the decisions without an ending: of owners at work, and of owners that died at it."""
         return list(self.entries("d.id in (select decision from unended)"))
 
     def verdicts(self, where: str = "true", *values: Any) -> list[Verdict]:
-        """What people said, oldest first."""
-        return [verdict(row) for row in self._read(f"select * from ({VERDICT}) where {where} order by id", *values)]
+        """Return the verdicts that meet a condition, oldest first."""
+        query = f"select * from ({VERDICTS}) where {where} order by id"
+        return [verdict_of_row(row) for row in self._read(query, *values)]
 
-    def about(self, entry: LedgerEntry) -> list[Verdict]:
-        """What people said of the file that a decision put where it lies, or lay."""
+    def verdicts_on(self, entry: LedgerEntry) -> list[Verdict]:
+        """Return the verdicts on the file of a decision, and the verdict that the decision carries out."""
         return self.verdicts("decision = ? or id = ?", entry.id, entry.verdict)
 
-    def judgement(self, entry: LedgerEntry) -> Verdict | None:
-        """The last word of a person by which a file lies where a decision put it, or that is yet to be carried out."""
-        holding = [
-            said
-            for said in self.about(entry)
-            if said.state in ("open", "confirmed") or (said.state == "filed" and said.filed_by == entry.id)
+    def standing_verdict(self, entry: LedgerEntry) -> Verdict | None:
+        """Return the last verdict that keeps the file of a decision in place, or that is not carried out yet."""
+        standing = [
+            verdict
+            for verdict in self.verdicts_on(entry)
+            if verdict.state in ("open", "confirmed") or (verdict.state == "filed" and verdict.filed_by == entry.id)
         ]
-        return holding[-1] if holding else None
+        return standing[-1] if standing else None
 
-    def holds_digest(self, digest: str) -> int | None:
-        """A decision whose file has these bytes and should lie where it was filed."""
-        rows = self._read(f"{_ENTRY} where digest = ? and {LIES} limit 1", digest)
+    def in_place_with_digest(self, digest: str) -> int | None:
+        """Return the id of a decision whose file has this digest and should lie where it was filed."""
+        rows = self._read(f"{_ENTRIES} where digest = ? and {IN_PLACE} limit 1", digest)
         return rows[0][0] if rows else None
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        with self._told():
+        with self._fatal_errors():
             return self._db.execute(query, values).fetchall()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _fatal_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
@@ -171,7 +174,7 @@ class LedgerReader:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a ledger.
+    """Return True if there is a ledger.
 
     Raises:
         Fatal: exit code 5; its directory can not be entered.
@@ -189,10 +192,10 @@ def exists(path: Path) -> bool:
     return True
 
 
-LIES = "state = 'filed' and outcome != 'restored' and restored_by is null"
-"""The condition of :attr:`Entry.lies`."""
+IN_PLACE = "state = 'filed' and outcome != 'restored' and restored_by is null"
+"""The SQL condition for :attr:`LedgerEntry.in_place`."""
 
-_ENTRY = """
+_ENTRIES = """
 select d.id, d.batch, d.name, d.source, d.digest, d.inode, d.size, d.mtime_ns, d.outcome, d.class, d.confidence,
        d.reason, d.detail, d.top, d.model, d.directory, d.restores, d.decided_at,
        e.state, e.destination, e.note, e.ended_at,
@@ -203,7 +206,7 @@ select d.id, d.batch, d.name, d.source, d.digest, d.inode, d.size, d.mtime_ns, d
 from decision d left join ending e on e.decision = d.id
 """
 
-VERDICT = """
+VERDICTS = """
 select v.id, v.decision, v.path, v.name, v.digest, v.class, v.uid, v.user, v.note, v.given_at,
        case when v.withdrawn_by is null then v.state else 'withdrawn' end as state, v.why, v.filed_by, v.withdrawn_by
 from (
@@ -219,13 +222,11 @@ from (
     ) f
 ) v
 """
-"""All columns of :class:`Verdict`."""
-
-_ORDER = "order by d.id limit ?"
+"""The query for all columns of :class:`Verdict`."""
 
 
-def verdict(row: Sequence[Any]) -> Verdict:
-    """One row of :data:`VERDICT`."""
+def verdict_of_row(row: Sequence[Any]) -> Verdict:
+    """Return the verdict of a row of :data:`VERDICTS`."""
     number, decision, path, name, *rest = row
     return Verdict(number, decision, os.fsdecode(path), os.fsdecode(name), *rest)
 
@@ -240,7 +241,7 @@ def _entry(row: tuple[Any, ...]) -> LedgerEntry:
 
 
 def unreadable(path: Path, error: sqlite3.Error) -> Fatal:
-    """Describe a ledger file that can not be read."""
+    """Return the error for a ledger file that can not be read."""
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return Fatal(
             f"the ledger {path} was being written when its writer died",

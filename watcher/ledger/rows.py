@@ -1,4 +1,4 @@
-"""How decisions are written in the ledger's rows, and asked for and read from them again."""
+"""Convert decisions and endings to rows of the ledger and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from watcher.core.records import Ending, Identity, MoveOrder, Outcome, signed
 
-DECIDE = f"insert into decision values ({', '.join('?' * 20)})"
+INSERT_DECISION = f"insert into decision values ({', '.join('?' * 20)})"
 
 UNENDED = """
 select id, outcome, name, source, directory, digest, reason, detail, decided_at, verdict,
@@ -24,7 +24,7 @@ select source, inode, size, mtime_ns from decision join ending on ending.decisio
 where state = 'shadowed' and inode is not null
 """
 
-AWAITED = """
+WAITING_VERDICTS = """
 select verdict from (
     select verdict from open_verdict
     except select decision.verdict from unended join decision on decision.id = unended.decision
@@ -38,12 +38,12 @@ join ending on ending.decision = d.id
 where model = ? and state in ('filed', 'shadowed') order by d.id desc
 """
 
-PUT_AND_TAKEN = """
+LAST_IN_AND_OUT = """
 select coalesce(max(id) filter (where destination = ?), 0), coalesce(max(id) filter (where source = ?), 0)
 from ending join decision on decision.id = ending.decision where state = 'filed'
 """
 
-TWIN = """
+DUPLICATE = """
 select decision.id from decision left join ending on ending.decision = decision.id
 where digest = ? and outcome = 'sorted' and coalesce(state, 'filed') = 'filed'
   and not exists (select 1 from decision back join ending on ending.decision = back.id
@@ -54,7 +54,7 @@ limit 1
 
 @dataclass(frozen=True)
 class Unended:
-    """A decision whose file may or may not have moved, from before a crash."""
+    """A decision without an ending. Its file may or may not have moved."""
 
     decision: int
     outcome: Outcome
@@ -69,45 +69,46 @@ class Unended:
     verdict: int | None = None
 
 
-def decision(
-    number: int, batch: int, order: MoveOrder, source: str, directory: str, model: str | None, at: str
+def decision_row(
+    number: int, batch: int, order: MoveOrder, source: str, directory: str, model: str | None, decided_at: str
 ) -> tuple[Any, ...]:
-    """The row of a decision, as ``ledger.sql`` has it."""
+    """Return the row of a decision, with the columns of ``schema.sql``."""
     i, d = order.identity, order.decision
-    stamp = (signed(i.device), signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
-    told = (d.outcome.value, d.label, d.confidence, text(d.reason), text(d.detail), json.dumps(d.top), model)
     names = (os.fsencode(order.target_name), os.fsencode(source))
-    taken = (os.fsencode(directory), order.restores, order.verdict, at)
-    return (number, batch, *names, order.digest, *stamp, *told, *taken)
+    stamp = (signed(i.device), signed(i.inode), i.size, i.mtime_ns) if i else (None,) * 4
+    detail = storable_text(d.detail)
+    decision = (d.outcome.value, d.label, d.confidence, storable_text(d.reason), detail, json.dumps(d.top), model)
+    rest = (os.fsencode(directory), order.restores, order.verdict, decided_at)
+    return (number, batch, *names, order.digest, *stamp, *decision, *rest)
 
 
 def unended(row: Sequence[Any]) -> Unended:
-    """What a row says of a decision without an ending."""
-    number, outcome, name, source, directory, digest, reason, detail, at, verdict, *stamp = row
+    """Return the decision of a row of :data:`UNENDED`."""
+    number, outcome, name, source, directory, digest, reason, detail, decided_at, verdict, *stamp = row
     identity = None if stamp[0] is None else _identity(stamp)
     paths = (os.fsdecode(name), os.fsdecode(source), os.fsdecode(directory))
     return Unended(
         *(number, Outcome(outcome), *paths, identity, digest, reason, detail),
-        decided_at=datetime.fromisoformat(at),
+        decided_at=datetime.fromisoformat(decided_at),
         verdict=verdict,
     )
 
 
-def shadow(row: Sequence[Any]) -> tuple[str, tuple[int, int, int]]:
-    """What a row says of a file that stayed: its path, and (inode, size, mtime_ns)."""
+def shadowed_file(row: Sequence[Any]) -> tuple[str, tuple[int, int, int]]:
+    """Return the file of a row of :data:`SHADOWED`: its path, and (inode, size, mtime_ns)."""
     source, inode, size, mtime_ns = row
     return os.fsdecode(source), (inode % (1 << 64), size, mtime_ns)
 
 
-def ending(ended: Ending, at: str) -> tuple[Any, ...]:
-    """The row of an ending."""
-    destination = None if ended.destination is None else os.fsencode(ended.destination)
-    return (ended.decision, ended.state, destination, text(ended.note), at)
+def ending_row(ending: Ending, ended_at: str) -> tuple[Any, ...]:
+    """Return the row of an ending, with the columns of ``schema.sql``."""
+    destination = None if ending.destination is None else os.fsencode(ending.destination)
+    return (ending.decision, ending.state, destination, storable_text(ending.note), ended_at)
 
 
-def text(told: str | None) -> str | None:
-    """SQLite takes no surrogate escapes: names that are no UTF-8 appear in words as escapes."""
-    return None if told is None else told.encode("utf-8", "backslashreplace").decode()
+def storable_text(text: str | None) -> str | None:
+    """Escape surrogates, which stand for bytes of a file name that are no UTF-8. SQLite does not accept them."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _identity(row: Sequence[int]) -> Identity:

@@ -1,14 +1,14 @@
--- The ledger of mednet-watcher. Decisions and endings are added, never changed:
--- what was decided, by which model, and how it ended. Times are UTC, ISO 8601.
--- Names and paths are bytes, as the file system has them.
+-- The ledger of mednet-watcher: what was decided, by which model, and how it ended.
+-- Decisions and endings are added and never changed. Times are UTC, ISO 8601.
+-- Names and paths are bytes, as in the file system.
 
 create table if not exists decision (
     id         integer primary key,
-    batch      integer not null, -- the first decision of its transaction
-    name       blob    not null, -- what the file is to be called
-    source     blob    not null, -- the path it was taken from
+    batch      integer not null, -- id of the first decision of its transaction
+    name       blob    not null, -- name that the file is to get
+    source     blob    not null, -- path that the file is taken from
     digest     text,             -- SHA-256 of the file's bytes, hex
-    device     integer,          -- what the source stood for when it was read
+    device     integer,          -- identity of the source when it was read: this and the next three
     inode      integer,
     size       integer,
     mtime_ns   integer,
@@ -19,9 +19,9 @@ create table if not exists decision (
     detail     text,
     top        text    not null, -- JSON: [[class, probability], ...]
     model      text,             -- digest of the weights; null when a person decided
-    directory  blob    not null, -- where it was to go
+    directory  blob    not null, -- directory that it is to go to
     restores   integer references decision (id),
-    verdict    integer references verdict (id), -- the person's word that it carries out
+    verdict    integer references verdict (id), -- the verdict that it carries out
     decided_at text    not null
 );
 
@@ -39,14 +39,14 @@ create table if not exists ending (
     ended_at    text not null
 );
 
--- What people said of images, and when. Who they are is as the operating system has it. Added, never changed.
+-- What people said of images, and when. Users are those of the operating system. Added, never changed.
 create table if not exists verdict (
     id       integer primary key,
-    decision integer references decision (id), -- which put the file where it lay; null: nobody's we know of
-    path     blob    not null, -- where it lay
-    name     blob    not null, -- what it is to be called
+    decision integer references decision (id), -- it put the file where it lay; null: none is known
+    path     blob    not null, -- where the file lay
+    name     blob    not null, -- name that the file is to get
     digest   text    not null, -- SHA-256 of the bytes that were judged, hex
-    class    text,             -- null: rejected, it is of none of the classes
+    class    text,             -- null: rejected, because it is of none of the classes
     uid      integer not null,
     user     text    not null,
     note     text,
@@ -60,7 +60,8 @@ create table if not exists open_verdict (
     verdict integer primary key references verdict (id)
 );
 
--- Verdicts that no decision carries out. Confirmed: the file lies where they would have it. Left: it does not any more.
+-- Verdicts that no decision carries out. Confirmed: the file lies already where the verdict wants it. Left: the file
+-- was left alone, for the reason in the note.
 create table if not exists verdict_ending (
     verdict  integer primary key references verdict (id),
     state    text not null check (state in ('confirmed', 'left')),
@@ -72,15 +73,15 @@ create trigger if not exists verdict_filed after insert on ending when new.state
     delete from open_verdict where verdict = (select verdict from decision where id = new.decision);
 end;
 
--- Decisions without an ending: empty whenever nobody moves files. The owner is who must end them; it is
--- alive as long as it holds the lock of that name.
+-- Decisions without an ending. Empty while nobody moves files. The owner must end them; it is alive as long as it
+-- holds the lock of that name.
 create table if not exists unended (
     decision integer primary key references decision (id),
     owner    text not null
 );
 
--- How many files each owner has filed, by outcome: what would take long to count. Not those that people judged:
--- they were filed before.
+-- How many files each owner has filed, by outcome, because counting them would take long. Files that people judged
+-- are not counted again.
 create table if not exists tally (
     owner   text    not null,
     outcome text    not null,
@@ -95,8 +96,8 @@ create trigger if not exists tally_filed after insert on ending when new.state =
     on conflict do update set files = files + 1;
 end;
 
--- Which directories files were moved from and to, lately: after a crash it must be seen that they are the same ones,
--- and not what lies beneath a mount that is gone.
+-- Directories that files were moved from and to. After a crash it must be certain that they are still the same
+-- directories, and not those beneath a mount that is gone.
 create table if not exists place (
     path   blob    primary key,
     device integer not null,

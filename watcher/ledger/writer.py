@@ -1,9 +1,12 @@
-"""The audit trail, in SQLite. ``decided`` is on disk before a file moves, ``ended`` after.
+"""Write the audit trail in SQLite.
 
-A few writers, one transaction at a time: the daemon or the workers of one inbox,
-and commands that put files back. Anyone may read. TRUNCATE journal and full
-synchronisation: SQLite before 3.51.3 can corrupt a WAL database that has two
-writers, and the state directory must not be on a network file system either.
+A decision is on disk before its file moves, its ending after.
+
+A few processes write, one transaction at a time: the daemon or the workers of
+one inbox, and commands that put files back. Anyone may read. The database uses
+the TRUNCATE journal and full synchronisation, because SQLite before 3.51.3 can
+corrupt a WAL database that has two writers. The state directory must not be on a
+network file system either.
 """
 
 from __future__ import annotations
@@ -19,20 +22,20 @@ from typing import Any
 
 from watcher.core.errors import Retry
 from watcher.core.records import Ending, LedgerLag, MoveOrder, signed
-from watcher.ledger import rows as ledger_rows
+from watcher.ledger import rows
 from watcher.ledger.queries import LedgerQueries, unusable
 
 _VERSION = 3
-"""What ``schema.sql`` says of itself."""
+"""The ``user_version`` in ``schema.sql``."""
 
 BUSY_S = 30
-"""How long a transaction waits for that of another process."""
+"""Seconds that a transaction waits for that of another process."""
 
 
 class Ledger(LedgerQueries):
-    """The open ledger. Used by one thread at a time; ``clock`` gives aware UTC times.
+    """The open ledger. Used by one thread at a time.
 
-    ``owner`` is who must end what is decided here, see ``schema.sql``.
+    ``clock`` returns aware times in UTC. ``owner`` must end the decisions that are recorded here, see ``schema.sql``.
     """
 
     def __init__(
@@ -44,10 +47,10 @@ class Ledger(LedgerQueries):
             Fatal: exit code 5; it can not be opened, is damaged, or of another version.
         """
         self._clock, self._path, self.owner = clock, path, owner
-        self._noted: dict[Path, tuple[int, int]] = {}
-        self._owed: list[tuple[Any, ...]] = []
-        self.behind: LedgerLag | None = None
-        """What is not recorded yet although it has happened, and why."""
+        self._recorded: dict[Path, tuple[int, int]] = {}
+        self._postponed: list[tuple[Any, ...]] = []
+        self.lag: LedgerLag | None = None
+        """The endings that are not recorded yet, and the reason. None if all are recorded."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
@@ -64,15 +67,16 @@ class Ledger(LedgerQueries):
         self._db = db
 
     @contextlib.contextmanager
-    def deciding(self) -> Iterator[None]:
-        """One transaction around looking what was decided before and :meth:`decided`: nobody decides in between.
+    def transaction(self) -> Iterator[None]:
+        """Open a transaction for looking up earlier decisions and recording new ones. Nobody else writes meanwhile.
 
         Raises:
-            Retry: nothing was recorded (the disk is full, say, or an ending is still owed), so nothing may move.
+            Retry: nothing was recorded, so no file may move. For example the disk is full, or a postponed ending
+                still can not be recorded.
             Fatal: the ledger was removed while it was in use.
         """
         try:
-            self.catch_up()
+            self.record_postponed()
             self._db.execute("begin immediate")
             yield
             self._db.execute("commit")
@@ -82,110 +86,113 @@ class Ledger(LedgerQueries):
         finally:
             self._roll_back()
 
-    def decided(
+    def record_decisions(
         self, orders: Sequence[MoveOrder], directories: Sequence[str], model: str | None, inbox: Path = Path()
     ) -> list[int]:
-        """Record decisions, within :meth:`deciding`. Gives their ids, in order; the first is that of the batch.
+        """Record decisions, within :meth:`transaction`. Return their ids in order; the first is the batch's id.
 
         Raises:
-            Retry: somebody else carries out one of the verdicts, or has done so.
+            Retry: somebody else is carrying out one of the verdicts, or has done so.
         """
         self._refuse_taken([order.verdict for order in orders if order.verdict is not None])
         first = self.next_id
         ids = list(range(first, first + len(orders)))
-        at = self._clock().isoformat(timespec="milliseconds")
-        rows = [
-            ledger_rows.decision(number, first, order, str(inbox / (order.source or order.name)), directory, model, at)
-            for number, order, directory in zip(ids, orders, directories, strict=True)
+        decided_at = self._now_text()
+        decisions = [
+            rows.decision_row(number, first, order, str(inbox / (order.source or order.name)), to, model, decided_at)
+            for number, order, to in zip(ids, orders, directories, strict=True)
         ]
-        self._db.executemany(ledger_rows.DECIDE, rows)
+        self._db.executemany(rows.INSERT_DECISION, decisions)
         self._db.executemany("insert into unended values (?, ?)", [(number, self.owner) for number in ids])
         return ids
 
     def _refuse_taken(self, verdicts: Sequence[int]) -> None:
         for number in verdicts:
-            if not self.execute(f"{ledger_rows.AWAITED} where verdict = ?", number):
+            if not self.execute(f"{rows.WAITING_VERDICTS} where verdict = ?", number):
                 raise Retry("somebody else carries out that verdict")
 
     def execute(self, statement: str, *values: Any) -> list[Any]:
-        """What else is to be looked at or recorded, within :meth:`deciding`."""
+        """Execute any other statement within :meth:`transaction`, and return its rows."""
         return self._db.execute(statement, values).fetchall()
 
-    def note(self, directories: Iterable[Path]) -> None:
-        """Record which directories these are just now, within :meth:`deciding`: see :meth:`place`."""
+    def record_directories(self, directories: Iterable[Path]) -> None:
+        """Record the device and inode of each directory, within :meth:`transaction`.
+
+        :meth:`recorded_directory` returns them later.
+        """
         for directory in directories:
             try:
-                found = os.stat(directory)
+                status = os.stat(directory)
             except OSError:
                 continue
-            which = signed(found.st_dev), signed(found.st_ino)
-            if self._noted.get(directory) != which:
-                self._db.execute("insert or replace into place values (?, ?, ?)", (os.fsencode(directory), *which))
-                self._noted[directory] = which
+            identity = signed(status.st_dev), signed(status.st_ino)
+            if self._recorded.get(directory) != identity:
+                self._db.execute("insert or replace into place values (?, ?, ?)", (os.fsencode(directory), *identity))
+                self._recorded[directory] = identity
 
-    def forget_places(self) -> None:
-        """Whatever the directories were: they have been replaced for good."""
+    def forget_directories(self) -> None:
+        """Forget all recorded directories, because they have been replaced for good."""
         self._db.execute("delete from place")
 
     @property
     def next_id(self) -> int:
-        """The id of the next decision: certain within :meth:`deciding`."""
+        """The id of the next decision. It is certain only within :meth:`transaction`."""
         return int(self._db.execute("select coalesce(max(id), 0) + 1 from decision").fetchone()[0])
 
-    def twins(self, digests: Iterable[str]) -> dict[str, int]:
-        """Of these digests, those of files that were filed under a class, each with the decision that did.
+    def find_duplicates(self, digests: Iterable[str]) -> dict[str, int]:
+        """Return the digests of which a file was filed under a class, each with the decision that filed it.
 
-        What another worker moves just now counts, what was put back since does not.
+        A file that another worker is moving now counts. A file that was put back since does not count.
         """
-        found = {}
-        for wanted in set(digests):
-            row = self._db.execute(ledger_rows.TWIN, (wanted,)).fetchone()
+        duplicates = {}
+        for digest in set(digests):
+            row = self._db.execute(rows.DUPLICATE, (digest,)).fetchone()
             if row is not None:
-                found[wanted] = row[0]
-        return found
+                duplicates[digest] = row[0]
+        return duplicates
 
-    def coming(self, path: Path) -> list[str | None]:
-        """The digests of files of this name that others move to this directory just now."""
-        found = self._unended("name = ? and directory = ?", os.fsencode(path.name), os.fsencode(path.parent))
-        return [decision.digest for decision in found]
+    def digests_bound_for(self, path: Path) -> list[str | None]:
+        """Return the digests of files of this name that others are moving to this directory now."""
+        decisions = self._unended("name = ? and directory = ?", os.fsencode(path.name), os.fsencode(path.parent))
+        return [decision.digest for decision in decisions]
 
-    def ended(self, endings: Iterable[Ending]) -> None:
-        """Record how decisions ended, one transaction for all.
+    def record_endings(self, endings: Iterable[Ending]) -> None:
+        """Record how decisions ended, in one transaction.
 
         Raises:
-            Retry: it can not be written, although the files have moved. Nothing was recorded.
+            Retry: nothing was recorded, although the files have moved.
         """
-        at = self._clock().isoformat(timespec="milliseconds")
-        self._record([ledger_rows.ending(ending, at) for ending in endings])
+        ended_at = self._now_text()
+        self._record([rows.ending_row(ending, ended_at) for ending in endings])
 
-    def owe(self, endings: Iterable[Ending]) -> None:
-        """The same, and what can not be recorded just now is kept for :meth:`catch_up`. Nothing is decided before.
+    def record_or_postpone(self, endings: Iterable[Ending]) -> None:
+        """Record how decisions ended. If that fails, keep them for :meth:`record_postponed`; no decision comes before.
 
-        Whoever dies meanwhile leaves what he does after any move: decisions without an ending.
+        If the process dies first, its decisions stay without an ending, and recovery ends them.
         """
-        at = self._clock().isoformat(timespec="milliseconds")
-        self._owed += [ledger_rows.ending(ending, at) for ending in endings]
+        ended_at = self._now_text()
+        self._postponed += [rows.ending_row(ending, ended_at) for ending in endings]
         with contextlib.suppress(Retry):
-            self.catch_up()
+            self.record_postponed()
 
-    def catch_up(self) -> None:
-        """Record what is owed.
+    def record_postponed(self) -> None:
+        """Record the endings that were postponed.
 
         Raises:
-            Retry: it still can not be written.
+            Retry: they still can not be recorded.
         """
         try:
-            if self._owed:
-                self._record(self._owed)
+            if self._postponed:
+                self._record(self._postponed)
         except Retry as error:
-            self.behind = LedgerLag(len(self._owed), str(error))
+            self.lag = LedgerLag(len(self._postponed), str(error))
             raise
-        self._owed, self.behind = [], None
+        self._postponed, self.lag = [], None
 
-    def _record(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _record(self, endings: Sequence[tuple[Any, ...]]) -> None:
         try:
             self._db.execute("begin immediate")
-            self._end(rows)
+            self._insert_endings(endings)
             self._db.execute("commit")
         except sqlite3.Error as error:
             self._roll_back()
@@ -196,25 +203,28 @@ class Ledger(LedgerQueries):
         if not self._path.exists():
             raise unusable(self._path, FileNotFoundError("it was removed while the daemon ran")) from error
 
-    def _end(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        self._db.executemany("insert into ending values (?, ?, ?, ?, ?)", rows)
-        self._db.executemany("delete from unended where decision = ?", [(row[0],) for row in rows])
+    def _insert_endings(self, endings: Sequence[tuple[Any, ...]]) -> None:
+        self._db.executemany("insert into ending values (?, ?, ?, ?, ?)", endings)
+        self._db.executemany("delete from unended where decision = ?", [(row[0],) for row in endings])
 
-    def shadowed(self, ids: Iterable[int]) -> None:
-        """Record that these decisions were only recorded, within :meth:`deciding`: their files stay where they are."""
-        at = self._clock().isoformat(timespec="milliseconds")
-        self._end([ledger_rows.ending(Ending(number, "shadowed"), at) for number in ids])
+    def record_shadowed(self, ids: Iterable[int]) -> None:
+        """End decisions whose files stay where they are, within :meth:`transaction`."""
+        ended_at = self._now_text()
+        self._insert_endings([rows.ending_row(Ending(number, "shadowed"), ended_at) for number in ids])
+
+    def _now_text(self) -> str:
+        return self._clock().isoformat(timespec="milliseconds")
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:
-            self._noted.clear()
+            self._recorded.clear()
             self._db.execute("rollback")
 
     def adopt(self, owner: str) -> None:
-        """Make a dead owner's decisions this one's to end. Of several who ask at once, one gets them.
+        """Make this owner responsible for the decisions of a dead one. If several try at once, one succeeds.
 
         Raises:
-            Fatal: it can not be written.
+            Fatal: the ledger can not be written.
         """
         try:
             self._db.execute("update unended set owner = ? where owner = ?", (self.owner, owner))
@@ -222,7 +232,7 @@ class Ledger(LedgerQueries):
             raise unusable(self._path, error) from error
 
     def now(self) -> datetime:
-        """What time it is for this ledger, UTC."""
+        """Return the time of this ledger's clock, in UTC."""
         return self._clock()
 
     def close(self) -> None:
@@ -234,4 +244,4 @@ def _refuse_other_version(db: sqlite3.Connection) -> None:
     empty = db.execute("select count(*) from sqlite_schema").fetchone()[0] == 0
     version = db.execute("pragma user_version").fetchone()[0]
     if version != _VERSION and not empty:
-        raise sqlite3.DatabaseError(f"it is of version {version}, this is for version {_VERSION}")
+        raise sqlite3.DatabaseError(f"it is of version {version}, but version {_VERSION} is needed")

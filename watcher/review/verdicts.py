@@ -25,8 +25,8 @@ from watcher.filing import quarantine_notes
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.destinations import Destinations
 from watcher.ledger import reader
-from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
-from watcher.ledger.rows import text
+from watcher.ledger.reader import IN_PLACE, LedgerEntry, LedgerReader, Verdict
+from watcher.ledger.rows import storable_text
 from watcher.ledger.writer import Ledger
 
 CHUNK = 64
@@ -83,11 +83,11 @@ def subject(ledger_reader: LedgerReader, word: str, places: Destinations) -> Jud
     digest, stamp = _read(path)
     # In this order: what has come there was decided before, and whatever is not unended has its ending by now.
     moving = {(entry.size, entry.mtime_ns) for entry in ledger_reader.unended()}
-    entries = list(ledger_reader.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)))
+    entries = list(ledger_reader.entries(f"{IN_PLACE} and e.destination = ?", (os.fsencode(path),)))
     entry = entries[-1] if entries else _renamed(ledger_reader, path, digest)
     if entry is None and stamp in moving:
         raise Fatal(f"{path} is being moved just now", "Try again.")
-    if entry is None and path.endswith((quarantine_notes.ENDING, no_overwrite.PARTIAL)):
+    if entry is None and path.endswith((quarantine_notes.SUFFIX, no_overwrite.PARTIAL)):
         raise Fatal(f"{path} is no image", "Name the file that it belongs to.", Exit.USAGE)
     if entry is not None and entry.digest not in (None, digest):
         raise Fatal(f"{path} was changed since it was filed", "See `mednet-watcher explain` for what was decided.")
@@ -96,7 +96,7 @@ def subject(ledger_reader: LedgerReader, word: str, places: Destinations) -> Jud
 
 def _renamed(ledger_reader: LedgerReader, path: str, digest: str) -> LedgerEntry | None:
     """The decision that put these bytes into this directory for review, under a name where nothing lies any more."""
-    for entry in ledger_reader.entries(f"{LIES} and outcome = 'review' and digest = ?", (digest,)):
+    for entry in ledger_reader.entries(f"{IN_PLACE} and outcome = 'review' and digest = ?", (digest,)):
         told = entry.destination
         if told and os.path.dirname(told) == os.path.dirname(path) and not os.path.lexists(told):
             return entry
@@ -107,14 +107,14 @@ def _path(ledger_reader: LedgerReader, word: str, places: Destinations) -> str:
     """Where the file lies, as the ledger would have it: it knows files by the directories of the config."""
     unnamed = not os.path.lexists(word) and not os.path.lexists(places.review / word)
     if (number := re.fullmatch(r"#?([0-9]{1,18})", word)) and (word[0] == "#" or unnamed):
-        entry = next(ledger_reader.entries(f"{LIES} and d.id = ?", (int(number[1]),)), None)
+        entry = next(ledger_reader.entries(f"{IN_PLACE} and d.id = ?", (int(number[1]),)), None)
         if entry is None or entry.destination is None:
             raise Fatal(f"no file lies where decision {word} put it", "See `mednet-watcher explain`.", Exit.USAGE)
         return entry.destination
     if "/" not in word and not os.path.lexists(word):
         return str(places.review / word)
     path = os.path.abspath(word)
-    if next(ledger_reader.entries(f"{LIES} and e.destination = ?", (os.fsencode(path),)), None) is not None:
+    if next(ledger_reader.entries(f"{IN_PLACE} and e.destination = ?", (os.fsencode(path),)), None) is not None:
         return path
     folder = Path(os.path.realpath(os.path.dirname(path)))
     for place in vars(places).values():
@@ -142,12 +142,12 @@ def give(ledger: Ledger, judged: JudgedFile, label: str | None, person: Reviewer
         Retry: it is not recorded: the ledger can not be written, or the file is being moved just now.
     """
     at, raw = ledger.now().isoformat(timespec="milliseconds"), os.fsencode(judged.path)
-    with ledger.deciding():
+    with ledger.transaction():
         for number, *_ in ledger.execute(_OPEN_ON, raw):
             _end(ledger, number, "left", "another verdict came after it")
         if ledger.execute("select 1 from unended join decision on id = decision where source = ?", raw):
             raise Retry(f"{judged.path} is being moved just now: try again")
-        row = (raw, os.fsencode(judged.name), judged.digest, label, person.uid, person.user, text(note), at)
+        row = (raw, os.fsencode(judged.name), judged.digest, label, person.uid, person.user, storable_text(note), at)
         decision = judged.entry.id if judged.entry else None
         ledger.execute(_GIVE, decision, *row)
         [(given,)] = ledger.execute("select last_insert_rowid()")
@@ -172,7 +172,7 @@ def carry_out(executor: DecisionExecutor, limit: int = CHUNK) -> list[VerdictRes
         looked.append((verdict, _order(verdict, executor.destinations)))
         executor.carried += 1  # read whole, maybe from a slow share
     try:
-        with ledger.deciding():
+        with ledger.transaction():
             for verdict, found in looked:
                 if isinstance(found, VerdictResult) and ledger.execute(f"{_OPEN} where verdict = ?", verdict.id):
                     _end(ledger, verdict.id, found.state, found.why)
@@ -193,9 +193,9 @@ def carry_out(executor: DecisionExecutor, limit: int = CHUNK) -> list[VerdictRes
 
 
 def _awaited(ledger: Ledger, limit: int) -> list[Verdict]:
-    numbers = ledger.awaited(limit)
-    rows = [row for number in numbers for row in ledger.execute(f"{reader.VERDICT} where v.id = ?", number)]
-    return [reader.verdict(row) for row in rows]
+    numbers = ledger.waiting_verdicts(limit)
+    rows = [row for number in numbers for row in ledger.execute(f"{reader.VERDICTS} where v.id = ?", number)]
+    return [reader.verdict_of_row(row) for row in rows]
 
 
 def _order(verdict: Verdict, places: Destinations) -> MoveOrder | VerdictResult:
@@ -248,7 +248,7 @@ def in_force(ledger_reader: LedgerReader) -> list[tuple[Verdict, LedgerEntry | N
                 found[verdict.path, verdict.digest] = verdict, None
             continue
         entry = next(ledger_reader.entries("d.id = ?", (number,)), None)
-        if entry is not None and entry.lies:
+        if entry is not None and entry.in_place:
             found.pop(entry.id, None)
             found[entry.id] = verdict, entry
     return list(found.values())

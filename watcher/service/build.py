@@ -82,7 +82,7 @@ def build(
         on_error.callback(ledger.close)
         mover, places = _reconcile(settings, owned, ledger, weights, log, replaced=replaced)
         if isinstance(inbox, ShadowInbox):
-            inbox.remember(ledger)
+            inbox.load_decided(ledger)
         network = load(settings, weights, log)
         watch = stations.new_watch(settings, wake)
         on_error.pop_all()
@@ -105,9 +105,9 @@ def _reconcile(
 ) -> tuple[Mover, Destinations]:
     """End what a daemon that died left in the middle, and return where files go."""
     if replaced:
-        ledger.forget_places()
+        ledger.forget_directories()
     places = destinations.places(settings)
-    recovery.refuse_missing(ledger, [*places.all(weights.classes), places.rejected])
+    recovery.refuse_lost_mounts(ledger, [*places.all(weights.classes), places.rejected])
     mover, places = stations.usable_destinations(settings, owned, weights)
     for directory in (*places.all(weights.classes), places.rejected) if settings.mode == "sort" else ():
         clear_partials(directory, 0 if owned.claims is None else PARTIAL_MAX_S)

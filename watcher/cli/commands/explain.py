@@ -55,13 +55,13 @@ def about(words: Sequence[str], settings: loader.Config, *, as_json: bool) -> in
             if not found and (number := _NUMBER.fullmatch(word)):
                 found = {entry.id: entry for entry in ledger_reader.entries("d.id = ?", (int(number[1]),))}
             if not found:
-                hint = f"the last decision is #{ledger_reader.last()}" if _NUMBER.fullmatch(word) else HINT
+                hint = f"the last decision is #{ledger_reader.last_id()}" if _NUMBER.fullmatch(word) else HINT
                 print(f"mednet-watcher: nothing is known of {printable(word)}: {hint}", file=sys.stderr)
                 unknown = True
             for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
                 entry = _as_seen(entry)
                 state, by = _now(ledger_reader, entry)
-                said = ledger_reader.about(entry)
+                said = ledger_reader.verdicts_on(entry)
                 print(_json_line(entry, state, by, said) if as_json else _text(entry, state, by, said))
     return Exit.FAILED if unknown else Exit.OK
 

@@ -23,7 +23,7 @@ from watcher.core.printable import printable
 from watcher.filing import destinations, put_back, recovery
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.mover import Mover
-from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader, Verdict
+from watcher.ledger.reader import IN_PLACE, LedgerEntry, LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
 from watcher.model import checkpoint, promotions
 from watcher.review import export, verdicts, wake_pipe
@@ -57,13 +57,13 @@ def _list(args: argparse.Namespace, settings: loader.Config) -> int:
 
 def _waiting(ledger_reader: LedgerReader, settings: loader.Config, now: datetime) -> Iterator[dict[str, Any]]:
     review = settings.output.review
-    entries = {e.destination: e for e in ledger_reader.entries(f"{LIES} and outcome = 'review'") if e.destination}
+    entries = {e.destination: e for e in ledger_reader.entries(f"{IN_PLACE} and outcome = 'review'") if e.destination}
     given = {verdict.path: verdict for verdict in ledger_reader.verdicts("state = 'open'")}
     for path, entry in entries.items():  # what somebody took away by hand is not missed
         if os.path.lexists(path):
             yield _told(path, entry, given.get(path), now)
     with contextlib.suppress(OSError), os.scandir(review) as found:
-        unknown = sorted(e.path for e in found if destinations.waits(e) and e.path not in entries)
+        unknown = sorted(e.path for e in found if destinations.is_waiting_file(e) and e.path not in entries)
         moving = {entry.name for entry in ledger_reader.unended()}
         for path in unknown:
             if os.path.basename(path) not in moving:
@@ -131,7 +131,7 @@ def _judge(args: argparse.Namespace, settings: loader.Config) -> int:
             given = [_give(book, each, label, args.note) for each in judged.values()]
         _have_filed(given, ledger_reader, settings)
         states = [_tell(ledger_reader, number, as_json=args.json) for number in given]
-    daemon = put_back.daemons(settings.state.path)
+    daemon = put_back.is_daemon_running(settings.state.path)
     return Exit.FAILED if "left" in states or ("open" in states and not daemon) else Exit.OK
 
 
@@ -153,7 +153,9 @@ def _have_filed(given: list[int], ledger_reader: LedgerReader, settings: loader.
                 print("mednet-watcher: recorded; the daemon has not filed it yet, and will", file=sys.stderr)
                 return
             time.sleep(POLL_S)
-    with put_back.at_work(paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled) as executor:
+    with put_back.open_executor(
+        paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled
+    ) as executor:
         _refuse_missing(executor.ledger, settings)
         mover = Mover(settings.inbox.path, paths_and_limits.file_mode(settings))
         persons = DecisionExecutor(executor.ledger, mover, destinations.places(settings), None)
@@ -170,7 +172,9 @@ def _refuse_missing(ledger: Ledger, settings: loader.Config) -> None:
     """As the daemon's start does, and for every class: one that was never filed to lies where the others do."""
     roots = vars(destinations.places(settings)).values()
     try:
-        recovery.refuse_missing(ledger, [path for path in ledger.noted() if any(map(path.is_relative_to, roots))])
+        recovery.refuse_lost_mounts(
+            ledger, [path for path in ledger.recorded_directories() if any(map(path.is_relative_to, roots))]
+        )
     except Fatal as error:
         raise Fatal(
             f"{error.problem}; what was said is on record, and filed once it is mounted", error.advice, error.code

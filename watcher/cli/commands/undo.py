@@ -18,7 +18,7 @@ from watcher.ledger.reader import LedgerReader
 def run(args: argparse.Namespace) -> int:
     """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
     settings = loader.load(args.config or loader.default_path(), os.environ)
-    since = put_back_requests.since(args.since, datetime.now(UTC)) if args.since is not None else None
+    since = put_back_requests.parse_since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         for number in args.id or ():
             _refuse_other_than_filed(ledger_reader, number)
-        if to == inbox and put_back.daemons(settings.state.path):
+        if to == inbox and put_back.is_daemon_running(settings.state.path):
             told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
             print(f"mednet-watcher: {told}", file=sys.stderr)
         return put_back_files.run(
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
                 request
                 for number in dict.fromkeys(args.id or (None,))
                 for request in put_back_requests.filed(
-                    ledger_reader, since=since, batch=args.batch, number=number, verdicts=args.verdicts, name=name
+                    ledger_reader, since=since, batch=args.batch, number=number, verdicts=args.verdicts, name_of=name
                 )
             ),
             "undo",

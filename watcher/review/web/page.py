@@ -17,7 +17,7 @@ from watcher.core.errors import Fatal, Reject, Retry
 from watcher.core.printable import printable
 from watcher.filing.destinations import Destinations
 from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import LIES, LedgerEntry, LedgerReader
+from watcher.ledger.reader import IN_PLACE, LedgerEntry, LedgerReader
 from watcher.ledger.writer import Ledger
 from watcher.review import verdicts, wake_pipe
 from watcher.review.verdicts import Reviewer
@@ -36,7 +36,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
-VIEWS = {"waiting": f"{LIES} and outcome = 'review'", "all": LIES}
+VIEWS = {"waiting": f"{IN_PLACE} and outcome = 'review'", "all": IN_PLACE}
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class _Page:
         """What waits for a person, oldest first; or everything filed, newest first."""
         view = flask.request.args.get("view", "waiting")
         with LedgerReader(self._site.ledger) as ledger_reader:
-            last = ledger_reader.last()
+            last = ledger_reader.last_id()
             before = flask.request.args.get("before", last + 1, type=int)
             if view == "all":
                 found = ledger_reader.latest(VIEWS["all"], before, ROWS)
@@ -119,7 +119,7 @@ class _Page:
     def picture(self, number: int) -> Any:
         """What the model saw of the file of a decision, if it still lies there with its bytes."""
         with LedgerReader(self._site.ledger) as ledger_reader:
-            entry = next(ledger_reader.entries(f"{LIES} and d.id = ?", (number,)), None)
+            entry = next(ledger_reader.entries(f"{IN_PLACE} and d.id = ?", (number,)), None)
         if entry is None or entry.destination is None or entry.digest is None:
             return flask.abort(404)
         png = self._pictures.png(Path(entry.destination), entry.digest)

@@ -62,7 +62,7 @@ def ledger(path: Path) -> Check:
         if not reader.exists(path):
             return Check("ok", "ledger", f"made by the first start, {version}")
         with reader.LedgerReader(path) as book:
-            return Check("ok", "ledger", f"{book.last():,} decisions, {version}")
+            return Check("ok", "ledger", f"{book.last_id():,} decisions, {version}")
     except Fatal as error:
         return Check("fail", "ledger", error.problem, error.advice)
 

@@ -43,7 +43,7 @@ class Claim(Stage):
         """Watch and scan the inbox as the new settings ask."""
         stations.inbox.folders = self.common.inbox.folders  # they stay watched until the next scan has ended
         if isinstance(stations.inbox, ShadowInbox):
-            stations.inbox.inherit(self.common.inbox)
+            stations.inbox.copy_decided_from(self.common.inbox)
         self.common.inbox = stations.inbox
         if stations.watch is not self.common.watch:
             if self.common.watch is not None:

@@ -72,7 +72,7 @@ class File(Stage):
             if number:
                 log_lines.shadowed(files.log, result, *facts)
             if isinstance(stations.inbox, ShadowInbox):
-                stations.inbox.know(order.name, order.identity)
+                stations.inbox.mark_decided(order.name, order.identity)
         files.pending.filed(order.name)
 
     def progress(self, now: float) -> list[StageProgress]:

@@ -37,8 +37,8 @@ class Observe(Stage):
         """Update the totals; once a second look at ledger, drift and age."""
         if now >= self._next_s:
             files, ledger = self._files, self._files.stations.executor.ledger
-            log_lines.ledger(files.log, self._lag, ledger.behind)
-            self._lag = ledger.behind
+            log_lines.ledger(files.log, self._lag, ledger.lag)
+            self._lag = ledger.lag
             oldest = files.pending.oldest_s
             self._next_s, self._oldest_s = now + 1, 0.0 if oldest is None else now - oldest
             if (report := files.counters.drift.to_tell(files.counters.clock())) is not None:
@@ -52,6 +52,6 @@ class Observe(Stage):
             Fatal: the ledger can not be written, although files have moved.
         """
         try:
-            self._files.stations.executor.ledger.catch_up()
+            self._files.stations.executor.ledger.record_postponed()
         except Retry as error:
             raise Fatal(str(error), "Mend that; the next start reconciles ledger and disk.") from error
