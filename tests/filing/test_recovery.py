@@ -16,7 +16,7 @@ import pytest
 from watcher.core import mounts
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
-from watcher.filing.recovery import at_start, recover, refuse_missing
+from watcher.filing.recovery import at_start, recover, refuse_lost_mounts
 from watcher.ledger.writer import Ending, Ledger
 
 CONTENT = b"a radiograph"
@@ -275,9 +275,9 @@ class TestMissingAtTheStart:
         if not there:
             shutil.rmtree(tmp_path / "sorted")
         with pytest.raises(Fatal, match="Hand is not on the file system") if refused else contextlib.nullcontext():
-            refuse_missing(book, [tmp_path / "new", directory])
+            refuse_lost_mounts(book, [tmp_path / "new", directory])
         book.forget_directories()
-        refuse_missing(book, [directory])
+        refuse_lost_mounts(book, [directory])
         book.close()
 
 

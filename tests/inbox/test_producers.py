@@ -28,7 +28,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon is told to be quicker here, so writers pause for less, and still longer than it settles."""
     monkeypatch.setattr(ways, "PAUSE_S", 1.0)
-    monkeypatch.setattr("producers.QUIET_S", 0.2)
+    monkeypatch.setattr("tests.proofs.producers.QUIET_S", 0.2)
 
 
 @pytest.mark.parametrize("way", [way for way in ways.WAYS if way.name in QUICK], ids=lambda way: way.name)

@@ -286,7 +286,7 @@ class TestWatch:
         watched.cover()
         put(tmp_path, "last")
         watched.told_up_to("last")
-        assert {name for name, _ in watched.watch._folders} == {"b"}
+        assert {name for name, _ in watched.watch._subdirectories} == {"b"}
         assert watched.watch.is_current
         (tmp_path / "b/c").mkdir()
         assert watched.cover()

@@ -505,8 +505,10 @@ class TestTheDesk:
             site.file(f"{name}.png", UNSURE, name.encode())
             site.give(f"{name}.png", "Hand")
         finished = []
-        digest, move = verdicts.unique.digest, site.executor.mover.move
-        monkeypatch.setattr(verdicts.unique, "digest", lambda path: (finished.append(desk.finished), digest(path))[1])
+        digest, move = verdicts.no_overwrite.digest, site.executor.mover.move
+        monkeypatch.setattr(
+            verdicts.no_overwrite, "digest", lambda path: (finished.append(desk.finished), digest(path))[1]
+        )
         monkeypatch.setattr(site.executor.mover, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
         assert self.turn(site, desk) == ["filed"] * 3
         finished.append(desk.finished)
