@@ -66,7 +66,8 @@ def open_executor(
     First the work of dead owners is reconciled, and each of its endings given to ``report``.
 
     Raises:
-        Fatal: exit code 6; another process has it. Exit code 5; the ledger can not be used, or not by root.
+        Fatal: exit code 6; another process has it. Exit code 5; the ledger can not be used, or see
+            :func:`refuse_root`.
     """
     refuse_root(ledger_path)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Scan the inbox.
+"""Scan the inbox for files.
 
 A scan finds every file. Events (see :mod:`watcher.inbox.events`) report files sooner, but need not report all.
 """
@@ -49,7 +49,7 @@ class Inbox:
         """Directories below the inbox that the last complete scan entered."""
 
     def wants(self, name: str) -> bool:
-        """Return False for names of files in flight (of producers, and of ``undo``), of junk, and of all below such."""
+        """Return False for an unfinished file (of a producer, or of ``undo``), for junk, and for all below either."""
         if name == self._sentinel or name.endswith(PARTIAL):
             return False
         return not any(part == CLAIMS or self._ignored.match(part) for part in name.split("/"))

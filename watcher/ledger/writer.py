@@ -166,9 +166,10 @@ class Ledger(LedgerQueries):
         self._record([rows.ending_row(ending, ended_at) for ending in endings])
 
     def record_or_postpone(self, endings: Iterable[Ending]) -> None:
-        """Record how decisions ended. If that fails, keep them for :meth:`record_postponed`; no decision comes before.
+        """Record how decisions ended. If that fails, postpone it to :meth:`record_postponed`.
 
-        If the process dies first, its decisions stay without an ending, and recovery ends them.
+        No further decision is recorded before that has succeeded. If the process dies first, its decisions stay
+        without an ending, and recovery ends them.
         """
         ended_at = self._now_text()
         self._postponed += [rows.ending_row(ending, ended_at) for ending in endings]
