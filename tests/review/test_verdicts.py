@@ -28,7 +28,7 @@ from watcher.filing.recovery import recover
 from watcher.filing.takeover import Takeover
 from watcher.ledger.reader import LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
-from watcher.review import export, verdicts, wake_pipe
+from watcher.review import export, judged_files, verdicts, wake_pipe
 from watcher.review.verdict_worker import VerdictWorker
 from watcher.review.verdicts import Reviewer, VerdictResult
 from watcher.service import log_lines
@@ -40,15 +40,17 @@ ANNA = Reviewer(1234, "anna")
 class Reading(Site):
     """A site with people who judge."""
 
-    def subject(self, word: str | Path) -> verdicts.JudgedFile:
+    def subject(self, word: str | Path) -> judged_files.JudgedFile:
         with LedgerReader(self.path) as ledger_reader:
-            return verdicts.subject(ledger_reader, str(word), self.executor.destinations)
+            return judged_files.find(ledger_reader, str(word), self.executor.destinations)
 
     def give(self, word: str | Path, label: str | None, note: str | None = None) -> int:
-        return verdicts.give(self.book, self.subject(word), label, ANNA, note)
+        return verdicts.record(self.book, self.subject(word), label, ANNA, note)
 
     def carry_out(self) -> list[VerdictResult]:
-        return verdicts.carry_out(DecisionExecutor(self.book, self.executor.mover, self.executor.destinations, None))
+        return verdicts.carry_out_open(
+            DecisionExecutor(self.book, self.executor.mover, self.executor.destinations, None)
+        )
 
     def verdicts(self, where: str = "true") -> list[Verdict]:
         with LedgerReader(self.path) as ledger_reader:
@@ -112,7 +114,7 @@ class TestAVerdict:
         assert site.tree() == {"sorted/Hand/a.png": b"a radiograph"}
 
     def test_sorted_wrongly(self, site: Reading) -> None:
-        """A file already sorted that a person corrects goes from class to class; the model's word stays on record."""
+        """A file already sorted that a person corrects changes its class; the model's decision stays on record."""
         number = site.file("a.png", HAND)
         site.give(site.hand / "a.png", "CXR")
         [done] = site.carry_out()
@@ -120,7 +122,7 @@ class TestAVerdict:
         with LedgerReader(site.path) as ledger_reader:
             [entry] = ledger_reader.entries("d.id = ?", (done.id,))
             assert (entry.model, entry.detail) == (None, "by anna")
-            model = verdicts.models_word(ledger_reader, site.verdicts()[0], entry)
+            model = verdicts.model_decision(ledger_reader, site.verdicts()[0], entry)
         assert model is not None and (model.id, model.label) == (number, "Hand")
 
     def test_a_confirmation_moves_nothing(self, site: Reading) -> None:
@@ -225,7 +227,10 @@ class TestAVerdict:
         assert site.export(to) == site.export(to) == [("withdrawn", "Hand/a.png")]
         (site.root / "config.yaml").touch()
         ended = mednet("review", "export", str(to), cwd=site.root)
-        assert (ended.returncode, f"withdrawn  {to / 'Hand' / 'a.png'}: what anna said" in ended.stderr) == (1, True)
+        assert (ended.returncode, f"withdrawn  {to / 'Hand' / 'a.png'}: the verdict of anna" in ended.stderr) == (
+            1,
+            True,
+        )
         (to / "Hand" / "a.png").unlink()
         assert site.export(to) == []
 
@@ -346,20 +351,20 @@ class TestWhatIsRefused:
         site.give("a.png", "Hand")
         _decide(site)
         with pytest.raises(Retry, match="moved just now"):
-            verdicts.give(site.book, judged, "CXR", ANNA, None)
+            verdicts.record(site.book, judged, "CXR", ANNA, None)
         assert len(site.verdicts()) == 1
 
     def test_classes(self) -> None:
         """A class that the weights do not have is refused, with those they have; case does not matter."""
-        assert verdicts.known(["Hand", "CXR"], "cxr") == "CXR"
+        assert verdicts.class_named(["Hand", "CXR"], "cxr") == "CXR"
         with pytest.raises(Fatal, match="Hand, CXR"):
-            verdicts.known(["Hand", "CXR"], "Foot")
+            verdicts.class_named(["Hand", "CXR"], "Foot")
 
 
 def _decide(site: Reading, owner: str = "daemon") -> None:
     """As by one who dies before the move, or is about to make it."""
     book = Ledger(site.path, owner=owner)
-    [verdict] = verdicts._awaited(book, 10)
+    [verdict] = verdicts._open_verdicts(book, 10)
     order = verdicts._order(verdict, site.executor.destinations)
     assert not isinstance(order, VerdictResult)
     with book.transaction():
@@ -373,11 +378,11 @@ class TestWhoeverDies:
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         first = Ledger(site.path, owner="operator")
-        seen = verdicts._awaited(first, 10)
+        seen = verdicts._open_verdicts(first, 10)
         site.carry_out()
-        monkeypatch.setattr(verdicts, "_awaited", lambda ledger, limit: seen)
+        monkeypatch.setattr(verdicts, "_open_verdicts", lambda ledger, limit: seen)
         (site.root / "review" / "a.png").write_bytes(b"a radiograph")  # as if it were there still
-        [done] = verdicts.carry_out(DecisionExecutor(first, site.executor.mover, site.executor.destinations, None))
+        [done] = verdicts.carry_out_open(DecisionExecutor(first, site.executor.mover, site.executor.destinations, None))
         first.close()
         assert (done.state, done.id, done.why) == ("later", None, "somebody else carries out that verdict")
         assert len([v for v in site.verdicts() if v.state == "filed"]) == 1
@@ -429,76 +434,76 @@ class TestWhoeverDies:
         site.book._db.execute(f"pragma max_page_count = {pages}")
         monkeypatch.setattr(
             verdicts,
-            "_awaited",
-            lambda ledger, limit, real=verdicts._awaited: real(ledger, limit) * 400,  # more than fits
+            "_open_verdicts",
+            lambda ledger, limit, real=verdicts._open_verdicts: real(ledger, limit) * 400,  # more than fits
         )
         done = site.carry_out()
         assert {each.state for each in done} == {"later"}
         assert site.tree() == {"review/a.png": b"a radiograph"}
 
 
-class TestTheDesk:
+class TestTheWorker:
     @pytest.fixture
-    def desk(self, site: Reading) -> Iterator[VerdictWorker]:
-        desk = VerdictWorker(wake_pipe.WakePipe(site.path.parent), lambda: None)
+    def worker(self, site: Reading) -> Iterator[VerdictWorker]:
+        worker = VerdictWorker(wake_pipe.WakePipe(site.path.parent), lambda: None)
         with ThreadPoolExecutor(1) as self.mover:
-            yield desk
-        desk.close(0.0)
+            yield worker
+        worker.close(0.0)
 
     def turn(
-        self, site: Reading, desk: VerdictWorker, now: float = 0.0, scans: int = 0, free: bool = True
+        self, site: Reading, worker: VerdictWorker, now: float = 0.0, scans: int = 0, free: bool = True
     ) -> list[str]:
         """A turn, and the next when what it began has ended: the states of the verdicts."""
-        done = desk.turn(now, site.executor, self.mover if free else None, scans)
-        while desk.busy:
-            done += desk.turn(now, site.executor, None, scans)
+        done = worker.turn(now, site.executor, self.mover if free else None, scans)
+        while worker.busy:
+            done += worker.turn(now, site.executor, None, scans)
         return [each.state for each in done]
 
-    def test_at_the_start_and_when_the_bell_rings(self, site: Reading, desk: VerdictWorker) -> None:
-        """What was open at the start, and what is rung for; without either nothing is looked at."""
+    def test_at_the_start_and_when_it_is_woken(self, site: Reading, worker: VerdictWorker) -> None:
+        """Verdicts are carried out at the start and when the daemon is woken; without either none is looked at."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk) for _ in range(2)] == [["filed"], []]
+        assert [self.turn(site, worker) for _ in range(2)] == [["filed"], []]
         site.give(site.hand / "a.png", "Hand")
-        assert self.turn(site, desk) == []
+        assert self.turn(site, worker) == []
         assert wake_pipe.wake_daemon(site.path.parent)
-        assert self.turn(site, desk) == ["confirmed"]
+        assert self.turn(site, worker) == ["confirmed"]
 
-    def test_after_each_scan(self, site: Reading, desk: VerdictWorker) -> None:
-        """Whoever was killed before ringing is heard at the next scan."""
-        self.turn(site, desk)
+    def test_after_each_scan(self, site: Reading, worker: VerdictWorker) -> None:
+        """The verdict of a process that was killed before it woke the daemon is found at the next scan."""
+        self.turn(site, worker)
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk, scans=n) for n in (0, 1)] == [[], ["filed"]]
+        assert [self.turn(site, worker, scans=n) for n in (0, 1)] == [[], ["filed"]]
 
-    def test_not_while_files_may_not_move(self, site: Reading, desk: VerdictWorker) -> None:
+    def test_not_while_files_may_not_move(self, site: Reading, worker: VerdictWorker) -> None:
         """It waits, and is not forgotten."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
-        assert [self.turn(site, desk, free=free) for free in (False, True)] == [[], ["filed"]]
+        assert [self.turn(site, worker, free=free) for free in (False, True)] == [[], ["filed"]]
 
-    def test_what_fails_is_tried_again_later(self, site: Reading, desk: VerdictWorker) -> None:
-        """A class directory that can not be made: tried again ever more seldom, and at once when the bell rings."""
+    def test_what_fails_is_tried_again_later(self, site: Reading, worker: VerdictWorker) -> None:
+        """A class directory that can not be made: tried again ever more seldom, and at once when woken."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         (site.root / "sorted").write_bytes(b"in the way")
-        tried = [now for now in range(60) if self.turn(site, desk, float(now), now) == ["later"]]
+        tried = [now for now in range(60) if self.turn(site, worker, float(now), now) == ["later"]]
         assert tried == [0, 5, 15, 35]
         (site.root / "sorted").unlink()
         wake_pipe.wake_daemon(site.path.parent)
-        assert self.turn(site, desk, 61.0, 61) == ["filed"]
+        assert self.turn(site, worker, 61.0, 61) == ["filed"]
 
-    def test_more_than_a_chunk(self, site: Reading, desk: VerdictWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One ring is enough for any number."""
+    def test_more_than_a_chunk(self, site: Reading, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Waking the daemon once is enough for any number of verdicts."""
         for name in "abc":
             site.file(f"{name}.png", UNSURE, name.encode())
             site.give(f"{name}.png", "Hand")
-        monkeypatch.setattr(verdicts.carry_out, "__defaults__", (1,))
-        told = [event for _ in range(5) for event in self.turn(site, desk)]
+        monkeypatch.setattr(verdicts.carry_out_open, "__defaults__", (1,))
+        told = [event for _ in range(5) for event in self.turn(site, worker)]
         assert told == ["filed"] * 3
 
     def test_each_file_of_a_chunk_counts(
-        self, site: Reading, desk: VerdictWorker, monkeypatch: pytest.MonkeyPatch
+        self, site: Reading, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Many large files onto a slow share are slow, not stuck: with each something is finished."""
         for name in "abc":
@@ -507,11 +512,11 @@ class TestTheDesk:
         finished = []
         digest, move = verdicts.no_overwrite.digest, site.executor.mover.move
         monkeypatch.setattr(
-            verdicts.no_overwrite, "digest", lambda path: (finished.append(desk.finished), digest(path))[1]
+            verdicts.no_overwrite, "digest", lambda path: (finished.append(worker.finished), digest(path))[1]
         )
-        monkeypatch.setattr(site.executor.mover, "move", lambda *a: (finished.append(desk.finished), move(*a))[1])
-        assert self.turn(site, desk) == ["filed"] * 3
-        finished.append(desk.finished)
+        monkeypatch.setattr(site.executor.mover, "move", lambda *a: (finished.append(worker.finished), move(*a))[1])
+        assert self.turn(site, worker) == ["filed"] * 3
+        finished.append(worker.finished)
         assert len(finished) == len(set(finished)) == 7
         assert finished == sorted(finished)
 
@@ -524,27 +529,27 @@ class TestTheDesk:
         assert "Smith" not in str(lines) and lines[0]["by"] == "anna"
 
 
-class TestTheBell:
+class TestThePipe:
     def test_nobody_listens(self, tmp_path: Path) -> None:
         """Without a daemon, and after one, that is known at once."""
         assert not wake_pipe.wake_daemon(tmp_path)
         listening = wake_pipe.WakePipe(tmp_path)
-        assert (wake_pipe.wake_daemon(tmp_path), listening.rung(), listening.rung()) == (True, True, False)
+        assert (wake_pipe.wake_daemon(tmp_path), listening.woken(), listening.woken()) == (True, True, False)
         listening.close()
         assert not wake_pipe.wake_daemon(tmp_path)
-        assert not listening.rung()
+        assert not listening.woken()
 
-    def test_rung_without_end(self, tmp_path: Path) -> None:
+    def test_woken_without_end(self, tmp_path: Path) -> None:
         """A daemon that does not come to listen holds up nobody."""
         listening = wake_pipe.WakePipe(tmp_path)
         assert all(wake_pipe.wake_daemon(tmp_path) for _ in range(70_000))
         listening.close()
 
     def test_where_there_can_be_none(self, tmp_path: Path) -> None:
-        """A file system without pipes: nothing is rung, nothing fails."""
+        """On a file system without pipes nobody is woken, and nothing fails."""
         (tmp_path / wake_pipe.NAME).mkdir()
         listening = wake_pipe.WakePipe(tmp_path)
-        assert (listening.fds, listening.rung(), wake_pipe.wake_daemon(tmp_path)) == ([], False, False)
+        assert (listening.fds, listening.woken(), wake_pipe.wake_daemon(tmp_path)) == ([], False, False)
 
 
 class TestExport:
@@ -730,7 +735,11 @@ def test_beside_a_running_daemon(
     with house.daemon.start():
         assert house.review("accept", house.waiting[0], "cxr", "--note", "a rib", "--json") == Exit.OK
         line = json.loads(capsys.readouterr().out)
-        assert (line["state"], line["uid"], line["note"]) == ("filed", verdicts.me(os.environ).uid, "a rib")
+        assert (line["state"], line["uid"], line["note"]) == (
+            "filed",
+            verdicts.current_reviewer(os.environ).uid,
+            "a rib",
+        )
         assert line["destination"] == str(house.root / "sorted" / "CXR" / "a.jpeg")
         [logged] = house.daemon.events("verdict.filed")
         assert (logged["class"], logged["by"]) == ("CXR", line["user"])
@@ -828,6 +837,6 @@ def test_another_is_at_work(house: House) -> None:
 
 def test_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who called sudo is who judges; a user that the system does not know has a number."""
-    assert verdicts.me({"SUDO_UID": "0"}) == Reviewer(0, "root")
-    assert verdicts.me({"SUDO_UID": "987654"}) == Reviewer(987654, "987654")
-    assert verdicts.me({}).uid == os.getuid()
+    assert verdicts.current_reviewer({"SUDO_UID": "0"}) == Reviewer(0, "root")
+    assert verdicts.current_reviewer({"SUDO_UID": "987654"}) == Reviewer(987654, "987654")
+    assert verdicts.current_reviewer({}).uid == os.getuid()

@@ -26,7 +26,7 @@ from watcher.core.records import Identity
 from watcher.images.decode import Limits
 from watcher.inbox.scan import Inbox
 from watcher.review import wake_pipe
-from watcher.review.web.access import COOKIE, AccessGuard, names
+from watcher.review.web.access import COOKIE, AccessGuard, host_names
 from watcher.review.web.pictures import Pictures
 from watcher.review.web.uploads import put
 
@@ -44,17 +44,23 @@ def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Readi
 class TestTheGuard:
     def test_names(self) -> None:
         """On this host it may be asked for by any of its names, elsewhere by its own; never by a stranger's."""
-        guard = AccessGuard(names("127.0.0.1", 8090))
-        assert [guard.knows(host) for host in ("LOCALHOST:8090", "[::1]:8090", "evil.example:8090", "localhost")] == [
+        guard = AccessGuard(host_names("127.0.0.1", 8090))
+        assert [
+            guard.accepts_host(host) for host in ("LOCALHOST:8090", "[::1]:8090", "evil.example:8090", "localhost")
+        ] == [
             *(True, True, False, False),
         ]
-        assert AccessGuard(names("10.0.0.5", 80)).knows("10.0.0.5:80")
+        assert AccessGuard(host_names("10.0.0.5", 80)).accepts_host("10.0.0.5:80")
 
     def test_keys(self) -> None:
         """Each start has another key; neither cookie nor form has it in it."""
         one, other = AccessGuard(frozenset()), AccessGuard(frozenset())
-        assert one.opens(one.key) and not one.opens(other.key) and not one.opens("")
-        assert one.admits({COOKIE: one.cookie}) and not one.admits({COOKIE: one.token}) and not one.admits({})
+        assert one.accepts_key(one.key) and not one.accepts_key(other.key) and not one.accepts_key("")
+        assert (
+            one.accepts_cookies({COOKIE: one.cookie})
+            and not one.accepts_cookies({COOKIE: one.token})
+            and not one.accepts_cookies({})
+        )
         assert one.key not in one.cookie + one.token + repr(one)
 
     @pytest.mark.parametrize(
@@ -63,9 +69,9 @@ class TestTheGuard:
     )
     def test_changes(self, origin: str | None, asked: bool) -> None:
         """With the form's token, and from the page itself where the browser tells."""
-        guard = AccessGuard(names("127.0.0.1", 8090))
-        assert guard.asked_here(guard.token, origin) is asked
-        assert not guard.asked_here("", origin)
+        guard = AccessGuard(host_names("127.0.0.1", 8090))
+        assert guard.accepts_change(guard.token, origin) is asked
+        assert not guard.accepts_change("", origin)
 
 
 class TestPictures:
@@ -126,7 +132,7 @@ class Browser:
         from watcher.review.web.page import Site, build
 
         self.site = site
-        self.guard = AccessGuard(names("127.0.0.1", 8090))
+        self.guard = AccessGuard(host_names("127.0.0.1", 8090))
         self.pictures = Pictures(LIMITS, 10.0)
         inbox = Inbox(site.inbox, [".*"])
         facts = Site(site.path, site.path.parent, site.executor.destinations, inbox, ("CXR", "Hand"), 1000)
@@ -173,11 +179,11 @@ def test_pages(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_judges(browser: Browser) -> None:
-    """A verdict is on record with who and why; the daemon is rung for, and files it."""
+    """A verdict is on record with who and why; the daemon is woken, and files it."""
     browser.site.file("a.png", UNSURE)
     listening = wake_pipe.WakePipe(browser.site.path.parent)
     answer = browser.post("/judge", id="1", verdict="accept", note="why", **{"class": "Hand"})
-    assert (answer.status_code, listening.rung()) == (303, True)
+    assert (answer.status_code, listening.woken()) == (303, True)
     listening.close()
     assert "Judged" in browser.get("/").text
     [verdict] = browser.site.verdicts()
@@ -189,8 +195,8 @@ def test_judges(browser: Browser) -> None:
     assert browser.site.tree() == {"rejected/a.png": b"a radiograph"}
 
 
-def test_stranger_has_no_class_until_a_person_chooses(browser: Browser) -> None:
-    """The class least unlike a stranger is not preselected; accepting without one is refused, and is no rejection."""
+def test_an_outlier_has_no_class_until_a_person_chooses(browser: Browser) -> None:
+    """No class is preselected for an outlier; accepting it without a class is refused, and is no rejection."""
     browser.site.file("knee.png", replace(UNSURE, reason="out_of_distribution"))
     text = browser.get("/").text
     assert '<option value="" selected>' in text

@@ -1,1 +1,1 @@
-"""People judge images: what they say, how it is carried out, and the page to do so on. Never imports torch."""
+"""Record people's verdicts, carry them out, and serve the page to give them on. Never imports torch."""

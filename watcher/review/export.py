@@ -1,8 +1,7 @@
-"""Copies of the images that people judged, by class, for training: ``review export``.
+"""Copy the images that people judged, by class, for training: ``review export``.
 
-What lies in the ledger's directories is only read. Bytes are compared with what
-was judged, nothing is overwritten, and whoever is killed at it or asks again
-later goes on where the manifest ends.
+The directories that the daemon files into are only read. Each file must have the bytes that were judged, and no file
+is overwritten. An export that was killed, or is run again later, goes on where the manifest ends.
 """
 
 from __future__ import annotations
@@ -23,15 +22,18 @@ from watcher.ledger.reader import LedgerEntry, LedgerReader, Verdict
 from watcher.review import verdicts
 
 MANIFEST = "manifest.jsonl"
-"""One JSON object for each image exported, added at the end: of several with one digest the last counts."""
+"""File with one JSON object a line for each image exported. Of several lines with one digest the last counts."""
 
 OUTLIER = "outlier"
-"""The directory of what is of none of the classes."""
+"""Directory for images that are of none of the classes."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What became of one image. ``path`` is where it was taken from. Of ``withdrawn`` ones a copy is still there."""
+    """The result of exporting one image, which was taken from ``path``.
+
+    ``there`` was exported before, ``left`` could not be copied. Of a ``withdrawn`` verdict a copy is still there.
+    """
 
     path: str
     state: Literal["copied", "there", "left", "withdrawn"]
@@ -42,90 +44,91 @@ class ExportResult:
 def export(ledger_reader: LedgerReader, to: Path) -> Iterator[ExportResult]:
     """Copy every image with a verdict in force to ``to/<class>/``, rejected ones to ``to/outlier/``.
 
-    Of equal images the last verdict counts. One that was exported under another class before is moved there; one
-    whose verdict was withdrawn since is told.
+    Of images with equal bytes the last verdict counts. A copy that was exported under another class before is moved
+    to the new one. A copy whose verdict was withdrawn since is reported, and stays.
 
     Raises:
         Fatal: exit code 5; the directory can not be written.
     """
     mover.prepare(to)
-    before = manifest(to)
+    exported = manifest(to)
     latest = {verdict.digest: (verdict, entry) for verdict, entry in verdicts.in_force(ledger_reader)}
-    with _appending(to / MANIFEST) as write:
+    with _appending(to / MANIFEST) as append:
         for digest, (verdict, entry) in latest.items():
             source = verdict.path if entry is None else entry.destination
             assert source is not None  # it was filed
-            known = before.get(digest)
-            here = to / known["path"] if known else None
-            if known is not None and here is not None and known["id"] == verdict.id and os.path.lexists(here):
-                if _has(here, digest):
-                    yield ExportResult(source, "there", here)
+            old_line = exported.get(digest)
+            old_copy = to / old_line["path"] if old_line else None
+            if old_line and old_copy and old_line["id"] == verdict.id and os.path.lexists(old_copy):
+                if _has(old_copy, digest):
+                    yield ExportResult(source, "there", old_copy)
                 else:
-                    told = f"its copy {here} was changed since, or can not be read: remove that and export again"
-                    yield ExportResult(source, "left", why=told)
+                    why = f"its copy {old_copy} was changed since, or can not be read: remove that and export again"
+                    yield ExportResult(source, "left", why=why)
                 continue
             try:
-                made = _put(Path(source), here, digest, to / (verdict.label or OUTLIER))
+                copy = _put(Path(source), old_copy, digest, to / (verdict.label or OUTLIER))
             except (Vanished, Retry) as error:
                 yield ExportResult(source, "left", why=str(error))
                 continue
-            write(_line(ledger_reader, verdict, entry, made.relative_to(to)))
-            yield ExportResult(source, "copied", made)
+            append(_line(ledger_reader, verdict, entry, copy.relative_to(to)))
+            yield ExportResult(source, "copied", copy)
     for verdict in ledger_reader.verdicts("state = 'withdrawn'"):
-        known = before.get(verdict.digest) if verdict.digest not in latest else None
-        if known is not None and known["id"] == verdict.id and os.path.lexists(to / known["path"]):
-            why = f"what {verdict.user} said of it is withdrawn; remove this copy"
-            yield ExportResult(verdict.path, "withdrawn", to / known["path"], why)
+        old_line = exported.get(verdict.digest) if verdict.digest not in latest else None
+        if old_line and old_line["id"] == verdict.id and os.path.lexists(to / old_line["path"]):
+            why = f"the verdict of {verdict.user} was withdrawn; remove this copy"
+            yield ExportResult(verdict.path, "withdrawn", to / old_line["path"], why)
 
 
 def manifest(directory: Path) -> dict[str, dict[str, Any]]:
-    """What was exported there before, by digest. A line that a crash cut short does not count.
+    """Return the lines of the manifest in a directory, by digest. Lines that a crash cut short are ignored.
 
     Raises:
-        Fatal: exit code 5; it is there and can not be read.
+        Fatal: exit code 5; there is a manifest, and it can not be read.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_digest: dict[str, dict[str, Any]] = {}
     try:
         lines = (directory / MANIFEST).read_bytes().splitlines()
     except FileNotFoundError:
-        return found
+        return by_digest
     except OSError as error:
         raise _unusable(directory / MANIFEST, "read", error) from error
-    for line in lines:
+    for raw in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):  # a UnicodeDecodeError is a ValueError
-            told = json.loads(line)
-            path = Path(told["path"])
+            line = json.loads(raw)
+            path = Path(line["path"])
             if not path.is_absolute() and ".." not in path.parts:
-                found[told["digest"]] = {**told, "path": str(path), "id": told["id"]}
-    return found
+                by_digest[line["digest"]] = {**line, "path": str(path), "id": line["id"]}
+    return by_digest
 
 
-def _put(source: Path, exported: Path | None, digest: str, directory: Path) -> Path:
+def _put(source: Path, old_copy: Path | None, digest: str, directory: Path) -> Path:
+    """Move the old copy into a directory if it has these bytes, else copy the source there. Return the copy's path."""
     mover.prepare(directory)
-    if exported is not None and exported.parent != directory and _has(exported, digest):
+    if old_copy is not None and old_copy.parent != directory and _has(old_copy, digest):
         with contextlib.suppress(OSError):
-            return _move(exported, directory, digest)
+            return _move(old_copy, directory, digest)
     return mover.copy(source, None, digest, directory)
 
 
 def _has(path: Path, digest: str) -> bool:
-    """Whether a file can be read and has these bytes."""
+    """Return True if a file can be read and its bytes have this digest."""
     with contextlib.suppress(OSError):
         return no_overwrite.digest(path) == digest
     return False
 
 
-def _move(exported: Path, directory: Path, digest: str) -> Path:
-    for name in no_overwrite.candidates(exported.name, digest):
+def _move(copy: Path, directory: Path, digest: str) -> Path:
+    for name in no_overwrite.candidates(copy.name, digest):
         with contextlib.suppress(FileExistsError):
-            no_overwrite.rename_noreplace(exported, directory / name)
+            no_overwrite.rename_noreplace(copy, directory / name)
             return directory / name
     raise AssertionError("candidates() does not end")
 
 
 def _line(ledger_reader: LedgerReader, verdict: Verdict, entry: LedgerEntry | None, path: Path) -> dict[str, Any]:
-    """What ``adapt`` reads. Without the note: what people write there may name a patient."""
-    model = verdicts.models_word(ledger_reader, verdict, entry)
+    """Return a line of the manifest, which ``adapt`` reads. The note is left out, because it may name a patient."""
+    model = verdicts.model_decision(ledger_reader, verdict, entry)
     return {
         "id": verdict.id,
         "path": str(path),
@@ -145,15 +148,17 @@ def _line(ledger_reader: LedgerReader, verdict: Verdict, entry: LedgerEntry | No
 
 
 class _Appender:
+    """Appends lines to the manifest."""
+
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab+")
         if self._file.tell():
             self._file.seek(-1, os.SEEK_END)
             if self._file.read(1) != b"\n":
-                self._file.write(b"\n")  # after what a crash cut short
+                self._file.write(b"\n")  # end a line that a crash cut short
 
-    def __call__(self, told: dict[str, Any]) -> None:
-        self._file.write(json.dumps(told).encode() + b"\n")
+    def __call__(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -173,9 +178,9 @@ def _appending(path: Path) -> Iterator[_Appender]:
         appender.close()
 
 
-def _unusable(path: Path, what: str, error: OSError) -> Fatal:
+def _unusable(path: Path, verb: str, error: OSError) -> Fatal:
     return Fatal(
-        f"{printable(str(path))} can not be {what}: {error.strerror}",
-        "Put that right, or export to another directory.",
+        f"{printable(str(path))} can not be {verb}: {error.strerror}",
+        "Correct that, or export to another directory.",
         Exit.DIRECTORY,
     )

@@ -1,7 +1,7 @@
-"""Where a running daemon takes in what people said of images: when the bell rings, and after each scan.
+"""Carry out people's verdicts in a running daemon.
 
-It is carried out in the thread that moves files and uses the ledger, a chunk at
-a time, so that sorting goes on in between.
+Verdicts are carried out when a process has written to the wake pipe, and after each scan of the inbox. The work runs
+in the thread that moves files and uses the ledger, a chunk at a time, so that sorting goes on in between.
 """
 
 from __future__ import annotations
@@ -16,59 +16,75 @@ from watcher.review.wake_pipe import WakePipe
 
 PAUSE_S = 5.0
 LONGEST_PAUSE_S = 300.0
-"""How long what could not be done waits (a full disk, say): twice as long each time. The bell ends it."""
+"""Pause in seconds after a verdict could not be carried out (the disk is full, for example).
+
+It doubles each time up to the longest. A write to the pipe ends it.
+"""
 
 
 class VerdictWorker:
-    """Turned by the loop, see :class:`watcher.service.pipeline.Pipeline`. ``wake`` ends its wait."""
+    """Carries out verdicts, turn by turn of the loop (see :class:`watcher.service.pipeline.Pipeline`).
 
-    def __init__(self, bell: WakePipe, wake: Callable[[], None]) -> None:
-        self.bell, self._wake = bell, wake
-        self._work: Future[list[VerdictResult]] | None = None
-        self._asked, self._scans, self._pause_s, self._not_before_s = True, 0, 0.0, float("-inf")
-        self._ended = 0
-        self._persons: DecisionExecutor | None = None
+    ``wake`` ends the wait of the loop. It is called when a chunk is done.
+    """
+
+    def __init__(self, pipe: WakePipe, wake: Callable[[], None]) -> None:
+        self.pipe, self._wake = pipe, wake
+        self._chunk: Future[list[VerdictResult]] | None = None
+        self._chunk_executor: DecisionExecutor | None = None
+        self._chunks_and_files = 0
+        self._requested, self._scans = True, 0
+        self._pause_s, self._not_before_s = 0.0, float("-inf")
 
     @property
     def busy(self) -> bool:
-        """Whether a chunk is under way."""
-        return self._work is not None
+        """True while a chunk is under way."""
+        return self._chunk is not None
 
     @property
     def finished(self) -> int:
-        """Chunks done so far, and files of theirs: a chunk of many large ones takes its time."""
-        return self._ended + (self._persons.carried if self._persons else 0)
+        """Number of chunks and of their files done so far.
 
-    def turn(self, now: float, executor: DecisionExecutor, mover: Executor | None, scans: int) -> list[VerdictResult]:
-        """Begin or end a chunk. Gives the verdicts of one that has ended.
-
-        ``mover`` is None while none may begin; ``sweeps`` counts scans of the inbox.
+        Files count because a chunk of many large ones takes long without being stuck.
         """
-        done = self._end(now) if self._work is not None and self._work.done() else []
-        if self.bell.rung():
-            self._asked, self._pause_s, self._not_before_s = True, 0.0, now
+        return self._chunks_and_files + (self._chunk_executor.carried if self._chunk_executor else 0)
+
+    def turn(
+        self, now: float, executor: DecisionExecutor, mover_thread: Executor | None, scans: int
+    ) -> list[VerdictResult]:
+        """Begin a chunk, or end it. Return the results of a chunk that has ended.
+
+        ``mover_thread`` moves the files, and is None while no chunk may begin. ``scans`` counts the scans of the
+        inbox.
+        """
+        results = self._end(now) if self._chunk is not None and self._chunk.done() else []
+        if self.pipe.woken():
+            self._requested, self._pause_s, self._not_before_s = True, 0.0, now
         if scans > self._scans and now >= self._not_before_s:
-            self._asked, self._scans = True, scans
-        if self._asked and self._work is None and mover is not None:
-            self._asked = False
-            self._persons = DecisionExecutor(executor.ledger, executor.mover, executor.destinations, None)
-            self._work = mover.submit(verdicts.carry_out, self._persons)
-            self._work.add_done_callback(lambda _: self._wake())
-        return done
+            self._requested, self._scans = True, scans
+        if self._requested and self._chunk is None and mover_thread is not None:
+            self._requested = False
+            self._chunk_executor = DecisionExecutor(executor.ledger, executor.mover, executor.destinations, None)
+            self._chunk = mover_thread.submit(verdicts.carry_out_open, self._chunk_executor)
+            self._chunk.add_done_callback(lambda _: self._wake())
+        return results
 
     def _end(self, now: float) -> list[VerdictResult]:
-        assert self._work is not None
-        done, self._work = self._work.result(), None
-        self._ended, self._persons = self.finished + 1, None
-        if any(each.state == "later" for each in done):
+        assert self._chunk is not None
+        results, self._chunk = self._chunk.result(), None
+        self._chunks_and_files, self._chunk_executor = self.finished + 1, None
+        if any(result.state == "later" for result in results):
             self._pause_s = min(max(PAUSE_S, 2 * self._pause_s), LONGEST_PAUSE_S)
             self._not_before_s = now + self._pause_s
-        elif done:
-            self._asked, self._pause_s = True, 0.0  # there may be more
-        return done
+        elif results:
+            self._requested, self._pause_s = True, 0.0  # there may be more
+        return results
 
     def close(self, now: float) -> list[VerdictResult]:
-        """End. What is under way has ended: the thread that moves files has been waited for."""
-        done = [] if self._work is None else self._end(now)
-        self.bell.close()
-        return done
+        """Close the pipe. Return the results of the last chunk.
+
+        Call this after the thread that moves files has ended, so that the chunk has ended, too.
+        """
+        results = [] if self._chunk is None else self._end(now)
+        self.pipe.close()
+        return results

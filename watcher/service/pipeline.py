@@ -93,7 +93,7 @@ class Pipeline:
     @property
     def connections(self) -> list[socket.socket | int]:
         """File descriptors and sockets that wake the loop: people's verdicts, and answers of the decoders."""
-        return [*(fd for judge in self._judges for fd in judge.worker.bell.fds), *self._decode.connections]
+        return [*(fd for judge in self._judges for fd in judge.worker.pipe.fds), *self._decode.connections]
 
     @property
     def totals(self) -> Totals:

@@ -123,7 +123,8 @@ def _promote(state: Path, candidate: Path, digest: str, before: Path | None) -> 
             _copy(candidate, place, digest)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         promotions.write(
-            state, [*promotions.history(state), promotions.Promotion(digest, now, verdicts.me(os.environ).user)]
+            state,
+            [*promotions.history(state), promotions.Promotion(digest, now, verdicts.current_reviewer(os.environ).user)],
         )
 
 

@@ -26,7 +26,7 @@ from watcher.filing.mover import Mover
 from watcher.ledger.reader import IN_PLACE, LedgerEntry, LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
 from watcher.model import checkpoint, promotions
-from watcher.review import export, verdicts, wake_pipe
+from watcher.review import export, judged_files, verdicts, wake_pipe
 
 PATIENCE_S = 30.0
 """How long a running daemon is waited for. The verdict is on record before, and stays."""
@@ -122,11 +122,11 @@ def _judge(args: argparse.Namespace, settings: loader.Config) -> int:
     """Record verdicts, and have the files moved: by the daemon that runs, else here."""
     label = None
     if args.doing == "accept":
-        label = verdicts.known(checkpoint.load(promotions.weights_path(None, settings)).classes, args.label)
+        label = verdicts.class_named(checkpoint.load(promotions.weights_path(None, settings)).classes, args.label)
     path, places = paths_and_limits.ledger_path(settings), destinations.places(settings)
     with LedgerReader(path) as ledger_reader:
         put_back.refuse_root(path)
-        judged = {each.path: each for each in (verdicts.subject(ledger_reader, file, places) for file in args.files)}
+        judged = {each.path: each for each in (judged_files.find(ledger_reader, file, places) for file in args.files)}
         with contextlib.closing(Ledger(path, owner=put_back.OWNER)) as book:
             given = [_give(book, each, label, args.note) for each in judged.values()]
         _have_filed(given, ledger_reader, settings)
@@ -135,9 +135,9 @@ def _judge(args: argparse.Namespace, settings: loader.Config) -> int:
     return Exit.FAILED if "left" in states or ("open" in states and not daemon) else Exit.OK
 
 
-def _give(book: Ledger, judged: verdicts.JudgedFile, label: str | None, note: str | None) -> int:
+def _give(book: Ledger, judged: judged_files.JudgedFile, label: str | None, note: str | None) -> int:
     try:
-        return verdicts.give(book, judged, label, verdicts.me(os.environ), note)
+        return verdicts.record(book, judged, label, verdicts.current_reviewer(os.environ), note)
     except Retry as error:
         raise Fatal(str(error), "Nothing was recorded of it, nor of those named after it.") from error
 
@@ -159,7 +159,7 @@ def _have_filed(given: list[int], ledger_reader: LedgerReader, settings: loader.
         _refuse_missing(executor.ledger, settings)
         mover = Mover(settings.inbox.path, paths_and_limits.file_mode(settings))
         persons = DecisionExecutor(executor.ledger, mover, destinations.places(settings), None)
-        while done := verdicts.carry_out(persons):
+        while done := verdicts.carry_out_open(persons):
             failed = [each for each in done if each.state == "later"]
             for each in failed:
                 told = printable(f"{each.verdict.path} can not be moved: {each.why}")

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
             raise _nothing()
         last = promotions.standing(entries)[-1]
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        taken = replace(last, taken_back=now, taken_back_by=verdicts.me(os.environ).user)
+        taken = replace(last, taken_back=now, taken_back_by=verdicts.current_reviewer(os.environ).user)
         entries = [taken if entry is last else entry for entry in entries]
         before = _before(entries, state)  # refused here rather than at the next start
         promotions.write(state, entries)

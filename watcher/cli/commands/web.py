@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     )
     pictures = Pictures(paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
     person = _asks_who(args.user_header)
-    hosts = access.names(args.address, args.port) | {name.lower() for name in args.host}
+    hosts = access.host_names(args.address, args.port) | {name.lower() for name in args.host}
     lock = access.AccessGuard(frozenset(hosts))
     try:
         server = waitress.create_server(build(site, lock, pictures, person), host=args.address, port=args.port)
@@ -62,7 +62,7 @@ def _asks_who(header: str | None) -> Callable[[], Reviewer]:
     """What tells who judges: who a proxy says it is in this header, else who started this."""
     import flask
 
-    here = verdicts.me(os.environ)
+    here = verdicts.current_reviewer(os.environ)
 
     def person() -> Reviewer:
         told = flask.request.headers.get(header, "") if header else ""

@@ -1,9 +1,9 @@
-"""Who may use the page. It shows images of patients and moves files, on a host that others may share.
+"""Decide who may use the review page, which shows images of patients and moves files.
 
-A key that only who started the page has seen opens it, once, for a cookie that
-browsers send with nothing but requests of the page's own. Requests by another
-name than the page was started under are refused (a site elsewhere may have had
-its name point here), and so are changes that another page asked for.
+Other people may share the host that serves it. A key that only the person who started the page has seen opens it
+once, in exchange for a cookie that browsers send only with requests of the page itself. Two kinds of request are
+refused: those for another host name than the page was started under, because another site may have had its name
+point to this host (DNS rebinding), and changes that another page asked for.
 """
 
 from __future__ import annotations
@@ -19,45 +19,51 @@ COOKIE = "mednet-review"
 
 @dataclass(frozen=True)
 class AccessGuard:
-    """``hosts`` are the names by which the page may be asked for (with the port), lower case."""
+    """The host names and the secrets of one start of the page.
+
+    ``hosts`` are the names, with the port and in lower case, under which the page may be requested.
+    """
 
     hosts: frozenset[str]
     key: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
 
     @property
     def cookie(self) -> str:
-        """What the cookie holds: not the key itself, which is seen in a browser's history."""
+        """Value of the cookie. It is not the key itself, which a browser's history shows."""
         return self._derived("cookie")
 
     @property
     def token(self) -> str:
-        """What each form sends along."""
+        """Secret that each form of the page sends along."""
         return self._derived("form")
 
     def _derived(self, purpose: str) -> str:
         return hmac.new(self.key.encode(), purpose.encode(), hashlib.sha256).hexdigest()
 
-    def knows(self, host: str) -> bool:
-        """Whether the page was asked for by one of its own names."""
+    def accepts_host(self, host: str) -> bool:
+        """Return True if the page was requested under one of its own host names."""
         return host.lower() in self.hosts
 
-    def opens(self, key: str) -> bool:
-        """Whether this is the key."""
+    def accepts_key(self, key: str) -> bool:
+        """Return True if this is the key."""
         return hmac.compare_digest(key.encode("utf-8", "replace"), self.key.encode())
 
-    def admits(self, cookies: Mapping[str, str]) -> bool:
-        """Whether the request comes from a browser that was let in."""
+    def accepts_cookies(self, cookies: Mapping[str, str]) -> bool:
+        """Return True if the cookies hold that of this page."""
         return hmac.compare_digest(cookies.get(COOKIE, "").encode("utf-8", "replace"), self.cookie.encode())
 
-    def asked_here(self, token: str, origin: str | None) -> bool:
-        """Whether a change was asked for on the page itself."""
+    def accepts_change(self, token: str, origin: str | None) -> bool:
+        """Return True if a change was requested by a form of the page itself.
+
+        ``origin`` is the header of this name, None where the browser sends none.
+        """
         _, _, host = (origin or "").partition("://")
-        same = origin is None or self.knows(host)
-        return same and hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
+        same_origin = origin is None or self.accepts_host(host)
+        return same_origin and hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode())
 
 
-def names(address: str, port: int) -> frozenset[str]:
-    """By which names a page at this address is asked for."""
-    local = {"127.0.0.1", "::1", "localhost"}
-    own = local if address in local else {address}
-    return frozenset(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in own)
+def host_names(address: str, port: int) -> frozenset[str]:
+    """Return the host names, with the port, under which a page that listens at this address is requested."""
+    loopback = {"127.0.0.1", "::1", "localhost"}
+    names = loopback if address in loopback else {address}
+    return frozenset(f"[{name}]:{port}" if ":" in name else f"{name}:{port}" for name in names)

@@ -1,4 +1,7 @@
-"""What the model saw of a file, as a PNG. The file's own bytes never reach the browser, nor this process's decoders."""
+"""Draw files as the model saw them, as PNG.
+
+A file's own bytes never reach the browser. They are decoded in a child process, not in this one.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from watcher.core.records import Decoded
 from watcher.images.decoder_pool import DecoderPool, Result
 
 SIDE = 256
-"""Pixels of the picture: the 64 x 64 of the model, each four times as large."""
+"""Width and height of a picture in pixels: each of the model's 64 x 64 pixels is drawn as 4 x 4."""
 
 
 class Pictures:
-    """Decodes in the confined child of the daemon's own kind, one file at a time. Called by any thread."""
+    """Decodes one file at a time, in a confined child process like the daemon's. May be called by any thread."""
 
     def __init__(self, limits: dict[str, int], timeout_s: float) -> None:
         self._limits, self._timeout_s = limits, timeout_s
@@ -26,7 +29,7 @@ class Pictures:
         self._lock = threading.Lock()
 
     def png(self, path: Path, digest: str) -> bytes | None:
-        """The picture of a file with these bytes. None: there is no such file, or it shows nothing."""
+        """Return the picture of a file, or None if it can not be decoded or has other bytes than ``digest`` says."""
         with self._lock:
             result = self._decoded(str(path))
         if not isinstance(result, Decoded) or result.digest != digest:
@@ -42,10 +45,10 @@ class Pictures:
         while True:
             for result in self._pool.collect():
                 return result
-            due = self._pool.due_s()
-            wait(self._pool.connections, None if due is None else max(0.0, due - time.monotonic()))
+            due_s = self._pool.due_s()
+            wait(self._pool.connections, None if due_s is None else max(0.0, due_s - time.monotonic()))
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         if self._pool is not None:
             self._pool.close()

@@ -1,4 +1,4 @@
-"""Files from a browser into the inbox: whole, synced, and under a name that is free."""
+"""Put files from a browser into the inbox: complete, synced to disk, and under a free name."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from watcher.inbox.scan import Inbox
 
 
 def put(stream: IO[bytes], name: str, inbox: Inbox, max_bytes: int) -> Path:
-    """Put one file there. Until it is whole it has a name that no daemon takes.
+    """Put one file into the inbox, and return its path. Until it is complete it has a name that no daemon takes.
 
     Raises:
-        Reject: the name would not be looked at, or it is too large, or empty.
+        Reject: the daemon would ignore a file with this name, or the file is empty or too large.
         Retry: the inbox can not be written.
     """
-    plain = os.path.basename(name.replace("\\", "/")).strip()
-    if not (plain and plain.isprintable()) or len(plain.encode("utf-8", "replace")) > 200 or not inbox.wants(plain):
-        raise Reject("name", "the daemon would not look at a file of that name")
+    base_name = os.path.basename(name.replace("\\", "/")).strip()
+    if (
+        not (base_name and base_name.isprintable())
+        or len(base_name.encode("utf-8", "replace")) > 200
+        or not inbox.wants(base_name)
+    ):
+        raise Reject("name", "the daemon would ignore a file with this name")
     partial = inbox.path / f".{uuid.uuid4().hex}{no_overwrite.PARTIAL}"
     try:
         with partial.open("xb") as file:
@@ -32,8 +36,8 @@ def put(stream: IO[bytes], name: str, inbox: Inbox, max_bytes: int) -> Path:
             file.flush()
             os.fsync(file.fileno())
         if not 0 < size <= max_bytes:
-            raise Reject("size", f"{size} bytes; 1 to {max_bytes} are taken")
-        return _appear(partial, inbox.path, plain)
+            raise Reject("size", f"the file has {size} bytes; 1 to {max_bytes} are allowed")
+        return _publish(partial, inbox.path, base_name)
     except OSError as error:
         raise Retry(f"the inbox can not be written: {error.strerror}") from error
     finally:
@@ -41,7 +45,7 @@ def put(stream: IO[bytes], name: str, inbox: Inbox, max_bytes: int) -> Path:
             partial.unlink()
 
 
-def _appear(partial: Path, inbox: Path, name: str) -> Path:
+def _publish(partial: Path, inbox: Path, name: str) -> Path:
     for candidate in no_overwrite.candidates(name, None):
         with contextlib.suppress(FileExistsError):
             no_overwrite.rename_noreplace(partial, inbox / candidate)
