@@ -21,7 +21,7 @@ from watcher.ledger.writer import Ledger
 from watcher.model import checkpoint
 from watcher.monitoring import drift
 from watcher.monitoring.counters import Counters
-from watcher.monitoring.drift import TELL_S, Drift, DriftRules, Means, Sample
+from watcher.monitoring.drift import WARNING_PERIOD_S, Drift, DriftRules, Means, Sample
 from watcher.monitoring.metrics import Metrics
 from watcher.service import build
 
@@ -44,8 +44,8 @@ def watching(*batches: Iterable[Sample], rules: DriftRules = RULES, validated: M
 class TestAgainstValidation:
     def test_as_in_validation(self) -> None:
         """Nothing is suspected where nothing differs, nor where the model does better."""
-        assert watching(files(100), validated=VALIDATED).look(0.0).suspected == ()
-        assert watching(files(100, confidence=1.0), validated=VALIDATED).look(0.0).suspected == ()
+        assert watching(files(100), validated=VALIDATED).compare(0.0).suspected == ()
+        assert watching(files(100, confidence=1.0), validated=VALIDATED).compare(0.0).suspected == ()
 
     @pytest.mark.parametrize(
         ("what", "suspected"),
@@ -58,18 +58,18 @@ class TestAgainstValidation:
     )
     def test_more_review_and_less_confidence(self, what: dict[str, float], suspected: tuple[str, ...]) -> None:
         """Each by the limit that the config sets, from the first window on."""
-        report = watching(files(100, **what), validated=VALIDATED).look(0.0)  # type: ignore[arg-type]
+        report = watching(files(100, **what), validated=VALIDATED).compare(0.0)  # type: ignore[arg-type]
         assert (report.suspected, report.against["confidence"]) == (suspected, "validation")
 
     def test_another_mix_is_shown_and_not_suspected(self) -> None:
         """A site that sends chest films alone is no drift, however far from validation."""
-        report = watching(files(100, labels="A"), validated=VALIDATED).look(0.0)
+        report = watching(files(100, labels="A"), validated=VALIDATED).compare(0.0)
         assert (report.distance, report.suspected, report.against["class_mix"]) == (1.0, (), "validation")
 
     def test_few_files_tell_nothing(self) -> None:
         """Chance is not told."""
-        assert watching(files(49, review=1.0), validated=VALIDATED).look(0.0).suspected == ()
-        assert watching(files(50, review=1.0), validated=VALIDATED).look(0.0).suspected == ("review_rate",)
+        assert watching(files(49, review=1.0), validated=VALIDATED).compare(0.0).suspected == ()
+        assert watching(files(50, review=1.0), validated=VALIDATED).compare(0.0).suspected == ("review_rate",)
 
     def test_a_limit_of_none(self) -> None:
         """As far as it likes."""
@@ -77,18 +77,18 @@ class TestAgainstValidation:
         drifting = watching(
             files(100), files(100, review=1.0, confidence=0.1, labels="C"), rules=rules, validated=VALIDATED
         )
-        assert drifting.look(0.0).suspected == ()
+        assert drifting.compare(0.0).suspected == ()
 
 
 class TestAgainstItsOwnPast:
     def test_the_first_window_has_no_past(self) -> None:
         """Nothing to hold it against: nothing told."""
-        report = watching(files(100, review=1.0)).look(0.0)
+        report = watching(files(100, review=1.0)).compare(0.0)
         assert (report.suspected, set(report.against.values())) == ((), {"nothing"})
 
     def test_what_came_before(self) -> None:
         """Without figures of validation all three are held against the site's earlier files."""
-        report = watching(files(100, review=0.1), files(100, review=0.9, confidence=0.5, labels="BC")).look(0.0)
+        report = watching(files(100, review=0.1), files(100, review=0.9, confidence=0.5, labels="BC")).compare(0.0)
         assert report.suspected == drift.FIGURES
         assert set(report.against.values()) == {"site"}
         assert (report.reference.review_rate, report.window.review_rate) == (0.1, 0.9)
@@ -96,23 +96,23 @@ class TestAgainstItsOwnPast:
 
     def test_the_mix_even_where_validation_has_one(self) -> None:
         """Half of the files are of another class than they used to be."""
-        report = watching(files(100, labels="A"), files(100, labels="AB"), validated=VALIDATED).look(0.0)
+        report = watching(files(100, labels="A"), files(100, labels="AB"), validated=VALIDATED).compare(0.0)
         assert (report.suspected, report.reference.mix) == (("class_mix",), {"A": 1.0})
 
     def test_the_past_is_bounded(self) -> None:
         """Beyond its length files are forgotten: a new usual becomes the usual."""
         drifting = watching(files(500, review=1.0), files(500, review=0.0))
-        assert (len(drifting._past), drifting.look(0.0).reference.review_rate) == (400, 0.0)
+        assert (len(drifting._past), drifting.compare(0.0).reference.review_rate) == (400, 0.0)
 
 
 class TestTheWindow:
     def test_by_time(self) -> None:
         """What is older than the window is past, however few came since."""
         drifting = watching(files(60, at_s=0.0, review=1.0), files(60, at_s=20 * HOUR), validated=VALIDATED)
-        assert drifting.look(23 * HOUR).suspected == ("review_rate",)
-        report = drifting.look(25 * HOUR)
+        assert drifting.compare(23 * HOUR).suspected == ("review_rate",)
+        report = drifting.compare(25 * HOUR)
         assert (report.files, report.hours, report.suspected) == (60, 5.0, ())
-        assert drifting.look(100 * HOUR).files == 0
+        assert drifting.compare(100 * HOUR).files == 0
 
     def test_sums_stay_right(self) -> None:
         """After any number of files the figures are those of the window itself."""
@@ -123,7 +123,7 @@ class TestTheWindow:
         ]
         for each in seen:
             drifting.add(each)
-        window = drifting.look(3000.0).window
+        window = drifting.compare(3000.0).window
         last = seen[-100:]
         assert window.confidence == pytest.approx(np.mean([each.confidence for each in last]))
         assert window.review_rate == np.mean([each.review for each in last])
@@ -133,7 +133,7 @@ class TestTheWindow:
         """At once, then every six hours while it lasts; and when it comes back."""
         drifting = watching(files(100, review=1.0), rules=replace(RULES, window_h=1e6), validated=VALIDATED)
         told = [hour for hour in range(20) if drifting.to_tell(hour * HOUR)]
-        assert told == [0, 6, 12, 18] and TELL_S == 6 * HOUR
+        assert told == [0, 6, 12, 18] and WARNING_PERIOD_S == 6 * HOUR
         for each in files(100):
             drifting.add(each)
         assert drifting.to_tell(100 * HOUR) is None
@@ -162,7 +162,7 @@ class TestWhatCounts:
         assert drift.sample(Decision(Outcome.QUARANTINE, None, 0.0, "empty"), 1.0) is None
         drifting = Drift(RULES)
         drifting.add(None)
-        assert drifting.look(0.0).files == 0
+        assert drifting.compare(0.0).files == 0
 
 
 class TestFiguresOfValidation:
@@ -184,7 +184,7 @@ class TestFiguresOfValidation:
 def test_metrics() -> None:
     """Served with bounded labels; what is not known is not there."""
     tally = Counters(drift=watching(files(100, review=0.5), validated=replace(VALIDATED, confidence=None)))
-    tally.drift.look(0.0)
+    tally.drift.compare(0.0)
     served = {
         (sample.name, *sample.labels.values()): sample.value
         for family in Metrics(dict, tally).collect()
@@ -210,7 +210,7 @@ def test_shadow_decisions_count(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = Counters(clock=lambda: 5.0)
     order = MoveOrder("a", Identity(1, 1, 1, 1), None, Decision(Outcome.SORTED, "CXR", 0.9), Timing(0.0))
     tally.shadow(Shadowed(order, "/x").order, 1.0)
-    assert tally.drift.look(6.0).files == 1
+    assert tally.drift.compare(6.0).files == 1
 
 
 def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
@@ -225,10 +225,10 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
         with book.transaction():
             book.record_shadowed(book.record_decisions([order], ["/x"], model))
     now = book.now().timestamp()
-    window = build.drift_watch(loader.Config(), weights, book).look(now).window
+    window = build.drift_watch(loader.Config(), weights, book).compare(now).window
     assert (window.confidence, window.review_rate) == (pytest.approx(0.8), 0.5)
     short = loader.Config(drift={"window_files": 1, "min_files": 1, "reference_files": 1})  # type: ignore[arg-type]
-    assert build.drift_watch(short, weights, book).look(now).files == 1
+    assert build.drift_watch(short, weights, book).compare(now).files == 1
     book.close()
 
 
@@ -237,7 +237,7 @@ def test_held_against_the_operating_point(tmp_path: Path) -> None:
     with contextlib.closing(Ledger(tmp_path / "ledger")) as book:
         weights = checkpoint.load(shipped_files.weights())
         strict = loader.Config(review={"accept_rate": 0.95})  # type: ignore[arg-type]
-        rates = [build.drift_watch(c, weights, book).look(0.0).reference.review_rate for c in (loader.Config(), strict)]
+        rates = [build.drift_watch(c, weights, book).compare(0.0).reference.review_rate for c in (loader.Config(), strict)]
     assert rates == [weights.training["validation"]["review_rate"], pytest.approx(0.05)]
 
 

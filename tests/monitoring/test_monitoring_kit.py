@@ -75,7 +75,7 @@ def test_every_metric_asked_for_is_served() -> None:
     bad = MoveOrder("b", None, None, Decision(Outcome.QUARANTINE, None, 0.0, "empty"), Timing(0.0))
     tally.record(Filed(bad, "/b"), 1.0)
     disk = {"backlog_files": {"review": 1.0}, "disk_free_bytes": {"inbox": 1.0}}
-    tally.drift.look(0.0)
+    tally.drift.compare(0.0)
     metrics = Metrics(lambda: {"model": "m"}, tally, lambda: disk)
     metrics.observe(Totals(1, tally.all_lives, 0, 0, True))
     served = {sample.name for family in metrics.collect() for sample in family.samples}

@@ -18,8 +18,8 @@ _WRITER = """
 import sys
 from pathlib import Path
 from watcher.monitoring import log, log_output
-journal = log.Journal(log_output.Output(open("/dev/null", "w")))
-journal.use("json", "info", log_output.File(Path(sys.argv[1])))
+journal = log.DaemonLog(log_output.LineOutput(open("/dev/null", "w")))
+journal.use("json", "info", log_output.LogFile(Path(sys.argv[1])))
 for number in range(int(sys.argv[2])):
     journal.logger.info("inbox.given_back", files=number)
 Path(sys.argv[1]).with_name("done").touch()

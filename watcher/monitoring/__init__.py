@@ -1,1 +1,1 @@
-"""Log, metrics and drift. Only service/ and cli/ write log lines."""
+"""Write the log, serve metrics and watch for drift."""

@@ -1,4 +1,4 @@
-"""What the daemon has done, in numbers: for metrics, status lines and the end of the log."""
+"""Count what the daemon has done, for metrics, status lines and the last line of the log."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from watcher.monitoring.drift import Drift, DriftRules, sample
 
 OUTCOMES = (Outcome.SORTED.value, Outcome.REVIEW.value, Outcome.QUARANTINE.value)
 
+# Upper bounds of histogram buckets.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 CONFIDENCES = (0.2, 0.4, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 0.999, 1.0)
 IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0)
@@ -21,9 +22,10 @@ IMAGES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 409
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """How many files were seen, filed by outcome, withdrawn by other hands, and are pending.
+    """Numbers of files: seen, filed by outcome, withdrawn (removed from the inbox by others) and pending.
 
-    ``oldest_s`` is how long the oldest of those has been waiting; ``shadowed`` are those that shadow mode left there.
+    ``reachable`` is False while the inbox can not be listed. ``oldest_s`` is the time that the oldest pending file has
+    been waiting. ``shadowed`` counts the files that were decided upon in shadow mode and left in the inbox.
     """
 
     seen: int
@@ -36,7 +38,7 @@ class Totals:
 
 
 class Histogram:
-    """Counts values by upper bounds. Written by one thread, read by any."""
+    """Numbers of values up to each of some upper bounds. One thread may write it, any may read it."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds, self._counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
@@ -47,7 +49,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> Iterator[tuple[str, float]]:
-        """For each bound how many values are not above it; the last is +Inf."""
+        """Return each bound with the number of values that are not above it; the last bound is +Inf."""
         names = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
         return zip(names, itertools.accumulate(list(self._counts)), strict=True)
 
@@ -58,9 +60,9 @@ def _histograms() -> dict[str, Histogram]:
 
 @dataclass
 class Counters:
-    """What was done in this life; ``before`` is what was filed in earlier ones, by outcome.
+    """Counts since the start of this process. ``before`` holds the files filed by earlier processes, by outcome.
 
-    ``config_refused``: the last reload was, so the config on disk is not the one in force.
+    ``config_refused`` is True if the last reload was refused, so that the config on disk is not the one in force.
     """
 
     before: Mapping[str, int] = field(default_factory=dict)
@@ -77,23 +79,23 @@ class Counters:
     clock: Callable[[], float] = time.time
 
     def record(self, result: Filed, total_s: float) -> None:
-        """One file has been filed, ``total_s`` after it was first seen."""
+        """Count a file that was filed ``total_s`` after it was first seen."""
         decision, timing = result.order.decision, result.order.timing
         self.filed[decision.outcome.value] += 1
         self.last_filed_at = self.clock()
         self.stages["move"].add(result.move_ms / 1000)
         self.stages["total"].add(total_s)
         self.stages["queue"].add(timing.queue_ms / 1000)
-        self._judged(decision, timing)
+        self._count_decision(decision, timing)
 
     def shadow(self, order: MoveOrder, total_s: float) -> None:
-        """One file has been decided upon in shadow mode."""
+        """Count a file that was decided upon in shadow mode ``total_s`` after it was first seen."""
         self.shadowed += 1
         self.stages["total"].add(total_s)
         self.stages["queue"].add(order.timing.queue_ms / 1000)
-        self._judged(order.decision, order.timing)
+        self._count_decision(order.decision, order.timing)
 
-    def _judged(self, decision: Decision, timing: Timing) -> None:
+    def _count_decision(self, decision: Decision, timing: Timing) -> None:
         self.drift.add(sample(decision, self.clock()))
         if decision.label is None:
             self.quarantined[decision.reason or ""] += 1
@@ -105,5 +107,5 @@ class Counters:
 
     @property
     def all_lives(self) -> dict[str, int]:
-        """Files filed by outcome, in this life and before."""
+        """Files filed by outcome, by this process and those before it."""
         return {outcome: self.before.get(outcome, 0) + self.filed[outcome] for outcome in OUTCOMES}

@@ -1,4 +1,4 @@
-"""Structured logs: one canonical line for each file's outcome, and few others."""
+"""Write structured logs: one canonical line for the outcome of each file, and few others."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Form = Literal["auto", "json", "console"]
 
 
 class DaemonLog:
-    """What is logged, how, and where to. Can change while the daemon runs: :meth:`use`."""
+    """The daemon's logger, whose format, level and files can change while the daemon runs (see :meth:`use`)."""
 
     def __init__(
         self, stream: TextIO | LineOutput, clock: Callable[[], float] = time.monotonic, *, priorities: bool = False
     ) -> None:
-        """With ``priorities`` each line begins with the one of its level, as systemd's journal takes it off."""
+        """Log to a stream. With ``priorities`` each line begins with its level's priority, for systemd's journal."""
         self._priorities = _PRIORITIES if priorities else {}
         self._stream, self._repeats, self._lock = stream, RateLimiter(clock), threading.Lock()
         self._clock, self._next_lost_s = clock, float("-inf")
@@ -44,7 +44,10 @@ class DaemonLog:
         ).bind()
 
     def use(self, form: Form, level: str, file: LogFile | None = None, last_error: Path | None = None) -> None:
-        """Write lines of this level or above; to ``file`` too, as JSON; the last error into a file of its own."""
+        """Log lines of this level or above from now on.
+
+        They also go to ``file``, as JSON. The last error is kept in the file ``last_error``.
+        """
         terminal = self._stream.isatty()
         console = form == "console" or (form == "auto" and terminal)
         self._render = structlog.dev.ConsoleRenderer(colors=terminal) if console else self._json
@@ -54,11 +57,10 @@ class DaemonLog:
             old.close()
 
     def flush(self, *, all: bool = False) -> None:
-        """Write what was held back long enough, or (``all``) whatever was.
+        """Write the repeated lines whose window is over, or ``all`` that are held back.
 
-        See :class:`watcher.monitoring.rate_limit.RateLimiter`.
-
-        And how many lines were lost, where lines are written again.
+        See :class:`watcher.monitoring.rate_limit.RateLimiter`. An output that lost lines, and can be written again,
+        gets a line with their number.
         """
         with self._lock:
             due = self._repeats.due(all=all)
@@ -66,13 +68,16 @@ class DaemonLog:
             getattr(self.logger, method)(**line)
         for output, other in ((self._stream, self._file), (self._file, self._stream)):
             if isinstance(output, LineOutput):
-                self._tell_lost(output, other)
+                self._log_lost_lines(output, other)
 
-    def _tell_lost(self, output: LineOutput, other: TextIO | LineOutput | None) -> None:
-        """When lines are written again; while they are not, once a minute where the other output has them."""
+    def _log_lost_lines(self, output: LineOutput, other: TextIO | LineOutput | None) -> None:
+        """Log how many lines an output lost, once it can be written again.
+
+        Before that they are logged once a minute, if the other output can be written.
+        """
         now = self._clock()
-        still = isinstance(other, LineOutput) and not other.failing and now >= self._next_lost_s
-        if lines := output.lost_before(still=still):
+        while_failing = isinstance(other, LineOutput) and not other.failing and now >= self._next_lost_s
+        if lines := output.lost_before(while_failing=while_failing):
             self._next_lost_s = now + WINDOW_S
             place = output.path if isinstance(output, LogFile) else "standard output"
             self.logger.warning("log.lines_lost", lines=lines, place=printable(str(place)))
@@ -86,20 +91,20 @@ class DaemonLog:
         return line
 
     def _write(self, logger: Any, method: str, line: EventDict) -> Any:
-        written = None
+        json_line = None
         if self._file is not None or self._render is self._json or method in ("error", "critical"):
-            written = str(self._json(logger, method, structlog.processors.format_exc_info(logger, method, {**line})))
+            json_line = str(self._json(logger, method, structlog.processors.format_exc_info(logger, method, {**line})))
             if self._file is not None:
                 with self._lock:
-                    self._file.write(written + "\n")
+                    self._file.write(json_line + "\n")
             if self._last_error is not None and method in ("error", "critical"):
-                _replace(self._last_error, written)
-        told = written if self._render is self._json else self._render(logger, method, line)
-        return self._priorities.get(method, "") + str(told)
+                _replace(self._last_error, json_line)
+        text = json_line if self._render is self._json else self._render(logger, method, line)
+        return self._priorities.get(method, "") + str(text)
 
 
 _PRIORITIES = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
-"""Of sd-daemon(3)."""
+"""Prefixes of each level, from sd-daemon(3)."""
 
 _STAMPS: list[structlog.typing.Processor] = [
     structlog.processors.add_log_level,
@@ -108,15 +113,15 @@ _STAMPS: list[structlog.typing.Processor] = [
 
 
 def _replace(path: Path, line: str) -> None:
-    """Best effort: the log has it."""
+    """Write a file with this one line, replacing the old file. Errors are ignored, because the log has the line."""
     with contextlib.suppress(OSError):
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(line + "\n", "utf-8", "backslashreplace")
-        fresh.replace(path)
+        new_path = path.with_name(f".{path.name}.new")
+        new_path.write_text(line + "\n", "utf-8", "backslashreplace")
+        new_path.replace(path)
 
 
 def configure(form: Form, level: str, stream: TextIO | LineOutput) -> Logger:
-    """A logger that writes one line an event to ``stream``: JSON, or coloured text on a terminal."""
+    """Return a logger that writes one line for each event to ``stream``: JSON, or coloured text on a terminal."""
     daemon_log = DaemonLog(stream)
     daemon_log.use(form, level)
     return daemon_log.logger

@@ -1,8 +1,8 @@
-"""Where log lines are written. A log that can not be written must not stop the sorting.
+"""Write log lines to a stream or a file, without ever stopping the daemon.
 
-Not even one whose reader has stalled: a full pipe would hold the writer for as
-long, signals or not. So nothing is written that would have to wait, but for a
-moment, once.
+A log that can not be written must not stop the sorting, nor must a pipe whose reader has stalled: a full pipe blocks
+its writer for as long, whatever signals arrive. So a line that can not be written waits for a moment, once, and the
+lines after it do not wait.
 """
 
 from __future__ import annotations
@@ -20,199 +20,206 @@ from typing import TextIO
 from watcher.config import loader
 from watcher.core import mounts
 from watcher.core.errors import Exit, Fatal
-from watcher.monitoring import log_output
 
 PATIENCE_S = 1.0
-"""How long a line waits for a reader who is behind. Until he goes on, those after it do not wait at all."""
+"""Seconds that a line waits for a stalled reader. The lines after it do not wait until the reader goes on."""
 
-RECENT = 4 * 2**20
-"""Bytes of the last lines that are kept, in case the file is cut before they were copied."""
+RECENT_BYTES = 4 * 2**20
+"""Bytes of the last lines that are remembered, in case the file is truncated before they were copied."""
 
 
 class LineOutput:
-    """Writes whole lines to a stream's descriptor.
+    """Writes whole lines to the file descriptor of a stream.
 
-    ``lost`` counts the lines that could not be written: the ledger has every outcome all the same.
+    ``lost`` counts the lines that could not be written. The ledger has every outcome nevertheless.
     """
 
     def __init__(self, stream: TextIO | None = None, patience_s: float = PATIENCE_S) -> None:
         self._stream, self._patience_s = stream, patience_s
         self._fd = -1
-        self._most = select.PIPE_BUF
-        self._rest = b""  # of a line that was begun: goes before the next
+        self._max_bytes = select.PIPE_BUF  # of one write
+        self._rest = b""  # the end of a line that was begun, to be written before the next line
         self._failing = False
-        self.lost = self._told = 0
+        self.lost = self._reported = 0
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Return True if the stream is a terminal."""
         return self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> None:
-        """Write one line, or count it as lost (disk full, nobody reads any more or just now)."""
+        """Write one line, or count it as lost (the disk is full, or the reader is gone or stalled)."""
         line = text.encode("utf-8", "backslashreplace")
         try:
             fd = self._descriptor()
         except OSError:
-            rest, left = self._rest, line
+            rest, unwritten = self._rest, line
         else:
             until_s = time.monotonic() + (0.0 if self._failing else self._patience_s)
             rest = self._push(fd, self._rest, until_s)
-            left = line if rest else self._push(fd, line, until_s)
-        self.lost += left == line
-        self._rest, self._failing = rest if left == line else left, bool(left)
-        if not left:
-            with contextlib.suppress(OSError):  # a pipe has no end to look at
-                self._wrote(line)
+            unwritten = line if rest else self._push(fd, line, until_s)
+        self.lost += unwritten == line
+        self._rest, self._failing = rest if unwritten == line else unwritten, bool(unwritten)
+        if not unwritten:
+            with contextlib.suppress(OSError):  # a pipe has no position to ask for
+                self._after_line(line)
 
     @property
     def failing(self) -> bool:
-        """Whether the last line could not be written."""
+        """True if the last line could not be written."""
         return self._failing
 
-    def lost_before(self, *, still: bool = False) -> int:
-        """How many lines were lost since the last call, once lines are written again: until then none.
+    def lost_before(self, *, while_failing: bool = False) -> int:
+        """Return how many lines were lost since the last call.
 
-        With ``still`` those that are being lost count, too: for who can be told elsewhere.
+        While lines can not be written this is 0, except with ``while_failing``, for a caller who can report it in
+        another output.
         """
-        if self._failing and not still:
+        if self._failing and not while_failing:
             return 0
-        lost, self._told = self.lost - self._told, self.lost
+        lost, self._reported = self.lost - self._reported, self.lost
         return lost
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: no line is buffered."""
 
-    def _wrote(self, line: bytes) -> None:
-        """What is to be done after each line."""
+    def _after_line(self, line: bytes) -> None:
+        """Do what is needed after each line that was written."""
 
     def _push(self, fd: int, data: bytes, until_s: float) -> bytes:
-        """Write what can be written without waiting beyond a time. Gives what can not."""
+        """Write as much as is possible until a monotonic time. Return the bytes that were not written."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
         with contextlib.suppress(OSError):
             while data and poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
-                data = data[os.write(fd, data[: self._most]) :]
+                data = data[os.write(fd, data[: self._max_bytes]) :]
         return data
 
     def _descriptor(self) -> int:
         assert self._stream is not None
         if self._fd < 0:
-            self._fd, self._most = _unshared(self._stream.fileno())
+            self._fd, self._max_bytes = _unshared(self._stream.fileno())
         return self._fd
 
 
 def _unshared(fd: int) -> tuple[int, int]:
-    """What to write to, and how much at most at a time so that it does not block.
+    """Return a file descriptor for the same stream that never blocks, and how many bytes one write may have.
 
-    That our end does not block is said of a pipe opened anew: the one given is other processes', too. Where that can
-    not be had, what may be written takes PIPE_BUF bytes, by pipe(7).
+    A pipe is opened anew as non-blocking, because other processes share the description of ``fd`` itself. If that
+    fails, ``fd`` is used: a pipe that is ready takes PIPE_BUF bytes without blocking, see pipe(7).
     """
     mode = os.fstat(fd).st_mode
     if stat.S_ISFIFO(mode):
-        with contextlib.suppress(OSError):  # another user made it, or there is no /proc
+        with contextlib.suppress(OSError):  # another user owns the pipe, or there is no /proc
             fd = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     return fd, 1 << 30 if stat.S_ISREG(mode) else select.PIPE_BUF
 
 
-def is_journal(stream: TextIO, told: str | None) -> bool:
-    """Whether a stream leads to systemd's journal, by what systemd told in JOURNAL_STREAM (see systemd.exec(5))."""
+def is_journal(stream: TextIO, journal_stream: str | None) -> bool:
+    """Return True if a stream leads to systemd's journal.
+
+    ``journal_stream`` is the variable JOURNAL_STREAM, where systemd gives device and inode, see systemd.exec(5).
+    """
     try:
-        found = os.fstat(stream.fileno())
+        status = os.fstat(stream.fileno())
     except OSError:
         return False
-    return told == f"{found.st_dev}:{found.st_ino}"
+    return journal_stream == f"{status.st_dev}:{status.st_ino}"
 
 
 def _shorten(fd: int, size: int, whole: int) -> None:
-    """Take the half line off the end of a copy, where it was made while that line was written. Best effort."""
+    """Truncate a copy of ``size`` bytes to its ``whole`` lines, if it was made while a line was being written.
+
+    Errors are ignored.
+    """
     if whole < size:
-        with contextlib.suppress(OSError):  # not ours to write, or there is no /proc
-            same = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # the copy may not be written, or there is no /proc
+            writable = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.ftruncate(same, whole)
+                os.ftruncate(writable, whole)
             finally:
-                os.close(same)
+                os.close(writable)
 
 
 class LogFile(LineOutput):
-    """Appends to whatever file has the name just now.
+    """Appends lines to the file at a path, and follows its rotation.
 
-    Rotation may move the file away, with or without making another (the next line makes it), or copy and then cut it
-    (``copytruncate``). What was written between copy and cut is written again, as far as the copy lies beside the
-    file, uncompressed: it is found by its own last bytes. Each line is one write to one file: never torn. Only a copy
-    can end within a line, that was just being written: such an end is taken off it, for the line is written again.
+    Rotation may move the file away, with or without making a new one; the next line makes it if needed. Or it may copy
+    the file and then truncate it (``copytruncate``). Then the lines that were written between copy and truncation are
+    written again, if the copy lies beside the file and is not compressed: it is found by its last bytes. Each line is
+    one write to one file, so no line is torn. Only a copy can end within a line that was just being written. Such an
+    end is cut off the copy, because the line is written again.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it.
 
         Raises:
-            OSError: it can not be opened.
+            OSError: the file can not be opened.
         """
         super().__init__()
-        self.path, self._most = path, 1 << 30
-        self._recent: deque[tuple[int, bytes]] = deque()  # lines of this file, each with where it ended
-        self._kept = 0
+        self.path, self._max_bytes = path, 1 << 30
+        self._recent: deque[tuple[int, bytes]] = deque()  # lines of this file, each with the offset of its end
+        self._recent_bytes = 0
         self._open()
 
     def _open(self) -> None:
-        # A pipe, too: the description is our own, and must neither wait for a reader now nor block later.
+        # The path may be a pipe: O_NONBLOCK, so that neither this call nor a later write waits for its reader.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(self.path, flags, 0o640)
         self.close()
-        found = os.fstat(fd)
-        self._fd, self._which, self._rest = fd, (found.st_dev, found.st_ino), b""
+        status = os.fstat(fd)
+        self._fd, self._device_inode, self._rest = fd, (status.st_dev, status.st_ino), b""
         self._forget()
 
     def _descriptor(self) -> int:
         with contextlib.suppress(FileNotFoundError):
-            found = os.stat(self.path)
-            if self._fd >= 0 and (found.st_dev, found.st_ino) == self._which:
+            status = os.stat(self.path)
+            if self._fd >= 0 and (status.st_dev, status.st_ino) == self._device_inode:
                 return self._fd
         self._open()
         return self._fd
 
-    def _wrote(self, line: bytes) -> None:
-        again = deque(self._cut_before(line))
-        while again:  # the file may be cut once more meanwhile
-            lost = again.popleft()
+    def _after_line(self, line: bytes) -> None:
+        rewrite = deque(self._lost_by_truncation(line))
+        while rewrite:  # the file may be truncated again meanwhile
+            lost = rewrite.popleft()
             os.write(self._fd, lost)
-            again.extendleft(reversed(self._cut_before(lost)))
+            rewrite.extendleft(reversed(self._lost_by_truncation(lost)))
 
-    def _cut_before(self, line: bytes) -> list[bytes]:
-        """Remember a line just written. If the file was cut before it: the lines that no copy has."""
+    def _lost_by_truncation(self, line: bytes) -> list[bytes]:
+        """Remember a line just written. If the file was truncated before it, return the lines that no copy has."""
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
-        cut = bool(self._recent) and end - len(line) < self._recent[-1][0]
-        lost = self._not_copied() if cut else []
-        if cut:
+        truncated = bool(self._recent) and end - len(line) < self._recent[-1][0]
+        lost = self._not_copied() if truncated else []
+        if truncated:
             self._forget()
         self._remember(end, line)
         return lost
 
     def _remember(self, end: int, line: bytes) -> None:
         self._recent.append((end, line))
-        self._kept += len(line)
-        while self._kept > RECENT:
-            self._kept -= len(self._recent.popleft()[1])
+        self._recent_bytes += len(line)
+        while self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft()[1])
 
     def _forget(self) -> None:
         self._recent.clear()
-        self._kept = 0
+        self._recent_bytes = 0
 
     def _not_copied(self) -> list[bytes]:
-        """The file was cut: its last lines that no copy beside it has. None where there is no such copy."""
-        kept = b"".join(line for _, line in self._recent)
+        """Return the last lines of the truncated file that its copy beside it lacks. Without a copy there are none."""
+        recent = b"".join(line for _, line in self._recent)
         end = self._recent[-1][0]
-        begin = end - len(kept)
+        begin = end - len(recent)
         for copy in self.path.parent.glob(f"{glob.escape(self.path.name)}?*"):
             with contextlib.suppress(OSError), copy.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                same = kept[: size - begin][-4096:] if begin < size <= end else b""
-                file.seek(size - len(same))
-                if same and file.read() == same:
-                    whole = max((ended for ended, _ in self._recent if ended <= size), default=begin)
+                tail = recent[: size - begin][-4096:] if begin < size <= end else b""
+                file.seek(size - len(tail))
+                if tail and file.read() == tail:
+                    whole = max((line_end for line_end, _ in self._recent if line_end <= size), default=begin)
                     _shorten(file.fileno(), size, whole)
-                    return [line for ended, line in self._recent if ended > size]
+                    return [line for line_end, line in self._recent if line_end > size]
         return []
 
     def close(self) -> None:
@@ -222,20 +229,20 @@ class LogFile(LineOutput):
             os.close(fd)
 
 
-def log_file(settings: loader.Config) -> log_output.LogFile | None:
-    """The file that the log is written to as well, if any.
+def log_file(settings: loader.Config) -> LogFile | None:
+    """Open the file that the log is written to as well. Return None if the config names none.
 
     Raises:
-        Fatal: exit code 5; it can not be opened.
+        Fatal: exit code 5; the file can not be opened.
     """
     path = settings.log.file
     if path is None:
         return None
     try:
-        return log_output.LogFile(path)
+        return LogFile(path)
     except OSError as error:
         raise Fatal(
             f"the log file {path} can not be written: {error.strerror}",
-            f"Make its directory, or set log.file. {mounts.write_advice(path)}",
+            f"Make its directory, or set another log.file. {mounts.write_advice(path)}",
             Exit.DIRECTORY,
         ) from error

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. Labels are bounded: never the name of a file."""
+"""Serve figures to Prometheus. The values of labels are bounded: a file name is never one."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from watcher.monitoring.counters import Counters, Histogram, Totals
 from watcher.monitoring.drift import FIGURES, DriftReport
 
 Disk = Mapping[str, Mapping[str, float]]
-"""What is read from the disk when Prometheus asks: name of a gauge in _HELP -> place -> value."""
+"""Gauges that are read from the disk when Prometheus asks: name of a gauge in ``_HELP`` -> place -> value."""
 
 _HELP = {
-    "seen": "Files that came into view, over all lives of this daemon: filed, withdrawn, shadowed or pending by now.",
-    "filed": "Files moved out of the inbox, by outcome, over all lives of this daemon.",
+    "seen": "Files seen in all runs of this daemon: filed, withdrawn, shadowed or pending by now.",
+    "filed": "Files moved out of the inbox in all runs of this daemon, by outcome.",
     "shadowed": "Files decided upon in shadow mode, which stay in the inbox, since the start.",
-    "drift_window_files": "How many files are recent: those that the other figures of drift are of.",
-    "drift_review_rate": "Share of recent files that the model left to a person, and what it is held against.",
-    "drift_confidence": "Mean confidence in recent files, and what it is held against.",
-    "drift_class_share": "Share of each class among recent files, and what it is held against.",
+    "drift_window_files": "Number of recent files, which the other figures of drift describe.",
+    "drift_review_rate": "Share of recent files that the model left to a person, and its reference.",
+    "drift_confidence": "Mean confidence in recent files, and its reference.",
+    "drift_class_share": "Share of each class among recent files, and its reference.",
     "drift_class_mix_distance": "Share of recent files that would be of another class if the mix were the reference's.",
     "drift_suspected": "1 while a figure of recent files is further from its reference than the config allows.",
-    "withdrawn": "Files that left the inbox by another hand, since the start.",
+    "withdrawn": "Files that others removed from the inbox, since the start.",
     "pending": "Files in the inbox that were seen and not yet filed.",
-    "oldest": "How long the oldest pending file has been waiting.",
+    "oldest": "Time that the oldest pending file has been waiting, in seconds.",
     "reachable": "1 while the inbox can be listed, else 0.",
     "classified": "Files classified and filed, by most probable class and outcome, since the start.",
     "quarantined": "Files quarantined, by reason, since the start.",
     "stage": "Time that filed files spent in each stage, and from first sight to filed (total), since the start.",
     "confidence": "Probability of the most probable class of each file classified, since the start.",
     "batch": "Images in each batch that was classified, since the start.",
-    "last": "When a file was last filed, in this life or before, in seconds since 1970; absent before the first one.",
-    "reload": "1 unless the last reload was refused: then the config on disk is not the one in force.",
-    "backlog_files": "Files that lie in review or quarantine just now, by what the disk says.",
-    "disk_free_bytes": "Space left on the disk of each place.",
+    "last": "Time when the last file was filed, in any run, in seconds since 1970; absent before the first file.",
+    "reload": "1, or 0 if the last reload was refused, so that the config on disk is not the one in force.",
+    "backlog_files": "Files that lie in review or quarantine now, counted on the disk.",
+    "disk_free_bytes": "Free space on the disk of each place, in bytes.",
 }
 
 
 class Metrics(Collector):
-    """The latest figures, whole: what is read at one moment adds up (seen = filed + withdrawn + pending)."""
+    """The latest figures, taken at one moment, so that they add up (seen = filed + withdrawn + shadowed + pending)."""
 
     def __init__(
         self,
@@ -58,21 +58,21 @@ class Metrics(Collector):
         counters: Counters | None = None,
         disk: Callable[[], Disk] = lambda: {},
     ) -> None:
-        """``facts`` tells what is known of model and device just now, ``disk`` what lies where."""
+        """``facts`` returns what is known of model and device, ``disk`` the gauges that are read from the disk."""
         self._facts, self._counters, self._disk = facts, counters or Counters(), disk
-        self._figures: Totals | None = None
+        self._totals: Totals | None = None
 
     def observe(self, totals: Totals) -> None:
-        """Take the figures of this moment. Called by the loop, at every turn."""
-        self._figures = totals
+        """Take the totals of this moment. The loop calls this at every turn."""
+        self._totals = totals
 
     def collect(self) -> Iterable[Metric]:
-        """What Prometheus reads. Called in a thread of the server."""
+        """Return the metrics that Prometheus reads. A thread of the server calls this."""
         yield InfoMetricFamily(
             "mednet_watcher", "Version, model and device.", {"version": __version__, **self._facts()}
         )
-        if self._figures is not None:
-            yield from self._files(self._figures)
+        if self._totals is not None:
+            yield from self._files(self._totals)
         yield from self._work(self._counters)
         for name, places in self._disk().items():
             gauge = GaugeMetricFamily(f"mednet_{name}", _HELP[name], labels=["place"])
@@ -118,31 +118,31 @@ class Metrics(Collector):
             yield GaugeMetricFamily("mednet_last_filed_timestamp_seconds", _HELP["last"], counters.last_filed_at)
 
     def _drift(self, report: DriftReport) -> Iterable[Metric]:
-        window, past = report.window, report.reference
+        window, reference = report.window, report.reference
         shares = [
             ((name, of), share)
-            for of, mix in (("window", window.mix), ("reference", past.mix))
+            for of, mix in (("window", window.mix), ("reference", reference.mix))
             for name, share in sorted(mix.items())
         ]
         suspected = [((name,), float(name in report.suspected)) for name in FIGURES]
         yield _gauge("drift_window_files", [], [((), float(report.files))])
-        rates = [(("window",), window.review_rate), (("reference",), past.review_rate)]
+        rates = [(("window",), window.review_rate), (("reference",), reference.review_rate)]
         yield _gauge("drift_review_rate", ["of"], rates)
-        means = [(("window",), window.confidence), (("reference",), past.confidence)]
+        means = [(("window",), window.confidence), (("reference",), reference.confidence)]
         yield _gauge("drift_confidence", ["of"], means)
         yield _gauge("drift_class_share", ["class", "of"], shares)
         yield _gauge("drift_class_mix_distance", [], [((), report.distance)])
         yield _gauge("drift_suspected", ["figure"], suspected)
 
     def serve(self, port: int, address: str) -> tuple[int, Callable[[], None]]:
-        """Answer at ``http://address:port/metrics`` from now on: the port taken, and what ends it.
+        """Serve ``http://address:port/metrics`` from now on. Return the port in use, and a function that ends it.
 
         Raises:
-            Fatal: nothing can listen there.
+            Fatal: the server can not listen there.
         """
         registry = CollectorRegistry()
         registry.register(self)
-        ProcessCollector(registry=registry)  # its memory, CPU time, and when it started
+        ProcessCollector(registry=registry)  # memory, CPU time and start time of this process
         try:
             return metrics_server.start(port, address, registry)
         except OSError as error:
@@ -155,11 +155,11 @@ class Metrics(Collector):
 
 
 def _gauge(name: str, labels: list[str], values: Iterable[tuple[tuple[str, ...], float | None]]) -> GaugeMetricFamily:
-    """One gauge; what is None is not known, and not there."""
+    """Return one gauge with its values by label. A value of None is unknown, and left out."""
     gauge = GaugeMetricFamily(f"mednet_{name}", _HELP[name], labels=labels)
-    for which, value in values:
+    for label_values, value in values:
         if value is not None:
-            gauge.add_metric(which, value)
+            gauge.add_metric(label_values, value)
     return gauge
 
 

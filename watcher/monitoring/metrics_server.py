@@ -1,7 +1,7 @@
-"""Serves metrics over HTTP, whoever asks and however slowly: few threads, and none for long.
+"""Serve metrics over HTTP with few threads, each for a limited time.
 
-A client that connects and says nothing would otherwise keep a thread for ever, and enough of them the daemon from
-starting its decoders.
+Otherwise a client that connects and sends nothing would keep a thread for ever, and enough such clients would keep
+the daemon from starting its decoders.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-MOST = 8
-"""Clients served at once. Others are turned away."""
+MAX_CLIENTS = 8
+"""Number of clients served at once. Further connections are closed."""
 
 TIMEOUT_S = 10.0
-"""How long one may keep silent, or not read."""
+"""Seconds that a client may send or read nothing."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The log is for what becomes of images."""
+        """Log nothing: the log is about images."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -34,11 +34,11 @@ class _Server(ThreadingMixIn, WSGIServer):
     address_family = socket.AF_INET
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self._free = threading.BoundedSemaphore(MOST)
+        self._free = threading.BoundedSemaphore(MAX_CLIENTS)
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """Without asking for the host's name, which may take long."""
+        """Bind the socket without looking up the host's name, because that may take long."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -58,7 +58,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that is gone is nobody's trouble."""
+        """Ignore errors: they mean that the client is gone."""
 
 
 class _Server6(_Server):
@@ -66,13 +66,13 @@ class _Server6(_Server):
 
 
 def start(port: int, address: str, registry: CollectorRegistry) -> tuple[int, Callable[[], None]]:
-    """Answer at ``http://address:port/metrics`` from now on: the port taken, and what ends it.
+    """Serve ``http://address:port/metrics`` from now on. Return the port in use, and a function that ends it.
 
     Raises:
-        OSError: nothing can listen there.
+        OSError: the server can not listen there.
     """
-    family, *_, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    server = (_Server6 if family == socket.AF_INET6 else _Server)((str(where[0]), int(where[1])))
+    family, *_, socket_address = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    server = (_Server6 if family == socket.AF_INET6 else _Server)((str(socket_address[0]), int(socket_address[1])))
     server.set_app(make_wsgi_app(registry))
     thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Rate limit: the same trouble again and again is told once a minute, with how often it came."""
+"""Limit the rate of repeated warnings: each kind is logged once a minute, with the number of its repeats."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 WINDOW_S = 60.0
-"""How often one kind of trouble is told."""
+"""Seconds between two lines of one kind."""
 
-EACH = ("image.", "file.", "daemon.", "reload.", "metrics.", "log.", "verdict.left", "drift.")
-"""What is told every time: each file's fate, and the daemon's own life, and what the log lacks."""
+UNLIMITED = ("image.", "file.", "daemon.", "reload.", "metrics.", "log.", "verdict.left", "drift.")
+"""Beginnings of the events that are logged every time: those of single files, of the daemon and of lost lines."""
 
 
 @dataclass
 class _Kind:
+    """The lines of one event that are held back until a time in monotonic seconds."""
+
     until_s: float
     held: int = 0
     method: str = ""
@@ -22,9 +24,10 @@ class _Kind:
 
 
 class RateLimiter:
-    """Lets the first of a kind through, holds the others back for a window, then gives the last with their number.
+    """Lets the first line of a kind pass, and holds the others back for a window.
 
-    ``clock`` gives monotonic seconds. Kinds are names of events: few.
+    After the window the last of them passes, with their number. The kind of a line is its event, so there are few.
+    ``clock`` returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -32,9 +35,9 @@ class RateLimiter:
         self._kinds: dict[str, _Kind] = {}
 
     def hold(self, method: str, line: dict[str, Any]) -> bool:
-        """Whether to write this line later, if at all."""
+        """Return True if this line is held back, and must not be written now."""
         event, now = str(line["event"]), self._clock()
-        if method not in ("warning", "error", "critical") or event.startswith(EACH):
+        if method not in ("warning", "error", "critical") or event.startswith(UNLIMITED):
             return False
         kind = self._kinds.get(event)
         if kind is None or (now >= kind.until_s and not kind.held):
@@ -44,10 +47,13 @@ class RateLimiter:
         return True
 
     def due(self, *, all: bool = False) -> list[tuple[str, dict[str, Any]]]:
-        """Lines whose window is over (or ``all``), each with ``repeated``: how many it stands for."""
-        now, told = self._clock(), []
+        """Return the lines whose window is over, or ``all``, each with its log method.
+
+        Their field ``repeated`` is the number of lines that each stands for.
+        """
+        now, lines = self._clock(), []
         for event, kind in self._kinds.items():
             if kind.last is not None and (all or now >= kind.until_s):
-                told.append((kind.method, {**kind.last, "repeated": kind.held}))
+                lines.append((kind.method, {**kind.last, "repeated": kind.held}))
                 self._kinds[event] = _Kind(now + WINDOW_S)
-        return told
+        return lines
