@@ -237,7 +237,9 @@ def test_held_against_the_operating_point(tmp_path: Path) -> None:
     with contextlib.closing(Ledger(tmp_path / "ledger")) as book:
         weights = checkpoint.load(shipped_files.weights())
         strict = loader.Config(review={"accept_rate": 0.95})  # type: ignore[arg-type]
-        rates = [build.drift_watch(c, weights, book).compare(0.0).reference.review_rate for c in (loader.Config(), strict)]
+        rates = [
+            build.drift_watch(c, weights, book).compare(0.0).reference.review_rate for c in (loader.Config(), strict)
+        ]
     assert rates == [weights.training["validation"]["review_rate"], pytest.approx(0.05)]
 
 
