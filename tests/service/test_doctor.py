@@ -63,7 +63,7 @@ def test_all_is_well(house: House) -> None:
     assert (code, bad(told), house.left()) == (0, {}, [])
     assert told.keys() >= {"events", "weights", "device", "ledger", "inbox to sorted", "decoder JPEG", "decoder PNG"}
     assert told["inbox to sorted"]["told"] == "one rename, on one file system"
-    assert told["events"]["told"].startswith("told of a file")
+    assert told["events"]["told"].startswith("reported ")
 
 
 def test_in_shadow_mode(house: House) -> None:
@@ -71,7 +71,7 @@ def test_in_shadow_mode(house: House) -> None:
     settings = load(house.config, {"MEDNET_MODE": "shadow"})
     for name in ("sorted", "review", "quarantine"):
         (house.root / name).rmdir()
-    checks = {check.what: check.state for check in directory_checks.directories(settings)}
+    checks = {check.subject: check.state for check in directory_checks.directories(settings)}
     assert set(checks) == {"user", "inbox", "state", "state space", "inbox file system", "state file system"}
     assert set(checks.values()) == {"ok"}
 
@@ -123,7 +123,7 @@ def test_what_computes_the_network(
         (tmp_path / f"{name}.py").write_text("" if there else "raise TypeError('Descriptors cannot be created')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     found = program_checks.device("cpu", runtime)
-    assert (found.state, told in found.told) == (state, True)
+    assert (found.state, told in found.result) == (state, True)
     assert (found.advice is not None and "mednet-watcher[onnx]" in found.advice) is (state == "fail")
 
 
@@ -144,7 +144,7 @@ def test_what_will_not_work(house: House, settings: str, wanted: dict[str, str])
     """Each fault is told as what it is, with advice, and the other checks go on. Warnings leave the exit code at 0."""
     house.config.write_text(settings + "\n")
     told = program_checks.checks(load(house.config, {}))
-    found = {each.what: each.state for each in told if each.state != "ok"}
+    found = {each.subject: each.state for each in told if each.state != "ok"}
     assert found == wanted
 
 
@@ -202,7 +202,7 @@ def test_share(tmp_path: Path, fuse: Path) -> None:
     code, told = house.run()
     assert code == 1
     assert bad(told).keys() >= {"state file system", "inbox to sorted"}
-    assert "the scan alone serves" in told["events"]["told"]
+    assert "only scans find files" in told["events"]["told"]
     assert "fuse" in told["inbox file system"]["told"]
     assert house.left() == []
 
@@ -231,10 +231,10 @@ class TestJudgements:
         """Those that are sorted too are counted; one that can not be emptied, or is not entered, is worth a warning."""
         (tmp_path / "a/b").mkdir(parents=True)
         check = directory_checks.inbox(Inbox(tmp_path, recursive=True))
-        assert (check.state, "0 files wait in it and in 2 directories" in check.told) == ("ok", True)
+        assert (check.state, "0 files wait in it and in 2 directories" in check.result) == ("ok", True)
         monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / "a/b")
         check = directory_checks.inbox(Inbox(tmp_path, recursive=True))
-        assert (check.state, "1 of them can not be written, 0 are not entered" in check.told) == ("warn", True)
+        assert (check.state, "1 of them can not be written, 0 are not entered" in check.result) == ("warn", True)
         assert directory_checks.inbox(Inbox(tmp_path)).state == "ok"
 
     @pytest.mark.parametrize(
@@ -281,19 +281,22 @@ class TestJudgements:
     )
     def test_grain(self, kept: int, grain_s: float) -> None:
         """From what became of a time it is told how finely it was kept: ext4, NTFS, exFAT, ext3, FAT."""
-        assert directory_probe._grain_s(kept) == pytest.approx(grain_s)
+        assert directory_probe._time_step_s(kept) == pytest.approx(grain_s)
 
     def test_ways(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """File systems without renameat2, and without links, are recognised by trying."""
-        assert directory_probe.ability(tmp_path).way == "renameat2"
+        assert directory_probe.probe(tmp_path).move_method == "renameat2"
         monkeypatch.setattr(no_overwrite, "rename_in_one_call", lambda *_: False)
-        assert directory_probe.ability(tmp_path).way == "link"
+        assert directory_probe.probe(tmp_path).move_method == "link"
 
         def refuse(*_: object) -> None:
             raise PermissionError
 
         monkeypatch.setattr(os, "link", refuse)
-        assert (directory_probe.ability(tmp_path).way, directory_probe.ability(tmp_path).links) == ("reserve", False)
+        assert (directory_probe.probe(tmp_path).move_method, directory_probe.probe(tmp_path).hard_links) == (
+            "reserve",
+            False,
+        )
         assert os.listdir(tmp_path) == []
 
     def test_wrong_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

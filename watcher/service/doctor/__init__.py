@@ -1,1 +1,1 @@
-"""Checks of the host and of the installation. They change nothing and leave nothing behind."""
+"""Check the host and the installation. The checks change nothing and leave nothing behind."""

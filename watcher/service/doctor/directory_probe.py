@@ -1,4 +1,7 @@
-"""Tries out what a directory can do, with files that no daemon takes for its own, and that are gone at the end."""
+"""Try out what a directory can do.
+
+The files made for this have names that no daemon takes for its own, and are removed at the end.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +19,31 @@ from watcher.core import no_overwrite
 from watcher.inbox.events import EventWatcher
 
 EVENT_S = 3.0
-"""How long an event may take."""
+"""Seconds to wait for an event."""
 
 ODD_NS = 1_700_000_001_123_456_789
-"""A time whose every digit a coarse file system would lose. The second is odd: FAT keeps even ones."""
+"""A time of which a coarse file system loses digits. Its second is odd, because FAT keeps even seconds only."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ability:
-    """What was found. ``grain_s`` is how finely the file system keeps times, ``ahead_s`` by how much its clock is."""
+class Probe:
+    """Abilities of a directory.
 
-    way: Literal["renameat2", "link", "reserve"]
-    links: bool
-    grain_s: float
-    ahead_s: float
+    ``time_step_s`` is the step in which its file system keeps times, ``clock_ahead_s`` how much its clock is ahead.
+    """
+
+    move_method: Literal["renameat2", "link", "reserve"]
+    hard_links: bool
+    time_step_s: float
+    clock_ahead_s: float
 
 
 @contextlib.contextmanager
-def _file(directory: Path) -> Iterator[Path]:
-    """An empty file with a hidden name that every inbox leaves alone, under any settings (as unfinished copies)."""
+def _temporary_file(directory: Path) -> Iterator[Path]:
+    """Make an empty file, and remove it at the end.
+
+    Its name is hidden, and ends like that of an unfinished copy, so every inbox ignores it under any settings.
+    """
     path = directory / f".mednet-doctor-{uuid.uuid4().hex}{no_overwrite.PARTIAL}"
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -44,78 +53,81 @@ def _file(directory: Path) -> Iterator[Path]:
             path.unlink()
 
 
-def ability(directory: Path) -> Ability:
+def probe(directory: Path) -> Probe:
     """Try out one directory.
 
     Raises:
         OSError: nothing can be written there.
     """
-    with _file(directory) as one, _file(directory) as other:
+    with _temporary_file(directory) as one, _temporary_file(directory) as other:
         ahead_s = os.lstat(one).st_mtime - time.time()
         os.utime(one, ns=(ODD_NS, ODD_NS))
-        return Ability(_way(one, other), _links(one), _grain_s(os.lstat(one).st_mtime_ns), ahead_s)
+        return Probe(_move_method(one, other), _can_link(one), _time_step_s(os.lstat(one).st_mtime_ns), ahead_s)
 
 
-def _way(one: Path, other: Path) -> Literal["renameat2", "link", "reserve"]:
-    """How a file gets a name here only if it is free. Known to be refused while it is taken, not just accepted."""
+def _move_method(one: Path, other: Path) -> Literal["renameat2", "link", "reserve"]:
+    """Return how a file can be given a name only if that is free.
+
+    Both files exist, so it is seen that a name in use is refused, not just that the call is known.
+    """
     with contextlib.suppress(FileExistsError):
         if not no_overwrite.rename_in_one_call(one, other):
-            return "link" if _links(one) else "reserve"
+            return "link" if _can_link(one) else "reserve"
     return "renameat2"
 
 
-def _links(path: Path) -> bool:
-    twin = path.with_name(path.name.replace(no_overwrite.PARTIAL, f"-2{no_overwrite.PARTIAL}"))
+def _can_link(path: Path) -> bool:
+    link = path.with_name(path.name.replace(no_overwrite.PARTIAL, f"-2{no_overwrite.PARTIAL}"))
     try:
-        os.link(path, twin)
+        os.link(path, link)
     except OSError:
         return False
-    twin.unlink(missing_ok=True)
+    link.unlink(missing_ok=True)
     return True
 
 
-def _grain_s(kept_ns: int) -> float:
-    """How finely a time was kept, from what became of :data:`ODD_NS`."""
+def _time_step_s(kept_ns: int) -> float:
+    """Return the step in which times are kept, from the time that a file system made of :data:`ODD_NS`."""
     return next((10**power / 1e9 for power in range(10) if kept_ns == ODD_NS - ODD_NS % 10**power), 2.0)
 
 
-def moves(source: Path, target: Path) -> bool:
-    """Whether a file goes from one directory to the other by its name alone. Else it must be copied.
+def can_rename(source: Path, target: Path) -> bool:
+    """Return True if a file can be renamed from one directory into the other. Otherwise it must be copied.
 
-    Tried, not guessed: two mounts of one file system know no rename between them.
+    A rename is tried, because two mounts of one file system allow none between them.
 
     Raises:
-        OSError: nothing can be written to one of them.
+        OSError: nothing can be written to one of the directories.
     """
-    with _file(source) as one:
-        there = target / one.name
+    with _temporary_file(source) as path:
+        renamed = target / path.name
         try:
-            os.rename(one, there)
+            os.rename(path, renamed)
         except OSError:
-            with _file(target):
+            with _temporary_file(target):
                 return False
-        there.unlink(missing_ok=True)  # a daemon that starts clears what looks unfinished
+        renamed.unlink(missing_ok=True)  # a daemon that starts removes what looks like an unfinished copy
         return True
 
 
-def event_s(inbox: Path) -> float | None:
-    """Seconds from closing a file in the inbox until the kernel told of it, or None: it did not.
+def event_delay_s(inbox: Path) -> float | None:
+    """Return the seconds from closing a file in the inbox until its event, or None if there was no event.
 
     Raises:
         Retry: the inbox can not be watched.
         OSError: nothing can be written there.
     """
-    told = threading.Event()
-    watch = EventWatcher(inbox, told.set)
-    watch.start()
+    event = threading.Event()
+    watcher = EventWatcher(inbox, event.set)
+    watcher.start()
     try:
-        began = time.monotonic()
-        with _file(inbox) as path:
-            while (left := began + EVENT_S - time.monotonic()) > 0:
-                told.wait(left)
-                told.clear()
-                if path.name in watch.take_names():
-                    return time.monotonic() - began
+        began_s = time.monotonic()
+        with _temporary_file(inbox) as path:
+            while (left_s := began_s + EVENT_S - time.monotonic()) > 0:
+                event.wait(left_s)
+                event.clear()
+                if path.name in watcher.take_names():
+                    return time.monotonic() - began_s
             return None
     finally:
-        watch.stop()
+        watcher.stop()
