@@ -1,4 +1,4 @@
-"""The classifier station of the settings: what the composition is given, and what whoever tests it replaces."""
+"""Load the classifier that the settings ask for. Tests of the daemon replace this function."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from watcher.monitoring.log import Logger
 
 
 def load(settings: Config, weights: Checkpoint, logger: Logger) -> tuple[Network, Callable[[], str]]:
-    """The classifier station, and what tells the device it is on. Imports torch."""
+    """Return a function that scores images, and one that returns the name of its device. Imports torch."""
     from watcher.model import classifier
 
     classifier.use_threads(settings.model.threads)
     device = classifier.choose_device(settings.model.device)
-    station = classifier.Classifier(
+    network = classifier.Classifier(
         classifier.build(weights),
         device,
         lambda event, detail: logger.warning(event, detail=detail),
         settings.model.runtime,
         settings.model.precision,
     )
-    station.warm_up(settings.batch.size)
-    what = {"device": str(station.device), "runtime": station.runtime, "note": station.note}
-    logger.info("model.ready", weights=weights.digest, **what)
-    return classifier.scoring(station, weights), (lambda: str(station.device))
+    network.warm_up(settings.batch.size)
+    fields = {"device": str(network.device), "runtime": network.runtime, "note": network.note}
+    logger.info("model.ready", weights=weights.digest, **fields)
+    return classifier.scoring(network, weights), (lambda: str(network.device))

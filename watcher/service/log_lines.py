@@ -1,4 +1,4 @@
-"""Log lines of what other modules found and do not log themselves."""
+"""Write the log lines for modules that do not log themselves."""
 
 from __future__ import annotations
 
@@ -7,38 +7,9 @@ from typing import Any
 
 from watcher.core.printable import printable
 from watcher.core.records import Ending, Filed, LedgerLag, Notice, Outcome, Returned, Shadowed
-from watcher.monitoring import log
 from watcher.monitoring.drift import DriftReport
 from watcher.monitoring.log import Logger
 from watcher.review.verdicts import VerdictResult
-
-
-def verdicts(logger: log.Logger, done: Iterable[VerdictResult]) -> None:
-    """Write one line for each verdict that was carried out, or could not be."""
-    for each in done:
-        _verdict(logger, each)
-
-
-def _verdict(logger: log.Logger, done: VerdictResult) -> None:
-    """One line for each. Never the note: what people write there may name a patient."""
-    said = done.verdict
-    about = {
-        "verdict": said.id,
-        "name": printable(said.name),
-        "digest": said.digest,
-        "class": said.label,
-        "by": printable(said.user),
-    }
-    if done.state == "filed":
-        source, destination = printable(said.path), printable(done.destination or "")
-        logger.info("verdict.filed", **about, id=done.id, source=source, destination=destination)
-    elif done.state == "confirmed":
-        logger.info("verdict.confirmed", **about, destination=printable(said.path))
-    elif done.state == "left":
-        logger.warning("verdict.left", **about, detail=printable(done.why or ""))
-    else:
-        logger.warning("verdict.failed", **about, detail=printable(done.why or ""))
-
 
 EVENTS = {
     Outcome.SORTED: "image.sorted",
@@ -47,72 +18,102 @@ EVENTS = {
 }
 
 
-def notices(log: Logger, kept: list[Notice]) -> None:
-    """Write these lines, and empty the list."""
-    for each in kept:
-        getattr(log, each.level)(each.event, **each.fields)
-    kept.clear()
+"""Event that a file's outcome is logged as."""
+
+
+def verdicts(log: Logger, results: Iterable[VerdictResult]) -> None:
+    """Write one line for each verdict that was carried out, or could not be."""
+    for result in results:
+        _verdict(log, result)
+
+
+def _verdict(log: Logger, result: VerdictResult) -> None:
+    """Write the line of one verdict. The note is left out, because it may name a patient."""
+    verdict = result.verdict
+    fields = {
+        "verdict": verdict.id,
+        "name": printable(verdict.name),
+        "digest": verdict.digest,
+        "class": verdict.label,
+        "by": printable(verdict.user),
+    }
+    if result.state == "filed":
+        source, destination = printable(verdict.path), printable(result.destination or "")
+        log.info("verdict.filed", **fields, id=result.id, source=source, destination=destination)
+    elif result.state == "confirmed":
+        log.info("verdict.confirmed", **fields, destination=printable(verdict.path))
+    elif result.state == "left":
+        log.warning("verdict.left", **fields, detail=printable(result.why or ""))
+    else:
+        log.warning("verdict.failed", **fields, detail=printable(result.why or ""))
+
+
+def notices(log: Logger, pending: list[Notice]) -> None:
+    """Write the lines that a module asks for, and empty the list."""
+    for notice in pending:
+        getattr(log, notice.level)(notice.event, **notice.fields)
+    pending.clear()
 
 
 def recovered(log: Logger, endings: Sequence[Ending]) -> None:
-    """What was reconciled after somebody died."""
+    """Log the decisions that were ended after a process had died."""
     for ending in endings:
         if ending.state == "missing":
             log.error("file.missing", id=ending.decision, note=ending.note)
     if endings:
-        counts = {state: sum(e.state == state for e in endings) for state in ("filed", "returned", "missing")}
+        counts = {state: sum(ending.state == state for ending in endings) for state in ("filed", "returned", "missing")}
         log.warning("daemon.recovered", **counts)
 
 
-def ledger(log: Logger, was: LedgerLag | None, now: LedgerLag | None) -> None:
-    """That the ledger does not follow the files, once, and that it does again."""
-    if now is not None and was is None:
-        note = "recorded as soon as it can be written; until then nothing else is filed"
+def ledger(log: Logger, before: LedgerLag | None, now: LedgerLag | None) -> None:
+    """Log once that files have moved and the ledger can not be written, and once that it has caught up."""
+    if now is not None and before is None:
+        note = "recorded as soon as the ledger can be written; until then nothing else is filed"
         log.error("ledger.behind", files=now.files, detail=now.why, note=note)
-    elif now is None and was is not None:
-        log.info("ledger.caught_up", files=was.files)
+    elif now is None and before is not None:
+        log.info("ledger.caught_up", files=before.files)
 
 
 def outcome(
     log: Logger, filed: Filed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
 ) -> None:
-    """The canonical line of one file. ``batch`` is the first decision of its transaction.
+    """Write the canonical line of one file. ``batch`` is the first decision of its transaction.
 
-    Times are milliseconds; ``total_ms`` counts from first sight.
+    Times are in milliseconds; ``total_ms`` is the time since the file was first seen.
     """
-    d = filed.order.decision
+    outcome = filed.order.decision.outcome
     fields = _fields(filed, decision_id, batch, model, device, now_s)
-    write = log.info if d.outcome is Outcome.SORTED else log.warning
-    write(EVENTS[d.outcome], **fields, move_ms=round(filed.move_ms, 2))
+    write = log.info if outcome is Outcome.SORTED else log.warning
+    write(EVENTS[outcome], **fields, move_ms=round(filed.move_ms, 2))
 
 
 def shadowed(
     log: Logger, result: Shadowed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
 ) -> None:
-    """The same in shadow mode, where nothing is moved: ``destination`` is where the file would have gone."""
+    """Write the line of a file in shadow mode, as :func:`outcome`. ``destination`` is where it would have gone."""
     fields = _fields(result, decision_id, batch, model, device, now_s)
     log.info("image.shadowed", outcome=result.order.decision.outcome.value, **fields)
 
 
 def returned(log: Logger, result: Returned, decision_id: int) -> None:
-    """A file that was not moved and takes its way again from the start: it had changed, or gone."""
+    """Log a file that was not moved, because it has changed or is gone. It goes through the pipeline again."""
     log.info("image.returned", id=decision_id, name=printable(result.order.name), detail=printable(result.why))
 
 
 def not_filed(log: Logger, failed: Sequence[Returned]) -> None:
-    """One line for all files of a batch that their surroundings failed."""
+    """Write one line for all files of a batch that could not be moved, for reasons outside of the files."""
     first = failed[0]
     log.error(
         "filing.failed",
         files=len(failed),
         name=printable(first.order.name),
         detail=printable(first.why),
-        note="they stay in the inbox and are tried again, later each time",
+        note="they stay in the inbox and are tried again, after longer and longer pauses",
     )
 
 
 def drifted(log: Logger, report: DriftReport) -> None:
-    """What arrives is not what it was."""
+    """Warn that the files that arrive differ from those before."""
     log.warning(
         "drift.suspected",
         figures=list(report.suspected),
@@ -138,22 +139,22 @@ def _fields(
     result: Filed | Shadowed, decision_id: int, batch: int, model: str | None, device: str, now_s: float
 ) -> dict[str, Any]:
     order = result.order
-    d, t = order.decision, order.timing
+    decision, timing = order.decision, order.timing
     return {
         "id": decision_id,
         "batch": batch,
         "name": printable(order.name),
         "digest": order.digest,
-        "class": d.label,
-        "confidence": round(d.confidence, 6),
-        "runner_up": d.top[1][0] if len(d.top) > 1 else None,
-        "reason": d.reason,
-        "detail": None if d.detail is None else printable(d.detail),
+        "class": decision.label,
+        "confidence": round(decision.confidence, 6),
+        "runner_up": decision.top[1][0] if len(decision.top) > 1 else None,
+        "reason": decision.reason,
+        "detail": None if decision.detail is None else printable(decision.detail),
         "destination": printable(result.destination),
         "model": model,
         "device": device,
-        "queue_ms": round(t.queue_ms, 2),
-        "decode_ms": round(t.decode_ms, 2),
-        "infer_ms": round(t.infer_ms, 2),
-        "total_ms": round((now_s - t.seen_s) * 1000, 2),
+        "queue_ms": round(timing.queue_ms, 2),
+        "decode_ms": round(timing.decode_ms, 2),
+        "infer_ms": round(timing.infer_ms, 2),
+        "total_ms": round((now_s - timing.seen_s) * 1000, 2),
     }

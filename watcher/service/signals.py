@@ -1,4 +1,4 @@
-"""Turn signals and calls from other threads into the end of a wait."""
+"""End the wait of the loop on signals and on calls from other threads."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ from types import FrameType
 
 
 class LoopWaker:
-    """A pipe that ends a wait: written by threads and, through the wakeup fd, by signals."""
+    """A pipe that ends the wait of the loop. Threads write to it, and signals through the wakeup fd."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __call__(self) -> None:
-        """End the present wait, or the next."""
-        with contextlib.suppress(BlockingIOError):  # full: the wait ends anyway
+        """End the present wait, or the next one."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full, so the wait ends anyway
             os.write(self._writer, b"\0")
 
     def fileno(self) -> int:
-        """Readable when there is something to do."""
+        """Return the reading end. It is readable when the wait must end."""
         return self._reader
 
     @property
     def writer(self) -> int:
-        """For ``signal.set_wakeup_fd``."""
+        """Writing end, for ``signal.set_wakeup_fd``."""
         return self._writer
 
     def clear(self) -> None:
-        """Forget what has been written."""
+        """Empty the pipe."""
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._reader, 4096)) == 4096:
                 pass
 
 
 class Signals:
-    """Set by SIGTERM and SIGINT, and by SIGHUP: a terminal that closes ends what it shows, else it asks to reload."""
+    """Signals received so far: ``signal`` is one that ends the daemon, ``reload`` is True after a request to reload.
+
+    SIGTERM and SIGINT end the daemon. SIGHUP asks to reload, or ends a daemon on a terminal, which sends it on closing.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self.reload = False
 
     def install(self, wake: LoopWaker, *, hangup_ends: bool = False) -> None:
-        """Take over the signals of this process. Call from the main thread."""
+        """Install the handlers. Call this from the main thread. With ``hangup_ends`` SIGHUP ends the daemon."""
         signal.set_wakeup_fd(wake.writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)

@@ -1,4 +1,4 @@
-"""Starts the daemon: log, config, lock, build, loop. Tells whatever prevents it."""
+"""Start the daemon: log, config, lock, build, loop. Log any error that prevents it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from watcher.service.systemd import SystemdReporter
 
 
 def serve(path: Path, load: build.Loader, *, replaced: bool = False) -> int:
-    """Run the daemon with the settings in ``path`` and the network that ``load`` makes."""
-    faulthandler.enable()  # the watchdog's SIGABRT tells on standard error where each thread is
+    """Run the daemon with the settings in ``path`` and the network that ``load`` returns. Return the exit code.
+
+    ``replaced``: the directories were replaced for good since the last run, so no mount is missing.
+    """
+    faulthandler.enable()  # on the watchdog's SIGABRT, writes the stack of each thread to standard error
     to_journal = log_output.is_journal(sys.stdout, os.environ.get("JOURNAL_STREAM"))
     daemon_log = log.DaemonLog(log_output.LineOutput(sys.stdout), priorities=to_journal)
-    daemon_log.use("auto", "info")  # until the config has told
+    daemon_log.use("auto", "info")  # until the config is read
     service = SystemdReporter(systemd.from_environment(os.environ), daemon_log)
     service.notifier.status("starting")
     try:
@@ -35,7 +38,7 @@ def serve(path: Path, load: build.Loader, *, replaced: bool = False) -> int:
         service.notifier.status(f"failed: {error.problem}")
         raise
     except Exception:
-        # The edge of the start, as that of `daemon.run`: what nobody foresaw is told like everything else.
+        # The outermost frame of the start, like that of `loop.run`: unforeseen errors are logged like all others.
         daemon_log.logger.critical("daemon.crashed", exc_info=True)
         return Exit.FAILED
 
@@ -49,7 +52,7 @@ def _serve(
     *,
     replaced: bool,
 ) -> int:
-    started, logger = time.monotonic(), daemon_log.logger
+    began_s, logger = time.monotonic(), daemon_log.logger
     settings = loader.load(path, os.environ)
     _use(daemon_log, settings, log_output.log_file(settings))
     owned = build.take_inbox(settings)
@@ -60,16 +63,16 @@ def _serve(
     at_end.callback(pipeline.stations.executor.ledger.close)
     stop_metrics = build.serve_metrics(settings, pipeline, logger)
     reload = Reload(settings, ReloadBuilder(path, os.environ, owned, wake, load), service.notifier, logger, wake)
-    at = datetime.now(UTC).isoformat(timespec="seconds")
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
-    def renewed(fresh: Reloaded) -> None:
+    def after_reload(fresh: Reloaded) -> None:
         _use(daemon_log, fresh.settings, fresh.log_file)
-        now = datetime.now(UTC).isoformat()
-        owned.lock.describe({**_facts(pipeline, settings), "started_at": at, "reloaded_at": now})
+        reloaded_at = datetime.now(UTC).isoformat()
+        owned.lock.describe({**_facts(pipeline, settings), "started_at": started_at, "reloaded_at": reloaded_at})
 
-    reload.done = renewed
-    owned.lock.describe({**_facts(pipeline, settings), "started_at": at})
-    logger.info("daemon.ready", **_facts(pipeline, settings), start_ms=round((time.monotonic() - started) * 1000))
+    reload.done = after_reload
+    owned.lock.describe({**_facts(pipeline, settings), "started_at": started_at})
+    logger.info("daemon.ready", **_facts(pipeline, settings), start_ms=round((time.monotonic() - began_s) * 1000))
     service.notifier.ready()
     code = loop.run(pipeline, wake, stop, logger, service, reload)
     stop_metrics()
@@ -78,7 +81,7 @@ def _serve(
 
 
 def _facts(pipeline: Pipeline, settings: loader.Config) -> dict[str, object]:
-    """What this daemon is, for the log and for ``status``."""
+    """Return the facts about this daemon for the log and for ``status``."""
     return {
         "pid": os.getpid(),
         "model": pipeline.stations.executor.model,
