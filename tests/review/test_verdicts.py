@@ -282,7 +282,7 @@ class TestAVerdict:
         site.carry_out()
         ended = mednet("undo", "--since", "1h", cwd=site.root)
         assert (ended.returncode, "kept" in ended.stdout, "anna said that it is CXR" in ended.stdout) == (0, True, True)
-        assert "1 file that people judged stays (--verdicts takes it back too)" in ended.stderr
+        assert "1 file that people judged stays (--verdicts puts it back, too)" in ended.stderr
         ended = mednet("undo", "--since", "1h", "--verdicts", cwd=site.root)
         assert (ended.returncode, "the verdict of anna (CXR) is withdrawn" in ended.stdout) == (0, True)
         told = mednet("explain", "#1", "#2", cwd=site.root).stdout

@@ -1,1 +1,1 @@
-"""The command line."""
+"""Run the commands of the command line."""

@@ -1,4 +1,4 @@
-"""What ``retry`` and ``undo`` share: do it, chunk by chunk, and tell of each file."""
+"""Put files back for ``retry`` and ``undo``, and print the result of each."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def run(
     to: Path,
     settings: loader.Config,
     *,
-    dry: bool,
+    dry_run: bool,
     as_json: bool,
     nothing: str,
 ) -> int:
-    """Put back what ``wishes`` gives when this is alone at work. Exit code 1 if something was left alone.
+    """Put back the files of ``requests``, which is called when no other process moves files.
 
-    ``nothing`` is said where it gives none.
+    ``nothing`` is the message if there are no requests. Return exit code 1 if a file was left where it is.
     """
     path = paths_and_limits.ledger_path(settings)
-    work = contextlib.nullcontext() if dry else put_back.open_executor(path, settings.inbox.path, tell_reconciled)
+    work = contextlib.nullcontext() if dry_run else put_back.open_executor(path, settings.inbox.path, print_reconciled)
     counts: Counter[str] = Counter()
     with work as executor:
         chosen = requests()
         if executor is not None:
-            if to == settings.inbox.path:  # nor beneath its mount, if that is gone
+            if to == settings.inbox.path:  # if its mount is gone, files must not go below the mount point
                 stations.usable_inbox(settings)
                 recovery.refuse_lost_mounts(executor.ledger, [to])
             executor.mover.expect(put_back.prepare_landing(to, settings.inbox.path))
         for result in put_back.put_back(chosen, why, to, executor):
             counts[result.state] += 1
-            with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads of it
+            with contextlib.suppress(BrokenPipeError):  # the work goes on if nobody reads the output
                 print(_json_line(result) if as_json else _text_line(result))
-    none = "" if counts else f"{nothing}: "
-    done = f"{counts['planned']} would be put back" if dry else f"{counts['restored']} put back"
-    print(f"mednet-watcher: {none}{done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
+    prefix = "" if counts else f"{nothing}: "
+    done = f"{counts['planned']} would be put back" if dry_run else f"{counts['restored']} put back"
+    print(f"mednet-watcher: {prefix}{done}, {counts['left']} left alone{_kept(counts['kept'])}", file=sys.stderr)
     return Exit.FAILED if counts["left"] else Exit.OK
 
 
@@ -57,22 +57,22 @@ def _kept(count: int) -> str:
     if not count:
         return ""
     files, them = ("file that people judged stays", "it") if count == 1 else ("files that people judged stay", "them")
-    return f"; {count} {files} (--verdicts takes {them} back too)"
+    return f"; {count} {files} (--verdicts puts {them} back, too)"
 
 
 def naming(settings: loader.Config) -> NameOf:
-    """What files are called that are put back."""
+    """Return the function that names files that are put back."""
     return name_in_inbox(settings.inbox.path, recursive=settings.inbox.recursive)
 
 
-def tell_reconciled(ending: Ending) -> None:
-    """Say what became of what a killed command left."""
-    told = f"decision {ending.decision}, left by a killed command: {ending.state}"
-    print(f"mednet-watcher: {told}, {printable(ending.note or '')}", file=sys.stderr)
+def print_reconciled(ending: Ending) -> None:
+    """Print how a decision ended that a killed command had left without an ending."""
+    message = f"decision {ending.decision}, left by a killed command: {ending.state}"
+    print(f"mednet-watcher: {message}, {printable(ending.note or '')}", file=sys.stderr)
 
 
 def _json_line(result: PutBackResult) -> str:
-    told = {
+    fields = {
         "id": result.id,
         "restores": result.request.entry.id if result.request.entry else None,
         "name": result.request.name,
@@ -81,7 +81,7 @@ def _json_line(result: PutBackResult) -> str:
         "destination": result.destination,
         "why": result.why,
     }
-    return json.dumps(told)
+    return json.dumps(fields)
 
 
 def _text_line(result: PutBackResult) -> str:

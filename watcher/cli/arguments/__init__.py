@@ -1,1 +1,1 @@
-"""What each command is told on the command line. No command is imported here."""
+"""Declare the arguments of each command. No command is imported here."""

@@ -1,1 +1,1 @@
-"""One module a group of commands. Each takes the parsed arguments and returns an exit code."""
+"""The commands, one module each. Its ``run`` takes the parsed arguments and returns an exit code."""

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             "retry",
             settings.inbox.path,
             settings,
-            dry=args.dry_run,
+            dry_run=args.dry_run,
             as_json=args.json,
             nothing=f"the ledger knows of no quarantined file{having}",
         )

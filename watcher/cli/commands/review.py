@@ -16,7 +16,7 @@ from typing import Any
 
 from watcher.cli import durations
 from watcher.cli.commands import explain
-from watcher.cli.put_back_files import tell_reconciled
+from watcher.cli.put_back_files import print_reconciled
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal, Retry
 from watcher.core.printable import printable
@@ -154,7 +154,7 @@ def _have_filed(given: list[int], ledger_reader: LedgerReader, settings: loader.
                 return
             time.sleep(POLL_S)
     with put_back.open_executor(
-        paths_and_limits.ledger_path(settings), settings.inbox.path, tell_reconciled
+        paths_and_limits.ledger_path(settings), settings.inbox.path, print_reconciled
     ) as executor:
         _refuse_missing(executor.ledger, settings)
         mover = Mover(settings.inbox.path, paths_and_limits.file_mode(settings))

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             "undo",
             to,
             settings,
-            dry=args.dry_run,
+            dry_run=args.dry_run,
             as_json=args.json,
             nothing="nothing of that is filed, or it was put back before",
         )
