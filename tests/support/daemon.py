@@ -25,6 +25,7 @@ from watcher.training.data import synthetic_images
 
 PATIENCE_S = 1.0
 STUB = "tests.support.stub_daemon"
+STUB_COMMAND = [sys.executable, "-m", STUB]
 MODULES = {"ablate": fork_server.TRAINING, "classify": fork_server.TORCH, "evaluate": fork_server.TORCH}
 
 
@@ -33,12 +34,11 @@ class Daemon:
 
     def __init__(self, root: Path, extra: str = "", stub: bool = False) -> None:
         """With ``stub`` the network is a stand-in, see ``stub_daemon``; ``extra`` is more of config.yaml."""
-        self.command = [sys.executable, "-m", *([STUB] if stub else ["watcher", "run", "--config"])]
+        self.command = STUB_COMMAND if stub else [sys.executable, "-m", "watcher", "run", "--config"]
         self.environ: dict[str, str] = {}
         self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
         self.root, self.inbox, self.log = root, root / "inbox", root / "log"
         self.config = root / "config.yaml"
-        self.forked = stub
         self.process: subprocess.Popen[bytes] | fork_server.ForkedProcess | None = None
         self.inbox.mkdir(parents=True, exist_ok=True)
         pending = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
@@ -63,7 +63,7 @@ class Daemon:
         ready = len(self.events("daemon.ready"))
         with self.log.open("ab") as log:
             environ = {**os.environ, "PYTHONPATH": str(TOP), **self.environ}
-            if self.forked:
+            if self.command == STUB_COMMAND:  # a test may put another program before it
                 arguments = [str(self.config)]
                 self.process = fork_server.start(
                     f"{STUB}:main", arguments, stdout=log.fileno(), stderr=log.fileno(), environ=environ
