@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.filing.test_put_back import BROKEN, HAND, ODD, Site
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.filing_site import BROKEN, HAND, ODD, FilingSite
 from tests.support.repository import TOP
 from watcher.cli.commands import retry
 from watcher.core.lock import Lock
@@ -24,18 +24,18 @@ SURE = Decision(Outcome.SORTED, "Hand", 0.99, top=(("Hand", 0.99), ("CXR", 0.006
 
 
 @pytest.fixture
-def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]:
-    site = Site(tmp_path, identify)
+def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[FilingSite]:
+    site = FilingSite(tmp_path, identify)
     (tmp_path / "config.yaml").touch()
     yield site
     site.book.close()
 
 
-def call(site: Site, *words: str) -> subprocess.CompletedProcess[str]:
+def call(site: FilingSite, *words: str) -> subprocess.CompletedProcess[str]:
     return mednet(*words, cwd=site.root)
 
 
-def test_retry(site: Site) -> None:
+def test_retry(site: FilingSite) -> None:
     """A line for each file, JSON on request; a dry run first, that changes nothing."""
     site.file(ODD, BROKEN)
     path = str(site.quarantine / ODD)
@@ -49,7 +49,7 @@ def test_retry(site: Site) -> None:
     assert "0 put back" in call(site, "retry").stderr
 
 
-def test_undo(site: Site) -> None:
+def test_undo(site: FilingSite) -> None:
     """What was filed in the last hour comes back; what changed is left, with exit code 1."""
     site.file("a.png", HAND, b"a")
     site.file("b.png", HAND, b"b")
@@ -62,7 +62,7 @@ def test_undo(site: Site) -> None:
     assert "1 put back, 1 left alone" in ended.stderr
 
 
-def test_undo_of_several_decisions(site: Site) -> None:
+def test_undo_of_several_decisions(site: FilingSite) -> None:
     """Each decision that is named is taken back, once, and no other."""
     for name in ("a.png", "b.png", "c.png"):
         site.file(name, HAND)
@@ -93,7 +93,7 @@ def test_undo_of_several_decisions(site: Site) -> None:
         (["undo", "--id", "1", "--to", "inbox/again"], 2, "lies in inbox.path"),
     ],
 )
-def test_mistakes_are_told(site: Site, words: list[str], code: int, told: str) -> None:
+def test_mistakes_are_told(site: FilingSite, words: list[str], code: int, told: str) -> None:
     """Wrong arguments and unknown decisions: a message, an exit code, no traceback."""
     site.file("a.png", HAND)
     site.undo(number=1)
@@ -110,7 +110,7 @@ def test_without_a_ledger(tmp_path: Path, command: list[str]) -> None:
     assert os.listdir(tmp_path) == ["config.yaml"]
 
 
-def test_nothing_to_put_back_is_told(site: Site) -> None:
+def test_nothing_to_put_back_is_told(site: FilingSite) -> None:
     """A reason that no quarantined file has, or a time when nothing was filed, is no failure, and it is said."""
     site.file("a.png", BROKEN)
     for words, told in (
@@ -129,7 +129,7 @@ def test_every_reason_for_quarantine_is_known() -> None:
     assert set(ADVICE) <= set(retry.REASONS)
 
 
-def test_a_second_one_is_told(site: Site) -> None:
+def test_a_second_one_is_told(site: FilingSite) -> None:
     """While a command is at work another exits with code 6."""
     held = Lock(site.path.with_name("operator.lock"))
     held.acquire()
@@ -138,7 +138,7 @@ def test_a_second_one_is_told(site: Site) -> None:
     held.release()
 
 
-def test_nobody_reads_of_it(site: Site) -> None:
+def test_nobody_reads_of_it(site: FilingSite) -> None:
     """A reader that goes away does not end the work half-way."""
     site.executor.carry_out([site.order(f"{n}.png", HAND, b"%d" % n) for n in range(300)])
     command = f'"{sys.executable}" -m watcher undo --since 1h | head -0'
@@ -148,7 +148,7 @@ def test_nobody_reads_of_it(site: Site) -> None:
     assert len(os.listdir(site.inbox)) == 300
 
 
-def test_what_a_killed_one_left_is_told(site: Site) -> None:
+def test_what_a_killed_one_left_is_told(site: FilingSite) -> None:
     """The next command says what it reconciled."""
     site.file("a.png", HAND)
     assert mednet("undo", "--id", "1", cwd=site.root, env={"MEDNET_FAILPOINT": "moved"}).returncode == -9
@@ -156,7 +156,7 @@ def test_what_a_killed_one_left_is_told(site: Site) -> None:
     assert (ended.returncode, "decision 2, left by a killed command: filed" in ended.stderr) == (0, True)
 
 
-def test_an_inbox_that_is_gone_is_not_made(site: Site) -> None:
+def test_an_inbox_that_is_gone_is_not_made(site: FilingSite) -> None:
     """An absent inbox is often a mount that failed: nothing is put where it was."""
     site.file("a.png", HAND)
     site.inbox.rmdir()
@@ -166,7 +166,7 @@ def test_an_inbox_that_is_gone_is_not_made(site: Site) -> None:
 
 
 @pytest.mark.parametrize("known", ["by its sentinel", "by the ledger"])
-def test_an_inbox_whose_mount_is_gone_is_not_filled(site: Site, known: str) -> None:
+def test_an_inbox_whose_mount_is_gone_is_not_filled(site: FilingSite, known: str) -> None:
     """Nor is anything put beneath the mount, where nobody would see it again."""
     site.file("a.png", HAND)
     if known == "by its sentinel":
@@ -203,10 +203,10 @@ def test_beside_a_running_daemon(tmp_path: Path) -> None:
 
 
 class TestExplain:
-    def lines(self, site: Site, *words: str) -> list[dict[str, object]]:
+    def lines(self, site: FilingSite, *words: str) -> list[dict[str, object]]:
         return [json.loads(line) for line in call(site, "explain", "--json", *words).stdout.splitlines()]
 
-    def test_by_whatever_is_known(self, site: Site) -> None:
+    def test_by_whatever_is_known(self, site: FilingSite) -> None:
         """A path, a name, a number and the beginning of a digest lead to the same decisions, in order of time."""
         site.file(ODD, SURE, b"odd")
         site.undo(number=1)
@@ -215,7 +215,7 @@ class TestExplain:
         assert [line["id"] for line in self.lines(site, "#2", "--id", "1")] == [2, 1]
         assert call(site, "explain", "nothing", "#1").returncode == 1
 
-    def test_what_was_put_back_is_known_by_its_name_now(self, site: Site) -> None:
+    def test_what_was_put_back_is_known_by_its_name_now(self, site: FilingSite) -> None:
         """Whatever has its old name in the inbox by now: each of two put back at once has its own, where it lies."""
         site.file("a.png", BROKEN, b"one")
         site.file("a.png", BROKEN, b"two")
@@ -227,7 +227,7 @@ class TestExplain:
             assert (told["id"], told["name"], told["destination"]) == (back, name, str(site.inbox / name))
             assert told["now"] == "there"
 
-    def test_by_number(self, site: Site) -> None:
+    def test_by_number(self, site: FilingSite) -> None:
         """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
         site.file("2", SURE, b"one")
         site.file("b", SURE, b"two")
@@ -235,14 +235,14 @@ class TestExplain:
             assert [line["id"] for line in self.lines(site, *words)] == [1], words
         assert [line["id"] for line in self.lines(site, "#2")] == [2]
 
-    def test_by_the_name_it_got(self, site: Site) -> None:
+    def test_by_the_name_it_got(self, site: FilingSite) -> None:
         """A file that got a suffix is known under that too."""
         site.file("a.png", HAND, b"one")
         site.file("a.png", HAND, b"two")
         suffixed = f"a-{digest(b'two')[:8]}.png"
         assert [line["id"] for line in self.lines(site, suffixed)] == [2]
 
-    def test_tells_everything(self, site: Site) -> None:
+    def test_tells_everything(self, site: FilingSite) -> None:
         """What was decided, how sure, why, by which model, from where to where, and how it ended; names are safe."""
         site.file(ODD, SURE, b"odd")
         told = call(site, "explain", "#1").stdout
@@ -250,7 +250,7 @@ class TestExplain:
             assert part in told, part
         assert "MR" not in told
 
-    def test_where_it_lies_now(self, site: Site) -> None:
+    def test_where_it_lies_now(self, site: FilingSite) -> None:
         """Still there, changed, gone, put back, or taken on."""
         for name in "abcd":
             site.file(name, SURE, name.encode())

@@ -9,25 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.filing.test_put_back import BROKEN, HAND, ODD, Site
 from tests.support.daemon import mednet
+from tests.support.filing_site import BROKEN, HAND, ODD, FilingSite, audit
 from watcher.core.lock import Lock
 from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back, quarantine_notes
 from watcher.filing.audit import Audit
-from watcher.filing.audit_report import Finding, Report
-from watcher.filing.destinations import Destinations
+from watcher.filing.audit_report import Finding
 from watcher.filing.recovery import recover
-from watcher.inbox.scan import Inbox
-from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
 UNSURE = Decision(Outcome.REVIEW, "Hand", 0.5, "low_confidence", "0.5")
 
 
 @pytest.fixture
-def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]:
-    site = Site(tmp_path, identify)
+def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[FilingSite]:
+    site = FilingSite(tmp_path, identify)
     site.file("a.png", HAND, b"one")
     site.file(ODD, UNSURE, b"two")
     site.file("c.png", BROKEN, b"three")
@@ -35,18 +32,12 @@ def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Site]
     site.book.close()
 
 
-def audit(site: Site, quick: bool = False) -> Report:
-    places = Destinations(site.root / "sorted", site.root / "review", site.quarantine, site.root / "rejected")
-    with LedgerReader(site.path) as ledger_reader:
-        return Audit(ledger_reader, places, Inbox(site.inbox, [".*"]), site.path.parent, quick=quick).run()
-
-
-def told(site: Site, quick: bool = False) -> list[tuple[str, str, int | None]]:
+def told(site: FilingSite, quick: bool = False) -> list[tuple[str, str, int | None]]:
     return [(f.kind, os.path.basename(f.path), f.id) for f in audit(site, quick).findings]
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_all_matches(site: Site, quick: bool) -> None:
+def test_all_matches(site: FilingSite, quick: bool) -> None:
     """Files where they were filed, their reason files, and files waiting: no finding, and the account adds up."""
     (site.inbox / "waiting.png").write_bytes(b"x")
     site.undo(number=1)
@@ -60,14 +51,14 @@ def test_all_matches(site: Site, quick: bool) -> None:
     assert (report.on_disk, report.pending) == ({"review": 1, "quarantine": 1}, 2)
 
 
-def test_missing(site: Site) -> None:
+def test_missing(site: FilingSite) -> None:
     """A file that is nowhere."""
     (site.hand / "a.png").unlink()
     assert told(site) == told(site, quick=True) == [("missing", "a.png", 1)]
 
 
 @pytest.mark.parametrize("found", ["never", "in the inbox", "filed"])
-def test_what_the_ledger_calls_missing(site: Site, found: str) -> None:
+def test_what_the_ledger_calls_missing(site: FilingSite, found: str) -> None:
     """A file that was nowhere when its move was reconciled is told, until it turns up."""
     order = site.order("m.png", HAND, b"gone")
     with site.book.transaction():
@@ -83,7 +74,7 @@ def test_what_the_ledger_calls_missing(site: Site, found: str) -> None:
 
 
 @pytest.mark.parametrize("to", ["review/x", "inbox/x", "sorted/CXR/x", "quarantine/" + ODD])
-def test_moved_by_hand(site: Site, to: str) -> None:
+def test_moved_by_hand(site: FilingSite, to: str) -> None:
     """A file that somebody moved is found by its bytes, and is not unknown there."""
     target = site.root / to
     target.parent.mkdir(exist_ok=True)
@@ -91,7 +82,7 @@ def test_moved_by_hand(site: Site, to: str) -> None:
     assert audit(site).findings == [Finding("moved", str(site.hand / "a.png"), "a.png", 1, str(target))]
 
 
-def test_changed(site: Site) -> None:
+def test_changed(site: FilingSite) -> None:
     """Other bytes, of another size or of the same; a quick audit looks at the size only."""
     (site.hand / "a.png").write_bytes(b"ONE")
     (site.root / "review" / ODD).write_bytes(b"longer")
@@ -99,21 +90,21 @@ def test_changed(site: Site) -> None:
     assert told(site, quick=True) == [("changed", ODD, 2)]
 
 
-def test_unknown_and_doubled(site: Site) -> None:
+def test_unknown_and_doubled(site: FilingSite) -> None:
     """A file nobody filed; one with the bytes of a filed one is doubled, and it is said where that lies."""
     (site.hand / "b\n.png").write_bytes(b"new")
     (site.quarantine / "d.png").write_bytes(b"one")
     assert told(site) == [("doubled", "d.png", 1), ("unknown", "b\n.png", None)]
 
 
-def test_one_path_filed_twice(site: Site) -> None:
+def test_one_path_filed_twice(site: FilingSite) -> None:
     """A file removed by hand whose name another got since: the first is missing, the second is not changed."""
     (site.hand / "a.png").unlink()
     site.file("a.png", HAND, b"uno")
     assert told(site) == [("missing", "a.png", 1)]
 
 
-def test_stray_reason(site: Site) -> None:
+def test_stray_reason(site: FilingSite) -> None:
     """A reason file without its file; those of names too long for the ending are known, too."""
     for end, data in (("1", b"four"), ("2", b"five")):
         site.file("n" * 250 + f"{end}.png", BROKEN, data)
@@ -126,20 +117,20 @@ def test_stray_reason(site: Site) -> None:
     assert told(site) == [("stray_reason", "c.png.reason.json", None), ("missing", "c.png", 3)]
 
 
-def test_a_file_that_looks_like_a_reason(site: Site) -> None:
+def test_a_file_that_looks_like_a_reason(site: FilingSite) -> None:
     """An arriving file with such a name is a file like any other."""
     site.file("x.reason.json", BROKEN, b"{}")
     assert told(site) == []
 
 
-def test_partial(site: Site) -> None:
+def test_partial(site: FilingSite) -> None:
     """What a copy that died left behind, also in the inbox."""
     for directory in (site.hand, site.inbox):
         (directory / ".0123.mednet-partial").write_bytes(b"half")
     assert told(site) == [("partial", ".0123.mednet-partial", None)] * 2
 
 
-def test_unended(site: Site) -> None:
+def test_unended(site: FilingSite) -> None:
     """A move whose owner died is told, and what it explains is not; while its owner lives there is no finding."""
     book = Ledger(site.path, owner="operator")
     path = site.hand / "a.png"
@@ -157,7 +148,7 @@ def test_unended(site: Site) -> None:
     assert told(site) == [("unended", "a.png", 4)]
 
 
-def test_what_is_filed_and_put_back_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_filed_and_put_back_meanwhile(site: FilingSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A daemon and a person at work during the audit make no finding."""
     walk = Audit._walk
 
@@ -171,14 +162,14 @@ def test_what_is_filed_and_put_back_meanwhile(site: Site, monkeypatch: pytest.Mo
     assert told(site) == []
 
 
-def test_put_back_elsewhere(site: Site) -> None:
+def test_put_back_elsewhere(site: FilingSite) -> None:
     """Files that a person took out are told apart."""
     site.undo(put_back.prepare_landing(site.root / "out", site.inbox), number=1)
     report = audit(site)
     assert (report.findings, report.elsewhere) == ([], 1)
 
 
-def test_command(site: Site) -> None:
+def test_command(site: FilingSite) -> None:
     """The equation and the findings in words and as JSON; exit code 0 when all matches, else 1; nothing is written."""
     config = site.root / "config.yaml"
     config.touch()
@@ -195,7 +186,7 @@ def test_command(site: Site) -> None:
     assert sorted(site.root.rglob("*")) == before
 
 
-def test_many_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_pages(site: FilingSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ledger of many pages is read to its end."""
     monkeypatch.setattr("watcher.ledger.reader.PAGE", 2)
     site.file("d.png", HAND, b"d")
@@ -212,7 +203,7 @@ def test_a_time_beyond_what_sqlite_holds(tmp_path: Path, identify: Callable[[Pat
             pytest.skip("this file system knows no such time")
         return identify(path)
 
-    site = Site(tmp_path, dated)
+    site = FilingSite(tmp_path, dated)
     site.file("a.png", HAND, b"one")
     assert told(site) == []
     assert [result.state for result in site.undo(number=1)] == ["restored"]

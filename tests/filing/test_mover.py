@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal, Retry, Vanished
 from watcher.core.records import Identity
-from watcher.filing import mover as moving
-from watcher.filing import quarantine_notes
+from watcher.filing import mover, quarantine_notes
 from watcher.filing.mover import Mover
 
 Identify = Callable[[Path], Identity]
@@ -354,7 +353,7 @@ class TestOtherFileSystem:
             if point == "published":
                 source.rename(inbox / "a.png") if renamed else source.unlink()
 
-        monkeypatch.setattr(moving.failpoints, "reach", reach)
+        monkeypatch.setattr(mover.failpoints, "reach", reach)
         with pytest.raises(Vanished):
             Mover(inbox).move(source.name, stamp, DIGEST, elsewhere)
         assert content(elsewhere) == {}
@@ -375,29 +374,29 @@ class TestCopy:
         """A copy has the bytes and the time; the source stays as it is."""
         (inbox / "a.png").write_bytes(CONTENT)
         stamp = identify(inbox / "a.png")
-        path = moving.copy(inbox / "a.png", stamp, DIGEST, target)
+        path = mover.copy(inbox / "a.png", stamp, DIGEST, target)
         assert (path.read_bytes(), path.stat().st_mtime_ns) == (CONTENT, stamp.mtime_ns)
         assert identify(inbox / "a.png") == stamp
 
     def test_same_content_serves_again(self, inbox: Path, target: Path) -> None:
         """Copied twice, it is there once; other content of that name gets a suffix."""
         (inbox / "a.png").write_bytes(CONTENT)
-        first = moving.copy(inbox / "a.png", None, DIGEST, target)
-        assert moving.copy(inbox / "a.png", None, DIGEST, target) == first
+        first = mover.copy(inbox / "a.png", None, DIGEST, target)
+        assert mover.copy(inbox / "a.png", None, DIGEST, target) == first
         (inbox / "a.png").write_bytes(b"other")
         other = hashlib.sha256(b"other").hexdigest()
-        moving.copy(inbox / "a.png", None, other, target)
+        mover.copy(inbox / "a.png", None, other, target)
         assert content(target) == {"a.png": CONTENT, f"a-{other[:8]}.png": b"other"}
 
     def test_absent_or_changed_source_has_vanished(self, inbox: Path, target: Path, identify: Identify) -> None:
         """Without the file that was decided upon nothing is copied."""
         with pytest.raises(Vanished):
-            moving.copy(inbox / "a.png", None, None, target)
+            mover.copy(inbox / "a.png", None, None, target)
         (inbox / "a.png").write_bytes(CONTENT)
         stamp = identify(inbox / "a.png")
         (inbox / "a.png").write_bytes(b"other content")
         with pytest.raises(Vanished):
-            moving.copy(inbox / "a.png", stamp, DIGEST, target)
+            mover.copy(inbox / "a.png", stamp, DIGEST, target)
         assert content(target) == {}
 
 
@@ -448,15 +447,15 @@ class TestExplain:
 class TestPrepare:
     def test_makes_the_directory(self, tmp_path: Path) -> None:
         """Directory and parents are made; one that is there already is fine."""
-        moving.prepare(tmp_path / "a" / "b")
-        moving.prepare(tmp_path / "a" / "b")
+        mover.prepare(tmp_path / "a" / "b")
+        mover.prepare(tmp_path / "a" / "b")
         assert (tmp_path / "a" / "b").is_dir()
 
     def test_something_in_its_way_is_fatal(self, tmp_path: Path) -> None:
         """A file in the directory's place ends the daemon with exit code 5 and the path."""
         (tmp_path / "a").touch()
         with pytest.raises(Fatal, match="/a ") as caught:
-            moving.prepare(tmp_path / "a")
+            mover.prepare(tmp_path / "a")
         assert caught.value.code is Exit.DIRECTORY
 
 
@@ -464,10 +463,10 @@ def test_partials_from_before_the_clock_was_set_back(target: Path, monkeypatch: 
     """Where nobody else copies, what a crash left goes also if its time lies ahead; elsewhere it stays for now."""
     partial = target / f".0123456789abcdef{no_overwrite.PARTIAL}"
     partial.touch()
-    monkeypatch.setattr(moving.time, "time", lambda: partial.lstat().st_ctime - 3600)
-    moving.clear_partials(target, 60)
+    monkeypatch.setattr(mover.time, "time", lambda: partial.lstat().st_ctime - 3600)
+    mover.clear_partials(target, 60)
     assert partial.exists()
-    moving.clear_partials(target)
+    mover.clear_partials(target)
     assert not partial.exists()
 
 

@@ -32,7 +32,7 @@ from watcher.core.errors import Reject
 from watcher.core.records import Decoded
 from watcher.images import decode, dicom_pixels
 from watcher.images.decoder_pool import DecoderPool
-from watcher.images.formats import dicom as structure
+from watcher.images.formats.dicom import check
 
 BUNDLED = Path(pydicom.data.__file__).parent
 FILES = sorted(
@@ -89,7 +89,7 @@ def refused(data: bytes, limits: decode.Limits = decode.Limits()) -> str:
 
 def levels(data: bytes) -> np.ndarray:
     """What comes out before the scaling to 8 bits."""
-    whole = structure.check(data, 1 << 26)
+    whole = check(data, 1 << 26)
     return dicom_pixels.read(data, whole, 64_000_000).levels
 
 
@@ -150,7 +150,7 @@ class TestBundled:
         wanted = whole[picture.frames // 2] if picture.frames > 1 else whole
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            opened = dicom_pixels.opened(data, structure.check(data, 1 << 26))
+            opened = dicom_pixels.opened(data, check(data, 1 << 26))
             found = dicom_pixels.levels(opened, pixel_array(opened, index=picture.frames // 2))
         np.testing.assert_array_equal(found, wanted)
 

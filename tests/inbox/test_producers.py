@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.proofs.producers import Trial, _scratch, row
-from tests.support import producer_ways as ways
+from tests.support import producer_ways
 from tests.support.daemon import Daemon
 
 FILES = 6
@@ -27,14 +27,14 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon is told to be quicker here, so writers pause for less, and still longer than it settles."""
-    monkeypatch.setattr(ways, "PAUSE_S", 1.0)
+    monkeypatch.setattr(producer_ways, "PAUSE_S", 1.0)
     monkeypatch.setattr("tests.proofs.producers.QUIET_S", 0.2)
 
 
-@pytest.mark.parametrize("way", [way for way in ways.WAYS if way.name in QUICK], ids=lambda way: way.name)
-def test_never_early_never_missed_never_doubled(trial: Trial, way: ways.Way) -> None:
+@pytest.mark.parametrize("way", [way for way in producer_ways.WAYS if way.name in QUICK], ids=lambda way: way.name)
+def test_never_early_never_missed_never_doubled(trial: Trial, way: producer_ways.Way) -> None:
     """Each file is decided upon when it is complete, sorted, and sorted once."""
-    if lacking := ways.missing(way):
+    if lacking := producer_ways.missing(way):
         pytest.skip(f"needs {', '.join(lacking)}")
     tally = trial.run(way, FILES)
     assert tally.good, row(tally)
@@ -43,7 +43,7 @@ def test_never_early_never_missed_never_doubled(trial: Trial, way: ways.Way) -> 
 
 def test_an_impatient_daemon_is_found_out(tmp_path: Path) -> None:
     """The trial can fail: with no patience, files whose writer pauses are decided upon too early, and that shows."""
-    [slow] = [way for way in ways.WAYS if way.name == "slow"]
+    [slow] = [way for way in producer_ways.WAYS if way.name == "slow"]
     with Daemon(tmp_path, FAST.format(patience_s=0), stub=True) as daemon, _scratch() as scratch:
         tally = Trial(daemon, scratch).run(slow, 2)
     assert (tally.early, tally.good) == (2, False)

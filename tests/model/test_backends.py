@@ -150,9 +150,10 @@ class TestChoice:
         """
         pytest.importorskip("onnxruntime")
         program = (
-            "import os; from tests.test_engines import *;"
-            "made = engines.engine(net_of(POOLED), CPU, 'onnxruntime');"
-            "made.compute(images(2)); sockets = [to for each in os.listdir('/proc/self/fd')"
+            "import os, numpy, torch; from watcher.model import backends, mednet;"
+            "made = backends.engine(mednet.MedNet(mednet.PLUS).eval(), torch.device('cpu'), 'onnxruntime');"
+            "made.compute(numpy.zeros((2, 1, 64, 64), numpy.float32));"
+            "sockets = [to for each in os.listdir('/proc/self/fd')"
             " if os.path.islink(at := f'/proc/self/fd/{each}') and (to := os.readlink(at)).startswith('socket:')];"
             "print(made.runtime, sockets)"
         )

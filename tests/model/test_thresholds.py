@@ -8,7 +8,7 @@ import pytest
 
 from watcher.config.settings import Review
 from watcher.core.errors import Exit, Fatal
-from watcher.model import thresholds as operating
+from watcher.model import thresholds
 from watcher.model.checkpoint import Checkpoint
 
 POINTS = (
@@ -19,13 +19,13 @@ POINTS = (
 
 
 def weights(**changes: object) -> Checkpoint:
-    thresholds = {"min_confidence": 0.7, "max_distance": 0.25, "temperature": 1.5}
-    return Checkpoint("w", {}, ("Hand", "CXR"), {}, thresholds, operating=POINTS, **changes)  # type: ignore[arg-type]
+    fitted = {"min_confidence": 0.7, "max_distance": 0.25, "temperature": 1.5}
+    return Checkpoint("w", {}, ("Hand", "CXR"), {}, fitted, operating=POINTS, **changes)  # type: ignore[arg-type]
 
 
 def test_default_is_what_was_fitted() -> None:
     """Without a wish, the thresholds stored with the weights count, and their temperature."""
-    found = operating.policy(Review(), weights())
+    found = thresholds.policy(Review(), weights())
     assert (found.min_confidence, found.max_distance, found.temperature) == (0.7, 0.25, 1.5)
 
 
@@ -44,28 +44,28 @@ def test_default_is_what_was_fitted() -> None:
 )
 def test_wish_chooses_a_point(accept: float | None, wrong: float | None, chosen: float) -> None:
     """No less is filed than asked for, no more is wrong than allowed; beyond that, the careful point is taken."""
-    point = operating.choose(POINTS, accept, wrong)
+    point = thresholds.choose(POINTS, accept, wrong)
     assert point is not None
     assert point["accept_rate"] == chosen
 
 
 def test_policy_takes_the_chosen_point() -> None:
     """The thresholds of the point are in force, not those that were fitted."""
-    found = operating.policy(Review(accept_rate=0.96), weights())
+    found = thresholds.policy(Review(accept_rate=0.96), weights())
     assert (found.min_confidence, found.max_distance) == (0.6, 0.2)
 
 
 @pytest.mark.parametrize(("wrong", "distance"), [(1.0, 0.2), (0.005, 0.2), (0.0, 0.1)])
 def test_limit_on_what_is_wrong_never_lets_more_through(wrong: float, distance: float) -> None:
     """However much may be wrong, no more is filed than without the limit: the fitted distance is 0.25."""
-    assert operating.policy(Review(max_wrong_rate=wrong), weights()).max_distance == distance
+    assert thresholds.policy(Review(max_wrong_rate=wrong), weights()).max_distance == distance
 
 
 @pytest.mark.parametrize(("accept", "wrong"), [(0.9999, None), (0.999, 0.001)])
 def test_wish_that_no_point_fulfils_is_refused(accept: float | None, wrong: float | None) -> None:
     """What the weights can not give is told with what they can, instead of something else being done."""
     with pytest.raises(Fatal) as caught:
-        operating.policy(Review(accept_rate=accept, max_wrong_rate=wrong), weights())
+        thresholds.policy(Review(accept_rate=accept, max_wrong_rate=wrong), weights())
     assert caught.value.code is Exit.CONFIG
     assert "0.995" in str(caught.value.advice)
 
@@ -73,15 +73,15 @@ def test_wish_that_no_point_fulfils_is_refused(accept: float | None, wrong: floa
 def test_weights_without_points() -> None:
     """Older weights carry no points: a wish is refused, none is not."""
     old = Checkpoint("old", {}, ("Hand",), {}, {"min_confidence": 0.8})
-    found = operating.policy(Review(), old)
+    found = thresholds.policy(Review(), old)
     assert (found.min_confidence, found.max_distance) == (0.8, math.inf)
     with pytest.raises(Fatal, match="no operating point"):
-        operating.policy(Review(accept_rate=0.9), old)
+        thresholds.policy(Review(accept_rate=0.9), old)
 
 
 def test_confidence_of_the_operator_wins() -> None:
     """review.min_confidence replaces the confidence of any point, and nothing else of it."""
-    found = operating.policy(Review(min_confidence=0.99, accept_rate=0.95), weights())
+    found = thresholds.policy(Review(min_confidence=0.99, accept_rate=0.95), weights())
     assert (found.min_confidence, found.max_distance) == (0.99, 0.1)
 
 
@@ -97,4 +97,4 @@ def test_confidence_of_the_operator_wins() -> None:
 )
 def test_review_rate_of_the_operating_point(review: Review, rate: float | None) -> None:
     """The share is that of the point in force: more by a stricter one, unknown by a threshold of one's own."""
-    assert operating.review_rate(review, weights(), 0.004) == (rate if rate is None else pytest.approx(rate))
+    assert thresholds.review_rate(review, weights(), 0.004) == (rate if rate is None else pytest.approx(rate))

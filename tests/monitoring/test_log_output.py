@@ -19,10 +19,10 @@ import pytest
 from numpy.random import default_rng
 
 from tests.proofs.rotation import prove
-from tests.service.test_reload import FAST, Site
 from tests.support import event_catalogue
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
+from tests.support.reloadable_daemon import FAST, ReloadableDaemon
 from tests.support.repository import TOP
 from watcher.images import decode
 from watcher.monitoring import log
@@ -389,7 +389,7 @@ def _dark() -> int:
 
 def test_the_file_has_what_the_output_has(tmp_path: Path) -> None:
     """Every line, as JSON, also when the output is for people; and a reload moves it elsewhere."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     base = site.base.replace("log: {format: json}", "log: {format: json, file: a.log}")
     site.daemon.config.write_text(base)
     with site.daemon:
@@ -403,7 +403,7 @@ def test_the_file_has_what_the_output_has(tmp_path: Path) -> None:
 
 def test_the_level_can_be_changed_by_a_reload(tmp_path: Path) -> None:
     """From `warning` on, sorted files are no longer told."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     with site.daemon:
         (tmp_path / "config.yaml").write_text(site.base.replace("format: json", "format: json, level: warning"))
         assert site.daemon.process is not None

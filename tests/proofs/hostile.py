@@ -33,7 +33,7 @@ from tests.support.accounts import metrics, picture
 from tests.support.daemon import Daemon
 from tests.support.jpeg_bits import progressive
 from tests.support.repository import TOP
-from watcher.filing.quarantine_notes import path_beside as told_why
+from watcher.filing import quarantine_notes
 
 Maker = Callable[[Path], None]
 
@@ -249,7 +249,7 @@ class Siege:
         assert len(kept) == self.files - 150, "a file was lost or doubled"
         quarantined = [path for path in on_disk if daemon.places[3] in path.parents]
         for path in quarantined:
-            assert json.loads(told_why(path).read_text())["what_to_do"]
+            assert json.loads(quarantine_notes.path_beside(path).read_text())["what_to_do"]
         sorted_names = {line["name"] for line in lines if line["event"] != "image.quarantined"}
         assert set(self.good) <= sorted_names
         took_s = {line["name"]: line["total_ms"] / 1000 for line in lines}

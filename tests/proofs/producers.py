@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tests.support import producer_ways as ways
+from tests.support import producer_ways
 from tests.support.daemon import Daemon, digest
 from tests.support.producer_ways import Load, Way
 
@@ -131,7 +131,7 @@ class Trial:
             yield Path(place)
 
     @contextlib.contextmanager
-    def _server(self, way: Way) -> Iterator[ways.Server | None]:
+    def _server(self, way: Way) -> Iterator[producer_ways.Server | None]:
         if way.server is None:
             yield None
             return
@@ -233,7 +233,7 @@ def install(programs: list[str]) -> None:
         policy.write_text("#!/bin/sh\nexit 101\n")
         policy.chmod(0o755)
     try:
-        packages = sorted({ways.PACKAGES[program] for program in programs})
+        packages = sorted({producer_ways.PACKAGES[program] for program in programs})
         quiet = {
             "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
             "stdout": subprocess.DEVNULL,
@@ -253,13 +253,13 @@ def main() -> int:
     """Run every way there is, print the table, and write the page."""
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--files", type=int, default=100)
-    words.add_argument("--only", nargs="+", metavar="WAY", choices=[way.name for way in ways.WAYS])
+    words.add_argument("--only", nargs="+", metavar="WAY", choices=[way.name for way in producer_ways.WAYS])
     words.add_argument("--install", action="store_true", help="install what is missing (Debian, as root)")
     words.add_argument("--write", type=Path, metavar="FILE", help="write the page there")
     args = words.parse_args()
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    chosen = [way for way in ways.WAYS if not args.only or way.name in args.only]
-    absent = [program for way in chosen for program in ways.missing(way)]
+    chosen = [way for way in producer_ways.WAYS if not args.only or way.name in args.only]
+    absent = [program for way in chosen for program in producer_ways.missing(way)]
     if args.install and absent:
         install(absent)
     rows, skipped, failed = [], [], 0
@@ -269,7 +269,7 @@ def main() -> int:
         with Daemon(root, DEFAULTS) as daemon:
             trial = Trial(daemon, scratch)
             for way in chosen:
-                if lacking := ways.missing(way):
+                if lacking := producer_ways.missing(way):
                     skipped.append(f"{way.told}, which needs {', '.join(lacking)}")
                     continue
                 sys.stderr.write(f"producers: {way.told} ...\n")

@@ -14,71 +14,36 @@ from typing import Any
 
 import pytest
 
-from tests.filing.test_audit import audit
-from tests.filing.test_put_back import BROKEN, HAND, NOW, ODD, Site
 from tests.support.accounts import check
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.filing_site import BROKEN, HAND, NOW, ODD, audit
+from tests.support.review_site import ANNA, UNSURE, ReviewSite
 from watcher.cli import main
 from watcher.cli.commands import review
 from watcher.core.errors import Exit, Fatal, Retry
-from watcher.core.records import Decision, Identity, Outcome
+from watcher.core.records import Identity
 from watcher.filing import put_back
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.recovery import recover
 from watcher.filing.takeover import Takeover
 from watcher.ledger.reader import LedgerReader, Verdict
 from watcher.ledger.writer import Ledger
-from watcher.review import export, judged_files, verdicts, wake_pipe
+from watcher.review import export, verdicts, wake_pipe
 from watcher.review.verdict_worker import VerdictWorker
 from watcher.review.verdicts import Reviewer, VerdictResult
 from watcher.service import log_lines
 
-UNSURE = Decision(Outcome.REVIEW, "CXR", 0.5, "low_confidence", "0.5 is below 0.9", (("CXR", 0.5), ("Hand", 0.4)))
-ANNA = Reviewer(1234, "anna")
-
-
-class Reading(Site):
-    """A site with people who judge."""
-
-    def subject(self, word: str | Path) -> judged_files.JudgedFile:
-        with LedgerReader(self.path) as ledger_reader:
-            return judged_files.find(ledger_reader, str(word), self.executor.destinations)
-
-    def give(self, word: str | Path, label: str | None, note: str | None = None) -> int:
-        return verdicts.record(self.book, self.subject(word), label, ANNA, note)
-
-    def carry_out(self) -> list[VerdictResult]:
-        return verdicts.carry_out_open(
-            DecisionExecutor(self.book, self.executor.mover, self.executor.destinations, None)
-        )
-
-    def verdicts(self, where: str = "true") -> list[Verdict]:
-        with LedgerReader(self.path) as ledger_reader:
-            return ledger_reader.verdicts(where)
-
-    def export(self, to: Path) -> list[tuple[str, str]]:
-        with LedgerReader(self.path) as ledger_reader:
-            return [
-                (r.state, str(r.destination and r.destination.relative_to(to)))
-                for r in export.export(ledger_reader, to)
-            ]
-
-    def tree(self) -> dict[str, bytes]:
-        places = ("inbox", "sorted", "review", "quarantine", "rejected")
-        found = (path for place in places for path in (self.root / place).rglob("*") if path.is_file())
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in found}
-
 
 @pytest.fixture
-def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Reading]:
-    site = Reading(tmp_path, identify)
+def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[ReviewSite]:
+    site = ReviewSite(tmp_path, identify)
     yield site
     site.book.close()
 
 
 class TestAVerdict:
     @pytest.mark.parametrize("name", ["a.png", ODD])
-    def test_from_review_into_its_class(self, site: Reading, name: str) -> None:
+    def test_from_review_into_its_class(self, site: ReviewSite, name: str) -> None:
         """The file goes to the class a person says; who, when and why are in the ledger, and the audit adds up."""
         number = site.file(name, UNSURE)
         given = site.give(site.root / "review" / name, "BreastMRI", "typical")
@@ -99,7 +64,7 @@ class TestAVerdict:
         assert [report.due(place) for place in ("sorted", "review", "rejected")] == [1, 0, 0]
         assert site.carry_out() == []
 
-    def test_none_of_the_classes(self, site: Reading) -> None:
+    def test_none_of_the_classes(self, site: ReviewSite) -> None:
         """A rejected image goes to a place of its own, made then; `retry` does not bring it back, `accept` can."""
         site.file("a.png", UNSURE)
         site.give("a.png", None)
@@ -113,7 +78,7 @@ class TestAVerdict:
         site.carry_out()
         assert site.tree() == {"sorted/Hand/a.png": b"a radiograph"}
 
-    def test_sorted_wrongly(self, site: Reading) -> None:
+    def test_sorted_wrongly(self, site: ReviewSite) -> None:
         """A file already sorted that a person corrects changes its class; the model's decision stays on record."""
         number = site.file("a.png", HAND)
         site.give(site.hand / "a.png", "CXR")
@@ -125,7 +90,7 @@ class TestAVerdict:
             model = verdicts.model_decision(ledger_reader, site.verdicts()[0], entry)
         assert model is not None and (model.id, model.label) == (number, "Hand")
 
-    def test_a_confirmation_moves_nothing(self, site: Reading) -> None:
+    def test_a_confirmation_moves_nothing(self, site: ReviewSite) -> None:
         """Said of a file what was decided: it stays, no decision is added, and it counts as judged."""
         site.file("a.png", HAND)
         site.give(site.hand / "a.png", "Hand")
@@ -134,7 +99,7 @@ class TestAVerdict:
         ]
         assert ([v.state for v in site.verdicts()], len(site.entries())) == (["confirmed"], 1)
 
-    def test_nothing_is_overwritten(self, site: Reading) -> None:
+    def test_nothing_is_overwritten(self, site: ReviewSite) -> None:
         """A name that is taken in the class gets a suffix."""
         site.file("a.png", HAND, b"the first")
         site.file("a.png", UNSURE, b"the second")
@@ -143,14 +108,14 @@ class TestAVerdict:
         assert sorted(site.tree().values()) == [b"the first", b"the second"]
         assert len(os.listdir(site.hand)) == 2
 
-    def test_from_quarantine(self, site: Reading) -> None:
+    def test_from_quarantine(self, site: ReviewSite) -> None:
         """What could not be read can be judged too, and the reason beside it goes."""
         site.file("a.png", BROKEN)
         site.give(site.quarantine / "a.png", "Hand")
         site.carry_out()
         assert site.tree() == {"sorted/Hand/a.png": b"a radiograph"}
 
-    def test_renamed_while_it_waited(self, site: Reading) -> None:
+    def test_renamed_while_it_waited(self, site: ReviewSite) -> None:
         """A person gave it another name in review: that name stays, and the ledger knows of what the verdict is."""
         number = site.file("a.png", UNSURE)
         site.file("other.png", UNSURE, b"another radiograph")
@@ -161,7 +126,7 @@ class TestAVerdict:
         assert [verdict.decision for verdict in site.verdicts()] == [number]
         assert audit(site).findings == []
 
-    def test_a_copy_is_not_the_file_renamed(self, site: Reading) -> None:
+    def test_a_copy_is_not_the_file_renamed(self, site: ReviewSite) -> None:
         """While the file lies where it was put, one of the same bytes beside it is another."""
         site.file("a.png", UNSURE)
         (site.root / "review" / "copy.png").write_bytes(b"a radiograph")
@@ -170,7 +135,7 @@ class TestAVerdict:
         assert set(site.tree()) == {"sorted/Hand/copy.png", "review/a.png"}
         assert [verdict.decision for verdict in site.verdicts()] == [None]
 
-    def test_a_file_that_nobody_filed(self, site: Reading) -> None:
+    def test_a_file_that_nobody_filed(self, site: ReviewSite) -> None:
         """What a person put into review can be judged; from then on the ledger knows it."""
         (site.root / "review").mkdir()
         (site.root / "review" / ODD).write_bytes(b"x")
@@ -179,7 +144,7 @@ class TestAVerdict:
         assert site.tree() == {f"sorted/Hand/{ODD}": b"x"}
         assert audit(site).findings == []
 
-    def test_the_last_word_counts(self, site: Reading) -> None:
+    def test_the_last_word_counts(self, site: ReviewSite) -> None:
         """Of two verdicts given before either is carried out the first gives way."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -191,7 +156,7 @@ class TestAVerdict:
             ("filed", None),
         ]
 
-    def test_what_changed_or_went_since_is_left_alone(self, site: Reading) -> None:
+    def test_what_changed_or_went_since_is_left_alone(self, site: ReviewSite) -> None:
         """Judged were other bytes: the file stays as it is, the verdict ends, and why is told."""
         site.file("a.png", UNSURE, b"abc")
         site.file("b.png", UNSURE, b"b")
@@ -205,7 +170,7 @@ class TestAVerdict:
         ]
         assert site.carry_out() == []
 
-    def test_undo_of_its_decision_withdraws_it(self, site: Reading) -> None:
+    def test_undo_of_its_decision_withdraws_it(self, site: ReviewSite) -> None:
         """Asked for by number, what a verdict filed is put back: that is told, on record, and nothing is exported."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -216,7 +181,7 @@ class TestAVerdict:
         assert [(v.state, v.filed_by, v.withdrawn_by) for v in site.verdicts()] == [("withdrawn", done.id, result.id)]
         assert site.export(site.root / "new") == []
 
-    def test_what_was_exported_before_it_was_withdrawn(self, site: Reading) -> None:
+    def test_what_was_exported_before_it_was_withdrawn(self, site: ReviewSite) -> None:
         """The copy stays, for nothing is deleted, and each export names it, until somebody removes it."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -235,7 +200,7 @@ class TestAVerdict:
         assert site.export(to) == []
 
     @pytest.mark.parametrize("which", [{"batch": 1}, {"since": NOW - timedelta(days=9999)}])
-    def test_undo_of_many_leaves_what_people_judged(self, site: Reading, which: dict[str, Any]) -> None:
+    def test_undo_of_many_leaves_what_people_judged(self, site: ReviewSite, which: dict[str, Any]) -> None:
         """What was filed, confirmed or is yet to be filed by a person's word stays, and can still be exported."""
         names = ("filed.png", "confirmed.png", "open.png", "models.png")
         site.executor.carry_out([site.order(name, HAND, name.encode()) for name in names])
@@ -259,7 +224,7 @@ class TestAVerdict:
         ]
         assert len(site.export(site.root / "new")) == 3
 
-    def test_undo_of_verdicts_too(self, site: Reading) -> None:
+    def test_undo_of_verdicts_too(self, site: ReviewSite) -> None:
         """Where that is asked for, all comes back, and each verdict is withdrawn: confirmed ones as well."""
         site.file("a.png", HAND, b"a")
         site.file("b.png", UNSURE, b"b")
@@ -274,7 +239,7 @@ class TestAVerdict:
         assert [v.state for v in site.verdicts()] == ["withdrawn", "withdrawn"]
         assert site.export(site.root / "new") == []
 
-    def test_the_commands_tell_of_it(self, site: Reading) -> None:
+    def test_the_commands_tell_of_it(self, site: ReviewSite) -> None:
         """`undo` counts what stays and says how to take it back too, without failing; `explain` tells a withdrawal."""
         (site.root / "config.yaml").touch()
         site.file("a.png", HAND)
@@ -288,7 +253,7 @@ class TestAVerdict:
         told = mednet("explain", "#1", "#2", cwd=site.root).stdout
         assert ("withdrawn by #3" in told, "taken on by #2" in told, "put back by #3" in told) == (True, True, True)
 
-    def test_the_daemons_counts_are_of_what_came_from_the_inbox(self, site: Reading) -> None:
+    def test_the_daemons_counts_are_of_what_came_from_the_inbox(self, site: ReviewSite) -> None:
         """A file that a person judged is not counted a second time."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -296,14 +261,14 @@ class TestAVerdict:
         assert site.book.counts() == {"review": 1}
 
     @pytest.mark.parametrize("word", ["#1", "1"])
-    def test_a_file_named_by_its_decision(self, site: Reading, word: str) -> None:
+    def test_a_file_named_by_its_decision(self, site: ReviewSite, word: str) -> None:
         """With or without the mark, which a shell takes for a comment; a file of that very name comes first."""
         site.file("a.png", UNSURE)
         assert site.subject(word).name == "a.png"
         site.file("1", UNSURE)
         assert site.subject(word).name == ("a.png" if word == "#1" else "1")
 
-    def test_a_note_that_is_no_utf8(self, site: Reading) -> None:
+    def test_a_note_that_is_no_utf8(self, site: ReviewSite) -> None:
         """Bytes of another encoding, as a terminal may send, are kept as escapes; the verdict is recorded."""
         site.file("a.png", UNSURE)
         site.give(site.root / "review" / "a.png", None, os.fsdecode(b"Sch\xe4del"))
@@ -311,12 +276,12 @@ class TestAVerdict:
 
 
 class TestWhatIsRefused:
-    def code(self, site: Reading, word: str | Path) -> Exit:
+    def code(self, site: ReviewSite, word: str | Path) -> Exit:
         with pytest.raises(Fatal) as caught:
             site.subject(word)
         return caught.value.code
 
-    def test_what_is_not_ours(self, site: Reading) -> None:
+    def test_what_is_not_ours(self, site: ReviewSite) -> None:
         """A file elsewhere or in the inbox, a number that nothing lies under, a link, a reason file."""
         site.file("a.png", BROKEN)
         (site.inbox / "b.png").write_bytes(b"b")
@@ -328,13 +293,13 @@ class TestWhatIsRefused:
         ]
         assert [self.code(site, word) for word in words] == [Exit.USAGE] * 5
 
-    def test_what_changed_since_it_was_filed(self, site: Reading) -> None:
+    def test_what_changed_since_it_was_filed(self, site: ReviewSite) -> None:
         """A person who looks at other bytes than were judged by the model does not judge that decision."""
         site.file("a.png", UNSURE)
         (site.root / "review" / "a.png").write_bytes(b"other")
         assert (self.code(site, "a.png"), self.code(site, "gone.png")) == (Exit.FAILED, Exit.FAILED)
 
-    def test_what_is_being_moved_just_now(self, site: Reading) -> None:
+    def test_what_is_being_moved_just_now(self, site: ReviewSite) -> None:
         """A file that has come, and whose decision has not ended, is left: try again."""
         order = site.order("a.png", UNSURE, b"x")
         with site.book.transaction():
@@ -344,7 +309,7 @@ class TestWhatIsRefused:
         with pytest.raises(Fatal, match="moved just now"):
             site.subject("a.png")
 
-    def test_what_is_being_taken_away_just_now(self, site: Reading) -> None:
+    def test_what_is_being_taken_away_just_now(self, site: ReviewSite) -> None:
         """While one verdict is carried out on a file another is not recorded."""
         site.file("a.png", UNSURE)
         judged = site.subject("a.png")
@@ -361,7 +326,7 @@ class TestWhatIsRefused:
             verdicts.class_named(["Hand", "CXR"], "Foot")
 
 
-def _decide(site: Reading, owner: str = "daemon") -> None:
+def _decide(site: ReviewSite, owner: str = "daemon") -> None:
     """As by one who dies before the move, or is about to make it."""
     book = Ledger(site.path, owner=owner)
     [verdict] = verdicts._open_verdicts(book, 10)
@@ -373,7 +338,7 @@ def _decide(site: Reading, owner: str = "daemon") -> None:
 
 
 class TestWhoeverDies:
-    def test_two_never_carry_out_one(self, site: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_two_never_carry_out_one(self, site: ReviewSite, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of two who saw the same open verdict one moves the file, the other learns that it is taken."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -387,7 +352,7 @@ class TestWhoeverDies:
         assert (done.state, done.id, done.why) == ("later", None, "somebody else carries out that verdict")
         assert len([v for v in site.verdicts() if v.state == "filed"]) == 1
 
-    def test_what_another_is_at_is_not_begun(self, site: Reading) -> None:
+    def test_what_another_is_at_is_not_begun(self, site: ReviewSite) -> None:
         """A verdict under way is nobody else's, until its decision has ended without a move: then it is open again."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -396,7 +361,7 @@ class TestWhoeverDies:
         assert [ending.state for ending in recover(site.book)] == ["returned"]
         assert [done.state for done in site.carry_out()] == ["filed"]
 
-    def test_moved_and_not_recorded(self, site: Reading) -> None:
+    def test_moved_and_not_recorded(self, site: ReviewSite) -> None:
         """The next start finds the file moved: the verdict is carried out, not once more."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -406,7 +371,7 @@ class TestWhoeverDies:
         assert [ending.state for ending in recover(site.book)] == ["filed"]
         assert ([v.state for v in site.verdicts()], site.carry_out()) == (["filed"], [])
 
-    def test_a_killed_command_is_ended_by_the_running_daemon(self, site: Reading) -> None:
+    def test_a_killed_command_is_ended_by_the_running_daemon(self, site: ReviewSite) -> None:
         """It carried out a verdict itself, no daemon ran; one that was started meanwhile takes it over."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -415,7 +380,7 @@ class TestWhoeverDies:
         assert ([ending.state for ending in endings], names) == (["returned"], [])
         assert [done.state for done in site.carry_out()] == ["filed"]
 
-    def test_a_ledger_that_others_hold(self, site: Reading) -> None:
+    def test_a_ledger_that_others_hold(self, site: ReviewSite) -> None:
         """While another process has the ledger locked, nothing is done and nobody crashes; then the verdict is."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -426,7 +391,7 @@ class TestWhoeverDies:
         other.close()
         assert [done.state for done in site.carry_out()] == ["filed"]
 
-    def test_a_ledger_that_can_not_be_written(self, site: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_ledger_that_can_not_be_written(self, site: ReviewSite, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing moves, the verdict stays open, and it is told why."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -444,14 +409,14 @@ class TestWhoeverDies:
 
 class TestTheWorker:
     @pytest.fixture
-    def worker(self, site: Reading) -> Iterator[VerdictWorker]:
+    def worker(self, site: ReviewSite) -> Iterator[VerdictWorker]:
         worker = VerdictWorker(wake_pipe.WakePipe(site.path.parent), lambda: None)
         with ThreadPoolExecutor(1) as self.mover:
             yield worker
         worker.close(0.0)
 
     def turn(
-        self, site: Reading, worker: VerdictWorker, now: float = 0.0, scans: int = 0, free: bool = True
+        self, site: ReviewSite, worker: VerdictWorker, now: float = 0.0, scans: int = 0, free: bool = True
     ) -> list[str]:
         """A turn, and the next when what it began has ended: the states of the verdicts."""
         done = worker.turn(now, site.executor, self.mover if free else None, scans)
@@ -459,7 +424,7 @@ class TestTheWorker:
             done += worker.turn(now, site.executor, None, scans)
         return [each.state for each in done]
 
-    def test_at_the_start_and_when_it_is_woken(self, site: Reading, worker: VerdictWorker) -> None:
+    def test_at_the_start_and_when_it_is_woken(self, site: ReviewSite, worker: VerdictWorker) -> None:
         """Verdicts are carried out at the start and when the daemon is woken; without either none is looked at."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -469,20 +434,20 @@ class TestTheWorker:
         assert wake_pipe.wake_daemon(site.path.parent)
         assert self.turn(site, worker) == ["confirmed"]
 
-    def test_after_each_scan(self, site: Reading, worker: VerdictWorker) -> None:
+    def test_after_each_scan(self, site: ReviewSite, worker: VerdictWorker) -> None:
         """The verdict of a process that was killed before it woke the daemon is found at the next scan."""
         self.turn(site, worker)
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         assert [self.turn(site, worker, scans=n) for n in (0, 1)] == [[], ["filed"]]
 
-    def test_not_while_files_may_not_move(self, site: Reading, worker: VerdictWorker) -> None:
+    def test_not_while_files_may_not_move(self, site: ReviewSite, worker: VerdictWorker) -> None:
         """It waits, and is not forgotten."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         assert [self.turn(site, worker, free=free) for free in (False, True)] == [[], ["filed"]]
 
-    def test_what_fails_is_tried_again_later(self, site: Reading, worker: VerdictWorker) -> None:
+    def test_what_fails_is_tried_again_later(self, site: ReviewSite, worker: VerdictWorker) -> None:
         """A class directory that can not be made: tried again ever more seldom, and at once when woken."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -493,7 +458,7 @@ class TestTheWorker:
         wake_pipe.wake_daemon(site.path.parent)
         assert self.turn(site, worker, 61.0, 61) == ["filed"]
 
-    def test_more_than_a_chunk(self, site: Reading, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_more_than_a_chunk(self, site: ReviewSite, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch) -> None:
         """Waking the daemon once is enough for any number of verdicts."""
         for name in "abc":
             site.file(f"{name}.png", UNSURE, name.encode())
@@ -503,7 +468,7 @@ class TestTheWorker:
         assert told == ["filed"] * 3
 
     def test_each_file_of_a_chunk_counts(
-        self, site: Reading, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch
+        self, site: ReviewSite, worker: VerdictWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Many large files onto a slow share are slow, not stuck: with each something is finished."""
         for name in "abc":
@@ -520,7 +485,7 @@ class TestTheWorker:
         assert len(finished) == len(set(finished)) == 7
         assert finished == sorted(finished)
 
-    def test_the_note_is_not_logged(self, site: Reading) -> None:
+    def test_the_note_is_not_logged(self, site: ReviewSite) -> None:
         """What people write may name a patient: the ledger has it, the log does not."""
         lines: list[dict[str, object]] = []
         logger = type("L", (), {"info": lambda self, event, **fields: lines.append(fields)})()
@@ -553,7 +518,7 @@ class TestThePipe:
 
 
 class TestExport:
-    def test_by_class_with_a_manifest(self, site: Reading, tmp_path: Path) -> None:
+    def test_by_class_with_a_manifest(self, site: ReviewSite, tmp_path: Path) -> None:
         """Judged images are copied by class, rejected ones as outliers; the manifest has what a training needs."""
         for name in ("a.png", "b.png", "c.png", "unjudged.png"):
             site.file(name, UNSURE, name.encode())
@@ -589,7 +554,7 @@ class TestExport:
             *("rejected/b.png", "review/c.png", "review/unjudged.png", "sorted/Hand/a.png", "sorted/Hand/d.png"),
         ]
 
-    def test_a_copy_that_was_changed_is_told(self, site: Reading, tmp_path: Path) -> None:
+    def test_a_copy_that_was_changed_is_told(self, site: ReviewSite, tmp_path: Path) -> None:
         """What would teach from other bytes than were judged is named, and not written over."""
         site.file("a.png", UNSURE, b"a")
         site.give("a.png", "Hand")
@@ -612,7 +577,7 @@ class TestExport:
         assert main.main(words) == Exit.DIRECTORY
         assert "directory of its own" in capsys.readouterr().err
 
-    def test_again(self, site: Reading, tmp_path: Path) -> None:
+    def test_again(self, site: ReviewSite, tmp_path: Path) -> None:
         """Asked again only what is new is copied; what was corrected since moves; a line cut short is not believed."""
         to = tmp_path / "export"
         for name in ("a.png", "b.png"):
@@ -629,7 +594,7 @@ class TestExport:
         assert {told["path"] for told in export.manifest(to).values()} == {"CXR/a.png", "Hand/b.png"}
         assert {state for state, _ in site.export(to)} == {"there"}
 
-    def test_never_over_another_file(self, site: Reading, tmp_path: Path) -> None:
+    def test_never_over_another_file(self, site: ReviewSite, tmp_path: Path) -> None:
         """A name that is taken there stays what it is; a file whose bytes changed is left, and told."""
         to = tmp_path / "export"
         (to / "Hand").mkdir(parents=True)
@@ -642,7 +607,7 @@ class TestExport:
         assert [state for state, _ in site.export(to)] == ["copied", "left"]
         assert sorted(p.read_bytes() for p in (to / "Hand").iterdir()) == [b"a.png", b"mine"]
 
-    def test_what_a_person_put_into_its_class(self, site: Reading, tmp_path: Path) -> None:
+    def test_what_a_person_put_into_its_class(self, site: ReviewSite, tmp_path: Path) -> None:
         """Moved there by hand and then confirmed, it is exported too, with the model's word; not after a later word."""
         site.file("a.png", UNSURE)
         site.hand.mkdir(parents=True, exist_ok=True)
@@ -660,7 +625,7 @@ class TestExport:
         site.undo(number=done.id)
         assert [state for state, _ in site.export(tmp_path / "export")] == ["withdrawn"]
 
-    def test_the_last_word_on_equal_images(self, site: Reading, tmp_path: Path) -> None:
+    def test_the_last_word_on_equal_images(self, site: ReviewSite, tmp_path: Path) -> None:
         """Of two files of the same bytes the verdict that was given last counts, also where the older file got it."""
         for name, label in (("a.png", "Hand"), ("b.png", "CXR")):
             site.file(name, UNSURE)
@@ -670,7 +635,7 @@ class TestExport:
         assert [done.state for done in site.carry_out()] == ["confirmed"]
         assert site.export(tmp_path / "export") == [("copied", "Hand/a.png")]
 
-    def test_a_manifest_that_others_wrote(self, site: Reading, tmp_path: Path) -> None:
+    def test_a_manifest_that_others_wrote(self, site: ReviewSite, tmp_path: Path) -> None:
         """What is no line of ours does not count, nor one that leads elsewhere; one that can not be read is told."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
@@ -696,7 +661,7 @@ class House:
     """A daemon's directories with three files in review and one sorted, and what was dropped in all."""
 
     def __init__(self, root: Path, identify: Callable[[Path], Identity]) -> None:
-        site = Reading(root, identify)
+        site = ReviewSite(root, identify)
         for name in ("a.jpeg", "b.jpeg", "c.jpeg"):
             site.file(name, UNSURE, name.encode())
         site.file("d.jpeg", HAND, b"d")

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.filing.test_put_back import HAND
-from tests.review.test_verdicts import ANNA, UNSURE, Reading
+from tests.support.filing_site import HAND
 from tests.support.repository import TOP
+from tests.support.review_site import ANNA, UNSURE, ReviewSite
 from watcher.core.errors import Reject, Retry
 from watcher.core.records import Identity
 from watcher.images.decode import Limits
@@ -35,8 +35,8 @@ LIMITS = {"max_bytes": Limits().max_bytes, "max_pixels": Limits().max_pixels, "m
 
 
 @pytest.fixture
-def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[Reading]:
-    site = Reading(tmp_path, identify)
+def site(tmp_path: Path, identify: Callable[[Path], Identity]) -> Iterator[ReviewSite]:
+    site = ReviewSite(tmp_path, identify)
     yield site
     site.book.close()
 
@@ -127,7 +127,7 @@ class TestUploads:
 class Browser:
     """A client that was let in."""
 
-    def __init__(self, site: Reading) -> None:
+    def __init__(self, site: ReviewSite) -> None:
         pytest.importorskip("flask")
         from watcher.review.web.page import Site, build
 
@@ -150,7 +150,7 @@ class Browser:
 
 
 @pytest.fixture
-def browser(site: Reading) -> Iterator[Browser]:
+def browser(site: ReviewSite) -> Iterator[Browser]:
     browser = Browser(site)
     yield browser
     browser.pictures.close()
@@ -267,7 +267,7 @@ def test_a_ledger_that_can_not_be_read(browser: Browser) -> None:
     assert (answer.status_code, "there is no ledger" in answer.text) == (503, True)
 
 
-def test_command(site: Reading) -> None:
+def test_command(site: ReviewSite) -> None:
     """It listens on this host, prints the address with its key, never imports torch, and ends on Ctrl-C."""
     pytest.importorskip("waitress")
     site.file("a.png", UNSURE)

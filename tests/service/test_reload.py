@@ -13,46 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from numpy.random import default_rng
 
-from tests.service.test_systemd import Manager
-from tests.support.accounts import Producer, check, metrics, picture
+from tests.support.accounts import Producer, check, metrics
 from tests.support.daemon import Daemon, Sampler, digest
 from tests.support.dicom_files import SHADE, dicom
+from tests.support.reloadable_daemon import ReloadableDaemon
+from tests.support.service_manager import ServiceManager
 from watcher.config import settings
 from watcher.core import shipped_files
 from watcher.core.errors import Reject
 from watcher.images import decode
 from watcher.model import checkpoint
 from watcher.service import reload
-
-FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
-
-
-class Site:
-    """A daemon with a stand-in network, and what its config says now."""
-
-    def __init__(self, root: Path, extra: str = "") -> None:
-        self.root, self.daemon = root, Daemon(root, FAST + extra, stub=True)
-        self.base = self.daemon.config.read_text()
-        self.number = 0
-
-    def reload(self, text: str) -> dict[str, object]:
-        """Write another config, and say how the daemon took it."""
-        before = len(self.daemon.events("reload.done", "reload.refused"))
-        self.daemon.config.write_text(text)
-        assert self.daemon.process is not None
-        self.daemon.process.send_signal(signal.SIGHUP)
-        self.daemon.until(lambda: len(self.daemon.events("reload.done", "reload.refused")) > before)
-        return self.daemon.events("reload.done", "reload.refused")[-1]
-
-    def sort(self, grey: int = 200) -> dict[str, object]:
-        """Drop one image, and say what became of it."""
-        self.number += 1
-        before = len(self.daemon.outcomes())
-        (self.daemon.inbox / f"{self.number}.jpeg").write_bytes(picture(default_rng(grey)))
-        self.daemon.until_filed(before + 1)
-        return self.daemon.outcomes()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +37,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_change_applies_to_what_comes_next(tmp_path: Path) -> None:
     """Another directory, threshold or decoder limit counts from the next file on, in the same process."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     with site.daemon:
         assert site.sort()["event"] == "image.sorted"
         told = site.reload(site.base + "review: {min_confidence: 1}\noutput: {review: elsewhere}\n")
@@ -92,7 +64,7 @@ def test_a_change_applies_to_what_comes_next(tmp_path: Path) -> None:
 )
 def test_a_bad_config_leaves_the_old_in_force(tmp_path: Path, wrong: str, told: str) -> None:
     """Whatever is wrong, the log says what, and nothing of the new config applies, not even what is right in it."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     (tmp_path / "blocked").touch()
     with site.daemon:
         answer = site.reload(site.base + "review: {min_confidence: 1}\n" + wrong)
@@ -106,7 +78,7 @@ def test_a_bad_config_leaves_the_old_in_force(tmp_path: Path, wrong: str, told: 
 
 def test_names_change_and_the_inbox_does_not(tmp_path: Path) -> None:
     """The names of DICOM files are others from the next one on; whether directories are sorted needs a restart."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     with site.daemon:
         answer = site.reload(site.base.replace("{settle_s", "{recursive: true, settle_s"))
         assert str(answer["problem"]) == "inbox.recursive can not change while the daemon runs"
@@ -124,8 +96,8 @@ def test_systemd_hears_of_it(tmp_path: Path, other: Path) -> None:
 
     So does a metric: the next start would fail.
     """
-    manager = Manager(str(tmp_path / "notify"))
-    site = Site(tmp_path, "metrics: {port: 0}\n")
+    manager = ServiceManager(str(tmp_path / "notify"))
+    site = ReloadableDaemon(tmp_path, "metrics: {port: 0}\n")
     site.daemon.environ = manager.environ
     with site.daemon:
         successful = "mednet_config_last_reload_successful"
@@ -147,7 +119,7 @@ def test_systemd_hears_of_it(tmp_path: Path, other: Path) -> None:
 def test_weights_replaced_in_place(tmp_path: Path, other: Path) -> None:
     """The same path with other bytes is a change: the next file is classified, and recorded, by the new model."""
     shutil.copy(shipped_files.weights(), tmp_path / "w.safetensors")
-    site = Site(tmp_path, "model: {weights: w.safetensors}\n")
+    site = ReloadableDaemon(tmp_path, "model: {weights: w.safetensors}\n")
     with site.daemon:
         before = site.sort()
         shutil.copy(other, tmp_path / "w.safetensors")
@@ -162,7 +134,7 @@ def test_weights_replaced_in_place(tmp_path: Path, other: Path) -> None:
 
 def test_asked_before_it_is_ready(tmp_path: Path) -> None:
     """A SIGHUP during the start is carried out as soon as it has started."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     (tmp_path / "hang").touch()
     site.daemon.environ["STUB_HANG_LOAD"] = str(tmp_path / "hang")
     with site.daemon.start(wait=False) as daemon:
@@ -177,7 +149,7 @@ def test_asked_before_it_is_ready(tmp_path: Path) -> None:
 
 def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
     """A SIGTERM in the middle of a reload ends the daemon as ever; what was being made is not used."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     site.daemon.environ["STUB_HANG_LOAD"] = str(tmp_path / "hang")
     with site.daemon as daemon:
         (tmp_path / "hang").touch()
@@ -194,7 +166,7 @@ def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
 
 def test_an_error_that_nobody_foresaw_refuses_the_reload(tmp_path: Path, other: Path) -> None:
     """Whatever goes wrong while something new is made, the old config stays in force, and sorting goes on."""
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     site.daemon.environ["STUB_FAIL_LOAD"] = str(tmp_path / "fail")
     with site.daemon:
         (tmp_path / "fail").touch()
@@ -212,7 +184,7 @@ def test_many_reloads_while_files_stream_in(tmp_path: Path, other: Path, shared:
 
     Each was classified by the very model that its decision names.
     """
-    site = Site(tmp_path)
+    site = ReloadableDaemon(tmp_path)
     base = site.base.replace("settle_s", "shared: true, settle_s") if shared else site.base
     site.daemon.config.write_text(base)
     producer, chance, greys = Producer(site.daemon, seed=3), random.Random(3), {}
@@ -288,8 +260,7 @@ def test_with_the_real_network(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         (daemon.inbox / "a.jpeg").write_bytes(sampler.jpeg("Hand"))
         daemon.until_filed(1)
-        site = Site.__new__(Site)
-        site.daemon = daemon
+        site = ReloadableDaemon(tmp_path, daemon=daemon)
         base = daemon.config.read_text()
         assert "CUDA" in str(site.reload(base + "model: {device: cuda}\n").get("problem", "CUDA is there"))
         checkpoint.save(replace(shipped, classes=shipped.classes[:5]), tmp_path / "five.safetensors")

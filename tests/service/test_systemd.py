@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -15,53 +14,20 @@ from numpy.random import default_rng
 
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon
+from tests.support.service_manager import WATCHDOG_S, ServiceManager
 from watcher.service import systemd
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
-WATCHDOG_S = 0.9
-
-
-class Manager:
-    """Listens where systemd would. An address with @ is an abstract one."""
-
-    def __init__(self, address: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
-        self.socket.setblocking(False)
-        self.heard: list[str] = []
-        self.environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
-
-    def hear(self) -> list[str]:
-        """All messages up to now."""
-        try:
-            while True:
-                self.heard.append(self.socket.recv(65536).decode())
-        except BlockingIOError:
-            return self.heard
-
-    def count(self, message: str) -> int:
-        return self.hear().count(message)
-
-    def longest_silence_s(self, for_s: float) -> float:
-        """Listen for a while: the longest time without a WATCHDOG=1."""
-        began = last = time.monotonic()
-        count, longest = self.count("WATCHDOG=1"), 0.0
-        while time.monotonic() - began < for_s:
-            time.sleep(0.02)
-            if self.count("WATCHDOG=1") > count:
-                count, last = self.count("WATCHDOG=1"), time.monotonic()
-            longest = max(longest, time.monotonic() - last)
-        return longest
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(str(tmp_path / "notify"))
+def manager(tmp_path: Path) -> Iterator[ServiceManager]:
+    manager = ServiceManager(str(tmp_path / "notify"))
     yield manager
     manager.socket.close()
 
 
-def daemon(root: Path, manager: Manager, **environ: str) -> Daemon:
+def daemon(root: Path, manager: ServiceManager, **environ: str) -> Daemon:
     made = Daemon(root, FAST, stub=True)
     made.environ = {**manager.environ, **environ}
     return made
@@ -74,7 +40,7 @@ def drop(daemon: Daemon, name: str = "a.jpeg") -> None:
 @pytest.mark.parametrize("abstract", [False, True])
 def test_from_start_to_stop(tmp_path: Path, abstract: bool) -> None:
     """READY only when the model is loaded and the inbox watched, then figures, at last STOPPING; also abstract."""
-    manager = Manager(f"@mednet-test-{os.getpid()}" if abstract else str(tmp_path / "notify"))
+    manager = ServiceManager(f"@mednet-test-{os.getpid()}" if abstract else str(tmp_path / "notify"))
     (tmp_path / "hang").touch()
     started = daemon(tmp_path, manager, STUB_HANG_LOAD=str(tmp_path / "hang")).start(wait=False)
     with started:
@@ -92,7 +58,7 @@ def test_from_start_to_stop(tmp_path: Path, abstract: bool) -> None:
     manager.socket.close()
 
 
-def test_a_failed_start_is_never_ready(tmp_path: Path, manager: Manager) -> None:
+def test_a_failed_start_is_never_ready(tmp_path: Path, manager: ServiceManager) -> None:
     """Without its inbox the daemon ends, and was not ready; STATUS says why."""
     started = daemon(tmp_path, manager)
     started.inbox.rmdir()
@@ -103,7 +69,7 @@ def test_a_failed_start_is_never_ready(tmp_path: Path, manager: Manager) -> None
     assert (first, last.startswith("STATUS=failed: "), str(started.inbox) in last) == ("STATUS=starting", True, True)
 
 
-def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: ServiceManager) -> None:
     """With nothing to do the watchdog is fed in time, also when scans are far apart."""
     started = daemon(tmp_path, manager, STUB_LIMIT_S="0.2")
     started.config.write_text(started.config.read_text().replace("scan_interval_s: 0.3", "scan_interval_s: 3600"))
@@ -112,7 +78,7 @@ def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> N
         assert started.events("daemon.stuck") == []
 
 
-def test_slow_work_feeds_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+def test_slow_work_feeds_the_watchdog(tmp_path: Path, manager: ServiceManager) -> None:
     """A backlog that takes far longer than a station's limit is no reason to bite: each batch gets done."""
     started = daemon(tmp_path, manager, STUB_LIMIT_S="1", STUB_INFER_S="0.5")
     started.config.write_text(started.config.read_text() + "batch: {size: 1}\n")
@@ -144,7 +110,7 @@ def hung_ledger(root: Path, started: Daemon) -> Callable[[], None]:
     ids=["network", "ledger"],
 )
 def test_a_stuck_station_starves_the_watchdog(
-    tmp_path: Path, manager: Manager, hang: Callable[[Path, Daemon], Callable[[], None]], stations: set[str]
+    tmp_path: Path, manager: ServiceManager, hang: Callable[[Path, Daemon], Callable[[], None]], stations: set[str]
 ) -> None:
     """While the loop turns but one station hangs, the watchdog is not fed, the log and STATUS say which it is.
 
@@ -166,7 +132,7 @@ def test_a_stuck_station_starves_the_watchdog(
         assert len(started.events("daemon.unstuck")) == 1
 
 
-def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
+def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: ServiceManager) -> None:
     """A file system that does not answer holds the loop itself: nobody feeds the watchdog.
 
     What systemd then sends tells on standard error where each thread is.
@@ -180,7 +146,7 @@ def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: Manager) -> N
     assert "in look" in started.log.read_text()
 
 
-def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: Manager) -> None:
+def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: ServiceManager) -> None:
     """A decoder that hangs is no reason to bite: the pool ends it, and its file is tried again."""
     started = daemon(tmp_path, manager, STUB_LIMIT_S="3")
     started.config.write_text(started.config.read_text() + "decode: {timeout_s: 1}\n")
@@ -207,7 +173,7 @@ def test_nobody_to_tell(tmp_path: Path) -> None:
     assert systemd.from_environment({"WATCHDOG_USEC": "1500000"}).watchdog_s == 1.5
 
 
-def test_reloading_has_the_time(manager: Manager) -> None:
+def test_reloading_has_the_time(manager: ServiceManager) -> None:
     """RELOADING=1 comes in one message with the monotonic time in microseconds, as systemd asks."""
     before = time.monotonic_ns() // 1000
     systemd.SystemdNotifier(manager.environ["NOTIFY_SOCKET"]).reloading()
@@ -217,7 +183,7 @@ def test_reloading_has_the_time(manager: Manager) -> None:
     assert before <= int(value) <= time.monotonic_ns() // 1000
 
 
-def test_a_status_is_one_line(manager: Manager) -> None:
+def test_a_status_is_one_line(manager: ServiceManager) -> None:
     """No text becomes a second message."""
     systemd.SystemdNotifier(manager.environ["NOTIFY_SOCKET"]).status("a\nREADY=1")
     assert manager.hear() == ["STATUS=a READY=1"]

@@ -27,8 +27,7 @@ from watcher.core.errors import Exit
 from watcher.core.records import Outcome
 from watcher.images import decode
 from watcher.model import checkpoint, classifier, thresholds
-from watcher.model import decision as deciding
-from watcher.model.decision import Network
+from watcher.model.decision import Network, Policy, decide
 
 UNIT = "etc/systemd/system/mednet-watcher.service"
 # Python's own library as well: where it was built to look for it may be hidden from the service.
@@ -180,7 +179,7 @@ def shell(container: Container, script: str, *, check: bool = True) -> subproces
 
 
 @functools.cache
-def network() -> tuple[Network, deciding.Policy]:
+def network() -> tuple[Network, Policy]:
     weights = checkpoint.load(shipped_files.weights())
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("cpu"))
     return classifier.scoring(station, weights), thresholds.policy(Review(), weights)
@@ -191,7 +190,7 @@ def sure(sampler: Sampler, label: str) -> bytes:
     score, policy = network()
     for _ in range(50):
         content = sampler.jpeg(label)
-        [decision] = deciding.decide(score(decode.grey64(content)[None]), [False], policy)
+        [decision] = decide(score(decode.grey64(content)[None]), [False], policy)
         if (decision.outcome, decision.label) == (Outcome.SORTED, label):
             return content
     raise AssertionError(f"none of 50 samples of {label} is filed")

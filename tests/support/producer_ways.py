@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support import producer_servers as servers
-from tests.support.producer_servers import Server, Starter
+from tests.support.producer_servers import Server, Starter, dicom, ftp, samba, smb_client, ssh, ssh_options, webdav
 
 PAUSE_S = 3.0
 """Longer than the ``settle_s`` of 2 s: a writer that pauses for so long looks as if it had ended."""
@@ -101,12 +100,12 @@ def rsync_inplace(load: Load) -> None:
 
 def scp(load: Load) -> None:
     assert load.server is not None
-    _run("scp", "-q", "-l", "80000", *servers.ssh_options(load.server), *load.paths, f"127.0.0.1:{load.inbox}/")
+    _run("scp", "-q", "-l", "80000", *ssh_options(load.server), *load.paths, f"127.0.0.1:{load.inbox}/")
 
 
 def _sftp(load: Load, lines: list[str]) -> None:
     assert load.server is not None
-    _run("sftp", "-q", "-b", "-", *servers.ssh_options(load.server), "127.0.0.1", given="\n".join(lines) + "\n")
+    _run("sftp", "-q", "-b", "-", *ssh_options(load.server), "127.0.0.1", given="\n".join(lines) + "\n")
 
 
 def sftp(load: Load) -> None:
@@ -120,7 +119,7 @@ def sftp_renamed(load: Load) -> None:
 
 def _smb(load: Load, lines: list[str]) -> None:
     assert load.server is not None
-    _run(*servers.smb_client(load.server, "-c", "; ".join(lines)))
+    _run(*smb_client(load.server, "-c", "; ".join(lines)))
 
 
 def smb(load: Load) -> None:
@@ -227,26 +226,26 @@ WAYS = (
     Way("link", "ln, then the first name is removed", link),
     Way("rsync", "rsync, which renames when a file is whole", rsync, ("rsync",)),
     Way("rsync-inplace", "rsync --inplace, at 4 MB/s", rsync_inplace, ("rsync",)),
-    Way("scp", "scp to OpenSSH, at 10 MB/s", scp, ("scp", "sshd"), servers.ssh),
-    Way("sftp", "sftp to OpenSSH: put", sftp, ("sftp", "sshd"), servers.ssh),
-    Way("sftp-rename", "sftp to OpenSSH: put as .part, rename", sftp_renamed, ("sftp", "sshd"), servers.ssh),
-    Way("smb", "smbclient to Samba: put", smb, ("smbclient", "smbd", "smbpasswd"), servers.samba),
+    Way("scp", "scp to OpenSSH, at 10 MB/s", scp, ("scp", "sshd"), ssh),
+    Way("sftp", "sftp to OpenSSH: put", sftp, ("sftp", "sshd"), ssh),
+    Way("sftp-rename", "sftp to OpenSSH: put as .part, rename", sftp_renamed, ("sftp", "sshd"), ssh),
+    Way("smb", "smbclient to Samba: put", smb, ("smbclient", "smbd", "smbpasswd"), samba),
     Way(
         "smb-rename",
         "smbclient to Samba: put as .tmp, rename",
         smb_renamed,
         ("smbclient", "smbd", "smbpasswd"),
-        servers.samba,
+        samba,
     ),
-    Way("ftp", "curl -T to vsftpd, at 8 MB/s", curl_ftp, ("curl", "vsftpd"), servers.ftp),
-    Way("webdav", "curl -T to nginx (WebDAV), at 8 MB/s", curl_webdav, ("curl", "nginx"), servers.webdav),
+    Way("ftp", "curl -T to vsftpd, at 8 MB/s", curl_ftp, ("curl", "vsftpd"), ftp),
+    Way("webdav", "curl -T to nginx (WebDAV), at 8 MB/s", curl_webdav, ("curl", "nginx"), webdav),
     Way("unzip", "unzip into the inbox", unzip, ("zip", "unzip")),
     Way("tar", "tar -x into the inbox", tar, ("tar",)),
     Way("slow", f"a writer that pauses for {PAUSE_S:g} s half way", slow_writer),
     Way("slow-closed", f"one that closes for {PAUSE_S:g} s half way, then appends", closing_writer),
     Way("open", f"one that keeps the file open for {OPEN_S} s, a bit each second", open_for_long),
     Way("overwrite", "another file over one that waits, by cp and by mv", overwrite),
-    Way("dicom", "dcmtk's storescu to storescp", storescu, ("storescu", "storescp", "img2dcm"), servers.dicom, True),
+    Way("dicom", "dcmtk's storescu to storescp", storescu, ("storescu", "storescp", "img2dcm"), dicom, True),
 )
 
 PACKAGES = {

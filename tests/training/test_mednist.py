@@ -25,8 +25,7 @@ from watcher.cli import judge_weights
 from watcher.core import shipped_files
 from watcher.core.errors import Reject
 from watcher.images.decode import grey64
-from watcher.model import checkpoint, classifier
-from watcher.model import mednet as mednets
+from watcher.model import checkpoint, classifier, mednet
 from watcher.training.data import labelled_images
 from watcher.training.fit import calibration, compression, evaluation
 
@@ -128,7 +127,7 @@ def test_compiled_network_agrees_with_the_trained_one(examples: labelled_images.
         for place in ("trained/", "")
     )
     images = examples.images[::every]
-    folded = mednets.fold_batch_norm(trained)
+    folded = mednet.fold_batch_norm(trained)
     before, after = calibration.answers(trained, images)[0], calibration.answers(folded, images)[0]
     np.testing.assert_allclose(after, before, atol=1e-3, rtol=0)
     halved = calibration.answers(compression.halved(folded), images)[0]

@@ -15,7 +15,7 @@ from PIL import Image
 from watcher.core.errors import Exit, Fatal
 from watcher.core.records import Outcome, Scored
 from watcher.model import checkpoint, mednet
-from watcher.model import decision as deciding
+from watcher.model.decision import Policy, decide
 from watcher.training.data import multi_source_pool
 from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
@@ -278,8 +278,8 @@ class TestCalibration:
         logits = rng.normal(size=(500, 3)).astype(np.float32) * 3
         distance = rng.random(500).astype(np.float32)
         limits = calibration.Thresholds(0.6, 0.7)
-        policy = deciding.Policy(CLASSES, 0.6, 2.0, 0.7)
-        decisions = deciding.decide(Scored(logits, distance), [False] * 500, policy)
+        policy = Policy(CLASSES, 0.6, 2.0, 0.7)
+        decisions = decide(Scored(logits, distance), [False] * 500, policy)
         shares = calibration.probabilities(logits, 2.0)
         filed = [decision.outcome is Outcome.SORTED for decision in decisions]
         assert limits.accept(shares, distance, 2).tolist() == filed
