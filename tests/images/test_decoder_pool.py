@@ -258,7 +258,7 @@ class TestAccidents:
     ) -> None:
         """With every process hanging, the next time to look is when the first has had its time: no spinning."""
         pool = pools(inbox)
-        for _ in range(decoder_pool.MOST_CHILDREN):
+        for _ in range(decoder_pool.MAX_PROCESSES):
             pool.ask("a")
             pool.stop_newest()
             pool.pool.submit("b")
@@ -266,12 +266,12 @@ class TestAccidents:
             assert list(pool.pool.collect()) == []
         pool.pool.submit("c")
         assert list(pool.pool.collect()) == []
-        assert len(pool.pool.connections) == decoder_pool.MOST_CHILDREN
+        assert len(pool.pool.connections) == decoder_pool.MAX_PROCESSES
         due = pool.pool.due_s()
         assert due is not None and due > pool.clock.now
         pool.clock.now = 1000.0
-        hung = pool.answers(decoder_pool.MOST_CHILDREN)
-        assert [reason(each) for each in hung] == [("b", "decoder_hung")] * decoder_pool.MOST_CHILDREN
+        hung = pool.answers(decoder_pool.MAX_PROCESSES)
+        assert [reason(each) for each in hung] == [("b", "decoder_hung")] * decoder_pool.MAX_PROCESSES
         assert [reason(each) for each in pool.answers(1)] == [("c", None)]
 
     def test_signals_to_the_whole_group_leave_the_decoder_alone(self, inbox: Path, pools: Callable[..., Pool]) -> None:

@@ -23,8 +23,8 @@ from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.destinations import Destinations
 from watcher.filing.mover import Mover
 from watcher.filing.recovery import recover
-from watcher.images import dicom_filenames
-from watcher.images.decoder_pool import DecoderPool, _result
+from watcher.images import decoder_answers, dicom_filenames
+from watcher.images.decoder_pool import DecoderPool
 from watcher.ledger.reader import LedgerReader
 from watcher.ledger.writer import Ledger
 
@@ -71,7 +71,7 @@ class TestTemplate:
             ("StudyDate", "20260301"): "20260301",
             ("StudyDate", "DOE"): "unknown",
         }
-        assert {key: dicom_filenames.told(*key) for key in said} == said
+        assert {key: dicom_filenames.part_of_name(*key) for key in said} == said
 
     @pytest.mark.parametrize("text", ["../x", "a/b", "", ".x", "x" * 65, "1.2.3", "0" * 17, 5, None, ["CT"]])
     def test_a_decoder_is_not_believed(self, text: object) -> None:
@@ -80,7 +80,7 @@ class TestTemplate:
             assert dicom_filenames.checked(tag, text) == "unknown"
         answer = {"identity": [1, 2, 3, 4], "digest": "0" * 64, "blank": False, "decode_ms": 1.0, "frames": 1}
         answer |= {"modality": None, "body_part": None, "tags": {"SOPInstanceUID": text}}
-        found = _result("a", json.dumps(answer).encode() + b"\n" + bytes(64 * 64))
+        found = decoder_answers.parse("a", json.dumps(answer).encode() + b"\n" + bytes(64 * 64))
         assert isinstance(found, Decoded) and found.tags == (("SOPInstanceUID", "unknown"),)
 
 

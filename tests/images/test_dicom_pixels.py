@@ -150,7 +150,7 @@ class TestBundled:
         wanted = whole[picture.frames // 2] if picture.frames > 1 else whole
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            opened = dicom_pixels.opened(data, check(data, 1 << 26))
+            opened = dicom_pixels.open_dataset(data, check(data, 1 << 26))
             found = dicom_pixels.levels(opened, pixel_array(opened, index=picture.frames // 2))
         np.testing.assert_array_equal(found, wanted)
 

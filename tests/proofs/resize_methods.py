@@ -21,7 +21,7 @@ from PIL import Image
 
 from watcher.core import shipped_files
 from watcher.images import raster, resize
-from watcher.images.formats.detect import of
+from watcher.images.formats.detect import format_of
 from watcher.images.resize import Levels
 from watcher.model import checkpoint, classifier
 
@@ -98,7 +98,7 @@ def read(root: Path, table: Path) -> dict[str, list[tuple[str, Levels]]]:
             if row["kind"]:
                 continue
             data = (root / row["path"]).read_bytes()
-            levels = raster.read(data, of(data) or "PNG", 64_000_000).levels
+            levels = raster.read(data, format_of(data) or "PNG", 64_000_000).levels
             if row["rendering"] == "hu":
                 low, high = WINDOWS.get(row["class"], BODY)
                 levels = np.clip(levels.astype(np.float32) - 1024, low, high)

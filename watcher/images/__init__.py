@@ -1,1 +1,1 @@
-"""Bytes to a picture. Nothing here imports torch or reads settings."""
+"""From the bytes of a file to a picture of 64 x 64 pixels. Nothing here imports torch or reads settings."""

@@ -1,7 +1,7 @@
-"""Bytes to what the model was trained on: one 64 x 64 grey image.
+"""Decode the bytes of a file to the input of the model: one grey image of 64 x 64 pixels.
 
-Training, ``classify`` and the daemon all come through here, so that they can
-not drift apart. No torch in this module: the decoder children import it.
+Training, ``classify`` and the daemon all use this module, so that they see the same pixels. It does not import torch,
+because the decoder processes import it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from watcher.images.resize import Grey
 SIDE = resize.SIDE
 
 PREPROCESSING = "grey 64x64, each image scaled to [0, 1] by its own min and max, less its own mean"
-"""What a checkpoint records, and what loading refuses to differ from."""
+"""The preprocessing, as checkpoints record it. A checkpoint with another text is refused."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may cost. ``max_bytes`` on disk, ``max_pixels`` once decoded."""
+    """The limits on one file: ``max_bytes`` on disk, ``max_pixels`` once decoded."""
 
     max_bytes: int = 64 * 1024 * 1024
     max_pixels: int = 64_000_000
@@ -36,10 +36,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a file shows. Of one with several ``frames`` (pages), it is the middle one.
+    """The picture in a file: the middle one of ``frames`` frames (or pages).
 
-    Of DICOM files, what they say they show: words of :mod:`watcher.images.dicom_vocabulary`; and
-    the ``tags`` asked for, as :mod:`watcher.images.dicom_filenames` has them.
+    For DICOM files, ``modality`` and ``body_part`` are words of :mod:`watcher.images.dicom_vocabulary`, and ``tags``
+    holds the parts of the new name, see :mod:`watcher.images.dicom_filenames`.
     """
 
     grey: Grey = field(repr=False)  # (64, 64)
@@ -50,16 +50,15 @@ class Picture:
 
 
 def grey64(data: bytes, limits: Limits = Limits()) -> Grey:
-    """The grey levels of :func:`read`: what training needs of a file."""
+    """Return only the grey levels of :func:`read`."""
     return read(data, limits).grey
 
 
 def read(data: bytes, limits: Limits = Limits(), tags: Sequence[str] = ()) -> Picture:
     """Decode one image file to grey levels, shape (64, 64), dtype uint8.
 
-    A 64 x 64 8-bit grey image comes back pixel for pixel. Others are turned
-    upright and to grey, and go through :func:`watcher.images.resize.to_64`; levels of
-    more than 8 bits are scaled by their own minimum and maximum.
+    A 64 x 64 8-bit grey image does not change. Other images are rotated upright, converted to grey and resized by
+    :func:`watcher.images.resize.to_64`. Levels of more than 8 bits are scaled by their own minimum and maximum.
 
     Raises:
         Reject: ``empty``, ``too_large``, ``too_complex``, ``unsupported_format``,
@@ -69,18 +68,18 @@ def read(data: bytes, limits: Limits = Limits(), tags: Sequence[str] = ()) -> Pi
         raise Reject("empty", "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise Reject("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
-    kind = detect.of(data)
+    kind = detect.format_of(data)
     if kind is None:
         raise Reject("unsupported_format", f"none of {', '.join(detect.NAMES)} and DICOM by its content")
     if kind == detect.DICOM:
         return _read_dicom(data, limits, tags)
-    found = raster.read(data, kind, limits.max_pixels)
-    return Picture(resize.to_64(found.levels), found.frames)
+    image = raster.read(data, kind, limits.max_pixels)
+    return Picture(resize.to_64(image.levels), image.frames)
 
 
 def needs_dicom_reader(data: bytes) -> bool:
     """Return True for the first DICOM file of a process, because its reader must be loaded before."""
-    return load_dicom_reader.cache_info().currsize == 0 and detect.of(data) == detect.DICOM
+    return load_dicom_reader.cache_info().currsize == 0 and detect.format_of(data) == detect.DICOM
 
 
 @functools.cache
@@ -107,21 +106,25 @@ def _top_package(module: str | None) -> str:
 
 
 def _read_dicom(data: bytes, limits: Limits, tags: Sequence[str]) -> Picture:
-    whole = dicom.check(data, limits.max_bytes)
+    structure = dicom.check(data, limits.max_bytes)
     if not load_dicom_reader():
         raise Reject("needs_dicom_extra", "a DICOM file: install mednet-watcher[dicom] to have them read")
     from watcher.images import dicom_pixels
 
-    found = dicom_pixels.read(data, whole, limits.max_pixels, tags)
-    return Picture(resize.to_64(found.levels), found.frames, found.modality, found.body_part, found.tags)
+    frame = dicom_pixels.read(data, structure, limits.max_pixels, tags)
+    return Picture(resize.to_64(frame.levels), frame.frames, frame.modality, frame.body_part, frame.tags)
 
 
 def standardise(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Scale each image to [0, 1] by its own min and max, then take off its mean.
+    """Scale each image to [0, 1] by its own minimum and maximum, then subtract its mean.
 
-    Takes shape (n, 64, 64) uint8, gives (n, 1, 64, 64) float32. An image of one
-    single grey level becomes all zeros. This is ``scaleImage`` of NVIDIA's
-    MedNet notebook, for a batch.
+    This is ``scaleImage`` of NVIDIA's MedNet notebook, for a batch. An image of one single grey level becomes zeros.
+
+    Args:
+        images: Shape (n, 64, 64), uint8.
+
+    Returns:
+        Shape (n, 1, 64, 64), float32.
     """
     flat = images.reshape(len(images), -1).astype(np.float32)
     low = flat.min(axis=1, keepdims=True)
@@ -134,7 +137,7 @@ def standardise(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def warm_up() -> None:
-    """Decode one small image of each format, so that no real file waits for Pillow's plugins to load."""
+    """Decode a small image of each format, so that no file has to wait for Pillow's plugins to load."""
     for kind in detect.NAMES:
         buffer = io.BytesIO()
         Image.new("L", (SIDE, SIDE)).save(buffer, kind)
@@ -142,6 +145,6 @@ def warm_up() -> None:
 
 
 def is_blank(image: Grey) -> bool:
-    """True when every pixel has the same grey level: there is nothing to classify."""
+    """Return True if all pixels have the same grey level, so that there is nothing to classify."""
     pixels = image.tobytes()
     return pixels.count(pixels[0]) == len(pixels)

@@ -1,15 +1,13 @@
-"""Decoder processes: a file that crashes or hangs one takes nothing else with it.
+"""Decode files in processes of their own, so that a file that crashes or hangs one harms no other file.
 
-One process does the work. When it dies, or spends more than ``timeout_s`` on a
-file, that file is rejected and the rest goes to a new process. When a file
-merely takes long, the files behind it move to another process at once.
+One process does the work. If it dies, or spends more than ``timeout_s`` on a file, that file is rejected and the other
+files go to a new process. If a file is only slow, the files behind it go to another process at once.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -17,88 +15,81 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from watcher.core.errors import Fatal
-from watcher.core.records import Decoded, Identity, Rejected
-from watcher.images import decoder_process, dicom_filenames, dicom_vocabulary
-from watcher.images.decode import SIDE
+from watcher.core.records import Rejected
+from watcher.images import decoder_answers, decoder_process
+from watcher.images.decoder_answers import Result
 
-AHEAD = 48
-"""Files sent to one process ahead of its answers: it works on while the parent is busy.
+SENT_AHEAD = 48
+"""The number of files sent to one process before its answers, so that it works on while the parent is busy.
 
-As many answers as a Unix socket's buffer takes by default."""
+The buffer of a Unix socket holds as many answers by default."""
 
-STRAGGLE_S = 0.5
-"""A file that takes longer than this no longer holds up the ones behind it."""
+SLOW_S = 0.5
+"""Seconds after which a file no longer holds up the files behind it."""
 
-MOST_CHILDREN = 4
+MAX_PROCESSES = 4
 
 START_S = 60.0
-"""How long a process may take to start."""
+"""Seconds that a process may take to start."""
 
-REASONS = {
-    *("empty", "truncated", "damaged", "unreadable", "unsupported_format", "too_large", "too_complex"),
-    *("no_permission", "not_a_file", "not_found", "no_pixel_data", "needs_dicom_extra"),
-}
-"""What a decoder may say of a file: reasons label metrics, so they are few and known."""
+FAILURES = ("decoder_crashed", "decoder_hung")
+"""The reasons for which a file is rejected if its decoder did not answer."""
 
-BLAMED = ("decoder_crashed", "decoder_hung")
-"""What is said of a file whose decoder did not answer."""
-
-_HOME = str(Path(__file__).resolve().parents[2])
-
-Result = Decoded | Rejected
+_IMPORT_PATH = str(Path(__file__).resolve().parents[2])
 
 
 class _Child:
-    """One process, the names it still owes an answer for, and since when it works on the first."""
+    """A decoder process, the names of the files it has not answered for, and the time it began with the first."""
 
     def __init__(self, directory: str, limits: dict[str, object], now: float) -> None:
-        # Packets: one call sends or receives one whole message.
-        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            # -P: what lies in the working directory is nobody's module.
-            command = [sys.executable, "-P", "-m", "watcher.images.decoder_process", str(theirs.fileno()), directory]
-            # A group of its own: what is sent to ours (Ctrl-C) is ours to answer.
-            # Each BLAS thread would reserve address space, which is limited, and none is needed.
-            path = os.pathsep.join(filter(None, [_HOME, os.environ.get("PYTHONPATH")]))
+        # With SEQPACKET, one call sends or receives one whole message.
+        self.channel, child_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child_end:
+            # -P keeps files in the working directory from being imported.
+            command = [sys.executable, "-P", "-m", decoder_process.__name__, str(child_end.fileno()), directory]
+            # One BLAS thread is enough, and each would reserve address space, which is limited.
+            path = os.pathsep.join(filter(None, [_IMPORT_PATH, os.environ.get("PYTHONPATH")]))
             environ = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+            # The process gets a group of its own, because only the parent answers signals to its group (Ctrl-C).
             self.process = subprocess.Popen(
-                [*command, json.dumps(limits)], pass_fds=[theirs.fileno()], env=environ, process_group=0
+                [*command, json.dumps(limits)], pass_fds=[child_end.fileno()], env=environ, process_group=0
             )
-        self.owes: deque[str] = deque()
+        self.pending: deque[str] = deque()
         self.since = now
         self.retiring = False
         self.answered = False
         self.loading = self.loaded = False
 
     def send(self, name: str, now: float) -> None:
-        if not self.owes:
+        if not self.pending:
             self.since = now
-        self.owes.append(name)
+        self.pending.append(name)
         self.channel.send(decoder_process.ASK + os.fsencode(name))
 
-    def greets(self, message: bytes) -> bool:
-        """True for the first message of all, by which the process says that it is ready."""
+    def is_hello(self, message: bytes) -> bool:
+        """Return True for the first message, by which the process says that it is ready."""
         first, self.answered = not self.answered, True
         return first and message == decoder_process.HELLO
 
-    def loads(self, message: bytes) -> bool:
-        """True once in its life: it loads what DICOM files need, and the file it works on is not to blame."""
+    def is_loading(self, message: bytes) -> bool:
+        """Return True for the one message by which the process says that it loads the reader of DICOM files."""
         self.loading = not self.loaded and message == decoder_process.LOADING
         self.loaded |= self.loading
         return self.loading
 
     @property
     def starting(self) -> bool:
-        """Whether its time is its own just now, and no file's."""
+        """True while the process starts or loads a reader, so that no file is to blame for the time it takes."""
         return self.loading or not self.answered
 
     def receive(self) -> bytes | None:
-        """The next message, or None for now. Raises EOFError when the process has ended."""
+        """Return the next message, or None if there is none yet.
+
+        Raises:
+            EOFError: The process has ended.
+        """
         try:
             message = self.channel.recv(decoder_process.PACKET, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -114,12 +105,14 @@ class _Child:
 
 
 class DecoderPool:
-    """Feed it names with :meth:`submit`, fetch results with :meth:`collect`.
+    """A pool of decoder processes. :meth:`submit` takes names of files, :meth:`collect` returns results.
 
-    ``directory`` is what relative names are relative to. ``limits`` are
-    ``max_bytes``, ``max_pixels`` and ``memory_mb`` (of address space, for one
-    process). ``tags`` are what is wanted of DICOM files for their names. The clock
-    gives monotonic seconds.
+    Args:
+        directory: The directory that relative names start from.
+        limits: ``max_bytes``, ``max_pixels`` and ``memory_mb`` (of address space, for one process).
+        timeout_s: Seconds that one file may take.
+        clock: A function that returns monotonic seconds.
+        tags: The tags of DICOM files that their new names are made of.
     """
 
     def __init__(
@@ -137,41 +130,45 @@ class DecoderPool:
         self._failed_starts = 0
 
     def __len__(self) -> int:
-        """Files submitted and not yet answered for."""
-        return len(self._backlog) + sum(len(child.owes) for child in self._children)
+        """Return the number of files that have no result yet."""
+        return len(self._backlog) + sum(len(child.pending) for child in self._children)
 
     def start(self) -> None:
-        """Start a process ahead of the first file, so that the first file need not wait for it."""
+        """Start a process before the first file, so that this file need not wait for it."""
         if not self._children:
-            self._children.append(_Child(self._directory, self._limits, self._clock()))
+            self.start_another()
 
     @property
     def connections(self) -> list[socket.socket]:
-        """What to wait on: readable when :meth:`collect` has something."""
+        """The sockets to wait on. One is readable when :meth:`collect` has results."""
         return [child.channel for child in self._children]
 
     def due_s(self) -> float | None:
-        """When a file will have taken too long, or None while nothing is owed."""
-        dues = [c.since + (self._timeout_s if c.retiring else self._patience(c)) for c in self._children if c.owes]
+        """Return the time at which a file will have taken too long, or None if there is no file."""
+        dues = [c.since + (self._timeout_s if c.retiring else self._patience(c)) for c in self._children if c.pending]
         return min(dues, default=None)
 
     def _patience(self, child: _Child) -> float:
-        """How long a file may hold up the ones behind it: all its time if there is nobody to take them."""
-        alone = len(self._children) >= MOST_CHILDREN
+        """Return the seconds for which a file may hold up the files behind it."""
         if child.starting:
             return START_S
-        return self._timeout_s if alone else min(STRAGGLE_S, self._timeout_s)
+        none_to_spare = len(self._children) >= MAX_PROCESSES
+        return self._timeout_s if none_to_spare else min(SLOW_S, self._timeout_s)
 
     def submit(self, name: str) -> None:
-        """Decode one more file."""
+        """Queue a file."""
         self._backlog.append(name)
         self._feed()
 
     def collect(self) -> Iterator[Result]:
-        """What has been answered since the last call. Never blocks."""
+        """Yield the results that came in since the last call, without waiting.
+
+        Raises:
+            Fatal: Several processes in a row ended before they were ready.
+        """
         for child in list(self._children):
             yield from self._answers(child)
-        yield from self._late()
+        yield from self._reject_late_files()
         self._feed()
 
     def _answers(self, child: _Child) -> Iterator[Result]:
@@ -180,55 +177,61 @@ class DecoderPool:
                 message = child.receive()
                 if message is None:
                     return
-                about_itself = child.greets(message) or child.loads(message)
-                result = None if about_itself else _result(child.owes[0], message)
+                about_itself = child.is_hello(message) or child.is_loading(message)
+                result = None if about_itself else decoder_answers.parse(child.pending[0], message)
             except (EOFError, OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
-                # Died, or answered nonsense: the file in its hands is to blame.
-                yield from self._blame(child, "decoder_crashed", "the decoder process died on this file")
+                # The process died, or its answer makes no sense. The file that it worked on is to blame.
+                yield from self._reject_first(child, "decoder_crashed", "the decoder process died on this file")
                 return
             child.since, self._failed_starts = self._clock(), 0
             if child.loading:
-                self._limits["expects_dicom"] = True  # who follows loads it before its first file
+                self._limits["expects_dicom"] = True  # later processes load the reader before their first file
             if result is not None:
-                child.owes.popleft()
+                child.pending.popleft()
                 yield result
                 if child.retiring:
                     self._drop(child)
                     return
 
-    def _late(self) -> Iterator[Result]:
+    def _reject_late_files(self) -> Iterator[Result]:
         now = self._clock()
-        for child in [c for c in self._children if c.owes]:
+        for child in [c for c in self._children if c.pending]:
             spent = now - child.since
             if spent > (START_S if child.starting else self._timeout_s):
-                yield from self._blame(child, "decoder_hung", f"not decoded within {self._timeout_s:g} s")
+                yield from self._reject_first(child, "decoder_hung", f"not decoded within {self._timeout_s:g} s")
             elif not child.retiring and spent > self._patience(child):
                 child.retiring = True
                 self._take_back(child)
 
-    def _blame(self, child: _Child, reason: str, detail: str) -> Iterator[Result]:
+    def _reject_first(self, child: _Child, reason: str, detail: str) -> Iterator[Result]:
+        """End a process, and reject the file that it worked on. The other files go back to the queue."""
         if not child.answered:
             return self._failed_to_start(child)
-        name = child.owes.popleft() if child.owes else None
+        name = child.pending.popleft() if child.pending else None
         self._take_back(child, keep=0)
         self._drop(child)
         if name is not None:
             yield Rejected(name, reason, detail)
 
     def _failed_to_start(self, child: _Child) -> None:
-        """No file is to blame for a process that never began; a few of them in a row are."""
+        """Put all files of a process back that ended before it was ready, because none of them is to blame.
+
+        Raises:
+            Fatal: Several processes in a row did so.
+        """
         self._take_back(child, keep=0)
         self._drop(child)
         self._failed_starts += 1
-        if self._failed_starts >= MOST_CHILDREN:
+        if self._failed_starts >= MAX_PROCESSES:
             raise Fatal(
                 f"{self._failed_starts} decoder processes in a row ended before they were ready",
-                "Raise decode.memory_mb, or look at what they wrote to standard error.",
+                "Raise decode.memory_mb, or read what they wrote to standard error.",
             )
 
     def _take_back(self, child: _Child, keep: int = 1) -> None:
-        while len(child.owes) > keep:
-            self._backlog.appendleft(child.owes.pop())
+        """Put the files of a process back into the queue, except for the first ``keep``."""
+        while len(child.pending) > keep:
+            self._backlog.appendleft(child.pending.pop())
 
     def _drop(self, child: _Child) -> None:
         self._children.remove(child)
@@ -238,59 +241,26 @@ class DecoderPool:
         while self._backlog:
             ready = [c for c in self._children if not c.retiring]
             if not ready:
-                if len(self._children) >= MOST_CHILDREN:
+                if len(self._children) >= MAX_PROCESSES:
                     return
                 self.start_another()
                 continue
             child = ready[0]
-            if len(child.owes) >= AHEAD:
+            if len(child.pending) >= SENT_AHEAD:
                 return
             try:
                 child.send(self._backlog[0], self._clock())
             except OSError:
-                child.owes.pop()  # it has died: collect() sees that, blames the first and takes back the rest
+                child.pending.pop()  # the process has died, and collect() will notice
                 return
             self._backlog.popleft()
 
     def start_another(self) -> None:
-        """One more process, for the files behind one that takes long."""
+        """Start a process."""
         self._children.append(_Child(self._directory, self._limits, self._clock()))
 
     def close(self) -> None:
-        """End every process. Files not answered for are simply not decoded."""
+        """End all processes. Files without a result get none."""
         for child in list(self._children):
             self._drop(child)
         self._backlog.clear()
-
-
-def _result(name: str, message: bytes) -> Result:
-    """An answer, believed only in its form: whoever took over a decoder can lie about a picture, no more.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError, RecursionError: it is no answer.
-    """
-    line, _, pixels = message.partition(b"\n")
-    told: dict[str, Any] = json.loads(line)
-    identity, digest = _identity(told.get("identity")), told.get("digest")
-    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError("no digest")
-    if "reason" in told:
-        reason = told["reason"] if told["reason"] in REASONS else "unreadable"
-        return Rejected(name, reason, str(told["detail"])[:500], identity, digest, told.get("gone") is True)
-    if identity is None or digest is None:
-        raise ValueError("an answer without identity or digest")
-    image = np.frombuffer(pixels, np.uint8).reshape(SIDE, SIDE)
-    frames = told["frames"]
-    if type(frames) is not int:
-        raise ValueError("no number of frames")
-    said = dicom_vocabulary.modality(told["modality"]), dicom_vocabulary.body_part(told["body_part"])
-    tags = tuple((str(tag), dicom_filenames.checked(tag, value)) for tag, value in told["tags"].items())
-    return Decoded(name, identity, digest, image, told["blank"] is True, float(told["decode_ms"]), frames, *said, tags)
-
-
-def _identity(values: list[int] | None) -> Identity | None:
-    if values is None:
-        return None
-    if len(values) != 4 or not all(type(value) is int for value in values):
-        raise ValueError("no identity")
-    return Identity(*values)

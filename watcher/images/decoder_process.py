@@ -1,9 +1,8 @@
-"""A process that opens, digests and decodes files for the daemon, one at a time.
+"""Open, digest and decode files for the daemon, one at a time, in a process of its own.
 
-It works on hostile bytes, so it is a process of its own: limited in memory,
-without core dumps, dead when its parent is. What it answers is JSON and raw
-pixels, never a pickle: a decoder that was taken over can lie about a picture,
-no more. Run as ``python -m watcher.images.decoder_process FD DIRECTORY LIMITS``.
+The files may be hostile. So the process has limited memory, writes no core dumps and dies with its parent. Its answers
+are JSON and raw pixels, never pickles: a file that takes over the decoder can lie about its picture, and no more.
+Run as ``python -m watcher.images.decoder_process FD DIRECTORY LIMITS``.
 """
 
 from __future__ import annotations
@@ -31,139 +30,150 @@ from watcher.core.errors import Reject
 from watcher.images import decode
 
 HELLO = b"ready"
+"""The first message of a process."""
+
 LOADING = b"loading"
-"""What it says once, before the first DICOM file of its life: loading their reader takes seconds, no file's own."""
+"""A message before the first DICOM file of a process, whose reader takes seconds to load. The file is not to blame."""
 
 ASK = b"?"
-"""What a question begins with: a packet must not be empty, a name may be (``classify ''``)."""
+"""The first byte of a question. A message must not be empty, while a name may be (``classify ''``)."""
 
 PACKET = 1 << 16
-"""Longest message, in bytes: a path, or an answer with its pixels."""
+"""The longest message, in bytes: a path, or an answer with its pixels."""
 
 _PR_SET_PDEATHSIG = 1
 _GONE = (errno.ENOENT, errno.ESTALE)
 
 
 def main(argv: list[str]) -> None:
-    """Say hello, then answer each name until the parent closes its end. One packet is one message."""
+    """Send HELLO, then answer one name after the other until the parent closes its end of the socket."""
     channel = socket.socket(fileno=int(argv[0]))
     directory, limits = os.fsencode(argv[1]), json.loads(argv[2])
     _confine(limits.pop("memory_mb"))
     expects_dicom, tags = limits.pop("expects_dicom", False), limits.pop("tags", ())
-    bounds = decode.Limits(**limits)
+    file_limits = decode.Limits(**limits)
     decode.warm_up()
     if expects_dicom:
         decode.load_dicom_reader()
-    _silence()
+    _silence_output()
     with contextlib.suppress(ConnectionError):
-        channel.send(HELLO)  # from now on the time a file takes is its own
+        channel.send(HELLO)  # from now on, each file answers for the time it takes
         while question := channel.recv(PACKET):
             name = question.removeprefix(ASK)
-            # By path each time: the inbox may be another directory by now (mounted again, say).
-            channel.send(answer(directory, name, bounds, lambda: channel.send(LOADING), tags))
-    channel.close()  # not after a defect: the parent could lose what was sent before it
+            # The directory is given as a path each time, because the inbox may have been mounted again meanwhile.
+            channel.send(answer(directory, name, file_limits, lambda: channel.send(LOADING), tags))
+    channel.close()  # only after an orderly end: after a defect, the parent could lose what was sent before
 
 
 def _confine(memory_mb: int) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group, the parent's to answer
+    """Limit the memory, forbid core dumps, die with the parent, and leave signals to it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (memory_mb << 20, memory_mb << 20))
 
 
-def _silence() -> None:
-    """From the first file on, let out no word of one: what libraries print and exceptions say may name a patient.
+def _silence_output() -> None:
+    """Discard all output, because what libraries print and the text of exceptions may name a patient.
 
-    Of a defect the place in the code is told, and no value.
+    An unexpected exception still reports its type and its places in the code, without any value.
     """
-    told, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    real_stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     for fd in (1, 2):
-        os.dup2(nowhere, fd)
+        os.dup2(null, fd)
 
-    def tell(kind: type[BaseException], _: BaseException, trace: TracebackType | None) -> None:
+    def report(kind: type[BaseException], _: BaseException, trace: TracebackType | None) -> None:
         places = "".join(traceback.format_tb(trace))
-        os.write(told, f"decoder: {kind.__module__}.{kind.__name__}, its message left out\n{places}".encode())
+        os.write(real_stderr, f"decoder: {kind.__module__}.{kind.__name__}, its message left out\n{places}".encode())
 
-    sys.excepthook = tell
+    sys.excepthook = report
 
 
 def answer(
     directory: bytes, name: bytes, limits: decode.Limits, loading: Callable[[], object], tags: Sequence[str] = ()
 ) -> bytes:
-    """One line of JSON, then the 64 x 64 pixels if the file is an image. ``loading`` is told that it will take long."""
+    """Return a line of JSON about a file, followed by its 64 x 64 pixels if it is an image.
+
+    Args:
+        directory: The directory that a relative ``name`` starts from, or an empty path.
+        name: The name of the file.
+        limits: The limits on one file.
+        loading: A function to call before something is loaded that takes seconds.
+        tags: The tags of DICOM files to report.
+    """
     started = time.perf_counter()
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     pixels = b""
     try:
-        data = _found(directory, name, limits, told)
-        told["digest"] = hashlib.sha256(data).hexdigest()
+        data = _read_below(directory, name, limits, facts)
+        facts["digest"] = hashlib.sha256(data).hexdigest()
         if decode.needs_dicom_reader(data):
             loading()
             decode.load_dicom_reader()
             started = time.perf_counter()
         picture = decode.read(data, limits, tags)
-        told["blank"], told["frames"] = decode.is_blank(picture.grey), picture.frames
-        told["modality"], told["body_part"], told["tags"] = picture.modality, picture.body_part, picture.tags
+        facts["blank"], facts["frames"] = decode.is_blank(picture.grey), picture.frames
+        facts["modality"], facts["body_part"], facts["tags"] = picture.modality, picture.body_part, picture.tags
         pixels = picture.grey.tobytes()
     except Reject as error:
-        told["reason"], told["detail"] = error.reason, error.detail
-    told["decode_ms"] = (time.perf_counter() - started) * 1000
-    return json.dumps(told).encode() + b"\n" + pixels
+        facts["reason"], facts["detail"] = error.reason, error.detail
+    facts["decode_ms"] = (time.perf_counter() - started) * 1000
+    return json.dumps(facts).encode() + b"\n" + pixels
 
 
-def _found(directory: bytes, name: bytes, limits: decode.Limits, told: dict[str, Any]) -> bytes:
-    """The bytes of a file in a directory, or below it: no link leads there."""
+def _read_below(directory: bytes, name: bytes, limits: decode.Limits, facts: dict[str, Any]) -> bytes:
+    """Return the bytes of a file in a directory or below it. No directory on the way may be a link."""
     below, base = os.path.split(name)
     if not directory or not below:
-        return _read(os.path.join(directory, name), limits, told)
+        return _read(os.path.join(directory, name), limits, facts)
     try:
-        with safe_paths.open_directory(Path(os.fsdecode(directory)), os.fsdecode(below)) as place:
-            return _read(os.path.join(os.fsencode(place), base), limits, told)
+        with safe_paths.open_directory(Path(os.fsdecode(directory)), os.fsdecode(below)) as parent:
+            return _read(os.path.join(os.fsencode(parent), base), limits, facts)
     except OSError as error:
-        raise _refusal(error, os.path.join(directory, name), told) from error
+        raise _rejection(error, os.path.join(directory, name), facts) from error
 
 
-def _read(path: bytes, limits: decode.Limits, told: dict[str, Any]) -> bytes:
-    """The bytes of a regular file, opened once and never through a link."""
+def _read(path: bytes, limits: decode.Limits, facts: dict[str, Any]) -> bytes:
+    """Return the bytes of a regular file, which is opened once and never through a link."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
-        raise _refusal(error, path, told) from error
+        raise _rejection(error, path, facts) from error
     try:
-        found = os.fstat(fd)
-        told["identity"] = _identity(found)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(fd)
+        facts["identity"] = _identity(status)
+        if not stat.S_ISREG(status.st_mode):
             raise Reject("not_a_file", "a directory, device, socket or pipe")
-        if found.st_size > limits.max_bytes:
-            raise Reject("too_large", f"{found.st_size} bytes, the limit is {limits.max_bytes}")
-        data = os.read(fd, found.st_size)
-        while len(data) < found.st_size and (more := os.read(fd, found.st_size - len(data))):
+        if status.st_size > limits.max_bytes:
+            raise Reject("too_large", f"{status.st_size} bytes, the limit is {limits.max_bytes}")
+        data = os.read(fd, status.st_size)
+        while len(data) < status.st_size and (more := os.read(fd, status.st_size - len(data))):
             data += more
-        if _identity(os.fstat(fd)) != told["identity"]:
+        if _identity(os.fstat(fd)) != facts["identity"]:
             raise Reject("unreadable", "the file changed while it was read")
         return data
     except OSError as error:
-        raise _refusal(error, path, told) from error
+        raise _rejection(error, path, facts) from error
     finally:
         os.close(fd)
 
 
-def _identity(found: os.stat_result) -> list[int]:
-    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns]
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _refusal(error: OSError, path: bytes, told: dict[str, Any]) -> Reject:
-    """Why a file could not be read, with what its name stands for if that can be told."""
+def _rejection(error: OSError, path: bytes, facts: dict[str, Any]) -> Reject:
+    """Return the reason why a file could not be read, and add its identity to ``facts`` if that is known."""
     if error.errno in _GONE:
-        told["gone"] = True
+        facts["gone"] = True
         return Reject("not_found", "no such file")
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except OSError:
         return Reject("unreadable", str(error.strerror))
-    told["identity"] = _identity(found)
-    if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+    facts["identity"] = _identity(status)
+    if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
         return Reject("no_permission" if error.errno == errno.EACCES else "unreadable", str(error.strerror))
     return Reject("not_a_file", "a symbolic link, device, socket or pipe; links are never followed")
 

@@ -1,9 +1,8 @@
-"""Names for DICOM files, made from what they say of themselves: ``output.dicom_name``.
+"""Make names for DICOM files from their tags, by a template such as ``{Modality}-{SOPInstanceUID}``.
 
-A template such as ``{Modality}-{BodyPartExamined}-{SOPInstanceUID}``. Of the
-tags in :data:`SAFE` nothing leaves a decoder that says who the patient is:
-words of the standard, and UIDs as the beginning of their SHA-256. Those in
-:data:`PERSONAL` do, and must be asked for.
+The template is the setting ``output.dicom_name``. The tags in :data:`SAFE` do not identify the patient: they give words
+of the standard, and the first digits of the SHA-256 of a UID. The tags in :data:`PERSONAL` do identify the patient, and
+the operator must allow them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ SAFE = ("Modality", "BodyPartExamined", *UIDS)
 PERSONAL = ("PatientID", "AccessionNumber", "StudyDate")
 
 UNKNOWN = "unknown"
-"""What stands for a tag that is missing, or says nothing known."""
+"""The text for a tag that is missing or has an unknown value."""
 
 EXTENSION = ".dcm"
 
@@ -30,25 +29,27 @@ _PATTERNS = {**dict.fromkeys(UIDS, re.compile("[0-9a-f]{16}")), "StudyDate": re.
 
 
 def tags(template: str) -> tuple[str, ...]:
-    """The tags that a template names, in its order.
+    """Return the tags in a template, in order.
 
     Raises:
-        ValueError: it is none, in words for an operator.
+        ValueError: It is not a template. The text says why, for the operator.
     """
     try:
         parts = list(Formatter().parse(template))
     except ValueError as error:
         raise ValueError("must have a tag between each { and }") from error
-    found = tuple(tag for _, tag, _, _ in parts if tag is not None)
-    if any(kind or conversion for _, _, kind, conversion in parts) or set(found) - {*SAFE, *PERSONAL}:
+    names = tuple(tag for _, tag, _, _ in parts if tag is not None)
+    if any(format_spec or conversion for _, _, format_spec, conversion in parts) or set(names) - {*SAFE, *PERSONAL}:
         raise ValueError(f"must have one of {', '.join((*SAFE, *PERSONAL))} between each {{ and }}")
-    if not found or template.startswith(".") or not all(_LITERAL.fullmatch(text) for text, *_ in parts):
-        raise ValueError("must have a tag, and but for tags only letters, digits and _ . + -, no dot first")
-    return found
+    if not names or template.startswith(".") or not all(_LITERAL.fullmatch(text) for text, *_ in parts):
+        raise ValueError(
+            "must have at least one tag and, between tags, only letters, digits and _ . + -, without a dot at the start"
+        )
+    return names
 
 
-def told(tag: str, value: object) -> str:
-    """What a file's value of a tag becomes in a name."""
+def part_of_name(tag: str, value: object) -> str:
+    """Return the text for the value of a tag in a name."""
     text = str(value if value is not None else "").strip("\0 ")
     if tag in UIDS and text:
         text = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
@@ -58,14 +59,17 @@ def told(tag: str, value: object) -> str:
 
 
 def checked(tag: str, text: object) -> str:
-    """The same text if it may be part of a name: what a decoder says is not believed."""
+    """Return a text that a decoder gave for a tag if it may be part of a name, or else UNKNOWN.
+
+    The text is not trusted, because a hostile file may have taken over the decoder.
+    """
     if tag in ("Modality", "BodyPartExamined"):
-        known = dicom_vocabulary.modality if tag == "Modality" else dicom_vocabulary.body_part
-        return known(text) or UNKNOWN
-    good = isinstance(text, str) and _PATTERNS.get(tag, _WORD).fullmatch(text)
-    return str(text) if good else UNKNOWN
+        term = dicom_vocabulary.modality if tag == "Modality" else dicom_vocabulary.body_part
+        return term(text) or UNKNOWN
+    valid = isinstance(text, str) and _PATTERNS.get(tag, _WORD).fullmatch(text)
+    return str(text) if valid else UNKNOWN
 
 
-def name(template: str, said: Mapping[str, str]) -> str:
-    """The name of a file that says this of itself."""
-    return template.format_map(said) + EXTENSION
+def name(template: str, parts: Mapping[str, str]) -> str:
+    """Return the name that a template makes of the parts for its tags."""
+    return template.format_map(parts) + EXTENSION

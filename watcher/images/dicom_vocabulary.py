@@ -1,8 +1,7 @@
-"""What a DICOM file says of its picture, and whether that fits a class.
+"""Check the Modality and the Body Part Examined of a DICOM file against a class.
 
-Used to doubt a decision, never to take one: what agrees proves nothing (a
-whole series has the tags of its protocol), and what is unknown says nothing.
-Only words of these lists leave a decoder, whatever a file holds.
+The tags can only raise a doubt about a decision. If they agree with it, that proves nothing, because a whole series
+has the tags of its protocol. Unknown words say nothing either. Only the words listed here leave a decoder.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Defined terms of Modality (PS3.3, C.7.3.1.1.1) that are pictures of patients. XR is in use, though not defined.
+# The defined terms of Modality for pictures of patients (PS3.3, C.7.3.1.1.1). XR is in use, but not defined.
 _XRAY = _words("CR DX RG RF XR")
 MODALITIES = _XRAY | _words(
     """BDUS BI BMD CT DG ECG ES GM IO IVOCT IVUS MG MR NM OAM OCT OP OPM OPT OPTENF OPV PT PX RTDOSE RTIMAGE SEG SM TG
     US XA XC"""
 )
 
-# Defined terms of Body Part Examined (PS3.16, annex L), without those that are anywhere ("WHOLEBODY").
+# The defined terms of Body Part Examined (PS3.16, annex L), except for those of no single place ("WHOLEBODY").
 _CHEST_AND_ABDOMEN = _words("CHESTABDOMEN CHESTABDPELVIS NECKCHESTABDOMEN NECKCHESTABDPELV")
 _HEAD = _words(
     """BRAIN CEREBRUM EAR EYE FACE FOREHEAD HEAD HEADNECK IAC JAW MANDIBLE MASTOID MAXILLA NASALBONE NOSE ORBIT
@@ -40,7 +39,7 @@ _NONE_OF_THESE = _words(
 )
 PARTS = _HEAD | _CHEST | _ABDOMEN | _HAND | _BREAST | _NONE_OF_THESE
 
-_AGREES = {
+_EXPECTED = {
     "ChestCT": (_words("CT"), _CHEST),
     "AbdomenCT": (_words("CT"), _ABDOMEN),
     "HeadCT": (_words("CT"), _HEAD),
@@ -50,26 +49,29 @@ _AGREES = {
 }
 
 
-def modality(said: object) -> str | None:
-    """The word for it, if it is one that says something."""
-    return _known(said, MODALITIES)
+def modality(value: object) -> str | None:
+    """Return the defined term for the value of a tag, or None if there is none."""
+    return _term(value, MODALITIES)
 
 
-def body_part(said: object) -> str | None:
-    """The word for it, if it is one that says something. "C-Spine" and "C SPINE" are CSPINE."""
-    return _known(said, PARTS)
+def body_part(value: object) -> str | None:
+    """Return the defined term for the value of a tag, or None. "C-Spine" and "C SPINE" are CSPINE."""
+    return _term(value, PARTS)
 
 
-def _known(said: object, words: frozenset[str]) -> str | None:
-    text = "".join(letter for letter in said.upper() if letter.isalnum()) if isinstance(said, str) else ""
-    return text if text in words else None
+def _term(value: object, terms: frozenset[str]) -> str | None:
+    text = "".join(letter for letter in value.upper() if letter.isalnum()) if isinstance(value, str) else ""
+    return text if text in terms else None
 
 
 def disagreement(label: str, modality: str | None, body_part: str | None) -> str | None:
-    """In words, what speaks against a class; None where nothing does. A class that is not known here agrees."""
-    if label not in _AGREES:
+    """Return in words how the tags contradict a class, or None if they do not.
+
+    Nothing contradicts a class that is not listed here.
+    """
+    if label not in _EXPECTED:
         return None
-    modalities, parts = _AGREES[label]
+    modalities, parts = _EXPECTED[label]
     against = []
     if modality is not None and modality not in modalities:
         against.append(f"Modality {modality}")

@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF, BMP and WebP: what Pillow and libjpeg make of them, once they were found whole."""
+"""Decode JPEG, PNG, TIFF, BMP and WebP files with Pillow and libjpeg, after a check that they are complete."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from watcher.core.errors import Reject
 from watcher.images.formats import bmp, jpeg, png, tiff, webp
 from watcher.images.resize import Grey, Levels
 
-# What Pillow's readers raise on damaged input. Anything else is a defect of
-# the decoder: it ends the decoder child, and only this file with it.
+# The exceptions of Pillow's readers for damaged files. Any other one is a defect of the decoder: it ends the decoder
+# process, and only this file is rejected.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -42,24 +42,25 @@ _DAMAGED = (
     OverflowError,
 )
 
-# What libjpeg calls the loss of picture data. Its other warnings (an unknown JFIF revision) change no pixel.
-_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+# The beginnings of libjpeg's warnings about lost picture data. Its other warnings (an unknown JFIF revision, for
+# example) change no pixel.
+_DATA_LOSS = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 
-_TURNS = ("exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp")  # where Pillow keeps what tells of turns
+_ORIENTATION_KEYS = ("exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp")  # of Pillow's Image.info
 _WHITE_IS_ZERO, _PHOTOMETRIC = 0, 262  # TIFF 6.0, section 8
 
-Image.MAX_IMAGE_PIXELS = None  # the caller's limit counts here
+Image.MAX_IMAGE_PIXELS = None  # the caller sets the limit
 
 
 class Raster(NamedTuple):
-    """The pixels of one frame, upright, and of how many frames it is the middle one."""
+    """The upright pixels of the middle one of ``frames`` frames."""
 
     levels: Levels
     frames: int = 1
 
 
 def read(data: bytes, kind: str, max_pixels: int) -> Raster:
-    """Decode a file that begins like one of ``kind``.
+    """Decode a file that begins like a file of the format ``kind``.
 
     Raises:
         Reject: ``too_large``, ``too_complex``, ``truncated``, ``damaged`` or ``unreadable``.
@@ -67,11 +68,10 @@ def read(data: bytes, kind: str, max_pixels: int) -> Raster:
     try:
         if kind == "JPEG":
             return Raster(_jpeg(data, max_pixels))
-        return _whole(data, kind, max_pixels)
+        return _read_middle_page(data, kind, max_pixels)
     except UnidentifiedImageError as error:
-        raise Reject(
-            "unreadable", f"begins like a {kind}, but its header is damaged, or says what is not read"
-        ) from error
+        detail = f"begins like a {kind}, but its header is damaged or asks for something that is not supported"
+        raise Reject("unreadable", detail) from error
     except MemoryError as error:
         raise Reject("too_large", str(error) or "out of memory while decoding") from error
     except _DAMAGED as error:
@@ -79,7 +79,8 @@ def read(data: bytes, kind: str, max_pixels: int) -> Raster:
         raise Reject(reason, f"{type(error).__name__}: {error}") from error
 
 
-def _whole(data: bytes, kind: str, max_pixels: int) -> Raster:
+def _read_middle_page(data: bytes, kind: str, max_pixels: int) -> Raster:
+    """Check that a file is complete, and decode its middle page or frame."""
     pages = [0]
     if kind == "PNG":
         png.check_chunks(data)
@@ -89,52 +90,59 @@ def _whole(data: bytes, kind: str, max_pixels: int) -> Raster:
         bmp.check(data)
     else:
         pages = list(range(webp.frames(data, max_pixels)))
-    return Raster(_by_pillow(data, kind, max_pixels, page=pages[len(pages) // 2]), len(pages))
+    return Raster(_decode_with_pillow(data, kind, max_pixels, page=pages[len(pages) // 2]), len(pages))
 
 
 def _jpeg(data: bytes, max_pixels: int) -> Levels:
-    """A JPEG such as nearly all are is read once, not by Pillow first: that takes as long as decoding it."""
-    segments = jpeg.segments(data)
+    """Decode a JPEG.
+
+    The header of nearly all of them is read here, because Pillow takes as long to open a JPEG as libjpeg to decode it.
+    """
+    segments = jpeg.find_segments(data)
     header = jpeg.header(data, segments)
     if header is None:
-        return _by_pillow(data, "JPEG", max_pixels, segments)
-    _refuse_early(data, max_pixels, header.size, segments)
-    pixels = _strictly(data, header.mode)
-    return _by_pillow(data, "JPEG", max_pixels) if pixels is None else pixels
+        return _decode_with_pillow(data, "JPEG", max_pixels, segments)
+    _check_before_decoding(data, max_pixels, header.size, segments)
+    pixels = _decode_strictly(data, header.mode)
+    return _decode_with_pillow(data, "JPEG", max_pixels) if pixels is None else pixels
 
 
-def _by_pillow(
+def _decode_with_pillow(
     data: bytes, kind: str, max_pixels: int, segments: list[jpeg.Segment] | None = None, page: int = 0
 ) -> Levels:
-    """With the segments of a JPEG, it is judged before it is decoded."""
-    # What Pillow only warns of is judged here: by the limits, by the end marker, by what it raises.
+    """Decode one page of a file. If ``segments`` of a JPEG are given, it is checked first."""
+    # Pillow's warnings are ignored, because the limits, the end marker and its exceptions decide here.
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=[kind]) as image:
         if page:
             image.seek(page)
-        _refuse_early(data, max_pixels, image.size, segments)
+        _check_before_decoding(data, max_pixels, image.size, segments)
         inverted = kind == "TIFF" and image.mode != "L" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
-        levels: Levels | None = _strictly(data, image.mode) if segments is not None else None
+        levels: Levels | None = _decode_strictly(data, image.mode) if segments is not None else None
         if levels is None:
             image.load()
             levels = _levels(image, inverted)
         return _upright(levels, image)
 
 
-def _refuse_early(data: bytes, max_pixels: int, size: tuple[int, int], segments: list[jpeg.Segment] | None) -> None:
+def _check_before_decoding(
+    data: bytes, max_pixels: int, size: tuple[int, int], segments: list[jpeg.Segment] | None
+) -> None:
     width, height = size
     if width * height > max_pixels:
         raise Reject("too_large", f"{width} x {height} pixels, the limit is {max_pixels}")
     if segments is not None:
-        jpeg.refuse(data, segments, width * height, max_pixels)
+        jpeg.check(data, segments, width * height, max_pixels)
 
 
-def _strictly(data: bytes, mode: str) -> Grey | None:
-    """A JPEG's pixels, shape (height, width) or (height, width, 3), or None where Pillow is to read them.
+def _decode_strictly(data: bytes, mode: str) -> Grey | None:
+    """Decode a JPEG with libjpeg itself, whose warnings about damage Pillow hides.
 
-    Pillow hides what libjpeg only warns of; here it counts. The pixels are the same.
+    Returns:
+        The same pixels as Pillow would give, of shape (height, width) or (height, width, 3). None if Pillow must
+        decode this file.
 
     Raises:
-        Reject: ``damaged``; the compressed data are not as they were written.
+        Reject: ``damaged``; the compressed data have changed since they were written.
     """
     colours = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}.get(mode)
     if colours is None:
@@ -142,16 +150,16 @@ def _strictly(data: bytes, mode: str) -> Grey | None:
     try:
         pixels: Grey = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:
-        if str(error).startswith(_DAMAGE):
+        if str(error).startswith(_DATA_LOSS):
             raise Reject("damaged", str(error)) from error
-        return None  # a warning of no consequence, or a kind of JPEG that only Pillow may know
+        return None  # the warning changes no pixel, or only Pillow can decode this kind of JPEG
     if mode == "CMYK":
-        return None  # whole; Pillow knows the several ways to write CMYK
+        return None  # it is undamaged, and Pillow knows the several ways to write CMYK
     return pixels[..., 0] if mode == "L" else pixels
 
 
 def _levels(image: Image.Image, inverted: bool) -> Levels:
-    """Levels of more than 8 bits as they are: Pillow's ``convert("L")`` would clip them to white."""
+    """Return the grey levels. More than 8 bits are kept, because Pillow's ``convert("L")`` would clip them to white."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         levels = np.asarray(image, dtype=np.float32)
         return -levels if inverted else levels
@@ -159,17 +167,17 @@ def _levels(image: Image.Image, inverted: bool) -> Levels:
 
 
 def _upright(levels: Levels, image: Image.Image) -> Levels:
-    """Turned as EXIF (or XMP) says; Pillow has turned a TIFF already."""
-    if not any(key in image.info for key in _TURNS):
+    """Rotate and flip levels as EXIF or XMP says. Pillow does that itself for a TIFF."""
+    if not any(key in image.info for key in _ORIENTATION_KEYS):
         return levels
     try:
-        turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except _DAMAGED:
-        return levels  # no pixel depends on it
-    if turn in (5, 6, 7, 8):
+        return levels  # damaged EXIF data do not change a pixel
+    if orientation in (5, 6, 7, 8):
         levels = levels.swapaxes(0, 1)
-    if turn in (2, 3, 6, 7):
+    if orientation in (2, 3, 6, 7):
         levels = levels[:, ::-1]
-    if turn in (3, 4, 7, 8):
+    if orientation in (3, 4, 7, 8):
         levels = levels[::-1]
     return levels

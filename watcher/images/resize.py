@@ -1,6 +1,6 @@
-"""From any size to 64 x 64: the one place where it is chosen how.
+"""Resize pictures of any size to 64 x 64. Training and the daemon share the method that is chosen here.
 
-``make fits`` measures the choices, docs/fits.md says what it found.
+``make fits`` compares the methods, and docs/fits.md has its results.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import numpy.typing as npt
 from PIL import Image
 
 SIDE = 64
-"""Height and width of the model's input, in pixels (MedNIST's own size)."""
+"""The height and width of the model's input, in pixels. Images of MedNIST have this size."""
 
 FILTER = Image.Resampling.BILINEAR
 
 Grey = npt.NDArray[np.uint8]
 Levels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
-"""Grey levels (height, width) of 8 bits or of any depth, or colours (height, width, 3) of 8 bits."""
+"""Grey levels (height, width) of 8 bits or as floats of any depth, or 8-bit colours (height, width, 3)."""
 
 
 def to_64(levels: Levels, resampling: Image.Resampling = FILTER) -> Grey:
-    """Resample to (64, 64) of 8 bits. What is no square is filled up to one with what is at its edges.
+    """Resample a picture to 64 x 64 grey levels of 8 bits.
 
-    A 64 x 64 8-bit grey image comes back pixel for pixel. Deep levels are
-    scaled by their own minimum and maximum, once resampled.
+    A picture that is not square is filled up with the pixels at its edges. A 64 x 64 8-bit grey picture does not
+    change. Levels of more than 8 bits are scaled by their own minimum and maximum after resampling.
     """
     if levels.dtype != np.uint8:
         return _scaled(_square(Image.fromarray(_finite(levels.astype(np.float32, copy=False))), resampling))
@@ -34,18 +34,19 @@ def to_64(levels: Levels, resampling: Image.Resampling = FILTER) -> Grey:
 
 
 def _square(image: Image.Image, resampling: Image.Resampling) -> npt.NDArray[np.generic]:
+    """Resample a picture so that its longer side is 64, and fill it up to a square."""
     longest = max(image.size)
     width, height = (max(1, round(side * SIDE / longest)) for side in image.size)
     small = np.asarray(image if image.size == (width, height) else image.resize((width, height), resampling))
     if small.shape == (SIDE, SIDE):
         return small
     top, left = (SIDE - height) // 2, (SIDE - width) // 2
-    around = ((top, SIDE - height - top), (left, SIDE - width - left))
-    return np.pad(small, around, "edge")
+    margins = ((top, SIDE - height - top), (left, SIDE - width - left))
+    return np.pad(small, margins, "edge")
 
 
 def _finite(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What is no number is no level that anything could be scaled by: it is as dark as the darkest."""
+    """Replace levels that are not finite by the lowest finite one, so that they do not influence the scale."""
     finite = np.isfinite(levels)
     if finite.all():
         return np.ascontiguousarray(levels)
@@ -53,6 +54,7 @@ def _finite(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _scaled(levels: npt.NDArray[np.generic]) -> Grey:
+    """Scale levels so that the lowest is 0 and the highest is 255. Equal levels all become 0."""
     exact = levels.astype(np.float64)
     low, span = exact.min(), exact.max() - exact.min()
     scaled = np.rint((exact - low) * (255.0 / span)) if span else np.zeros(exact.shape)

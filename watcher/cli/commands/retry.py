@@ -9,10 +9,10 @@ from watcher.cli import put_back_files
 from watcher.config import loader, paths_and_limits
 from watcher.core.errors import Exit, Fatal
 from watcher.filing import duplicates, put_back_requests
-from watcher.images import decoder_pool
+from watcher.images import decoder_answers, decoder_pool
 from watcher.ledger.reader import LedgerReader
 
-REASONS = sorted({*decoder_pool.REASONS, *decoder_pool.BLAMED, *duplicates.REASONS} - {"not_found"})
+REASONS = sorted({*decoder_answers.REASONS, *decoder_pool.FAILURES, *duplicates.REASONS} - {"not_found"})
 """What files are quarantined for. What is not found is not there to be."""
 
 

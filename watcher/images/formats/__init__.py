@@ -1,1 +1,1 @@
-"""Checks that a file of each format is complete. Nothing here decodes pixels."""
+"""Checks that files of each format are complete, before any pixel is decoded."""

@@ -1,4 +1,4 @@
-"""Is a BMP whole? Its header tells how many bytes its pixels take."""
+"""Check that a BMP is complete, by the number of bytes that its header gives for the pixels."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from watcher.core.errors import Reject
 MAGIC = b"BM"
 
 _HEADERS = (12, 40, 52, 56, 64, 108, 124)
-"""The sizes that the header of the picture can have: it begins with its own, at byte 14."""
+"""The possible sizes of the picture's header. The header starts at byte 14 with its size."""
 
-_PLAIN, _BY_RUNS = (0, 3), (1, 2)
+_UNCOMPRESSED, _RUN_LENGTH = (0, 3), (1, 2)
 
 
 def looks_like(data: bytes) -> bool:
-    """The two letters it begins with are those of a thousand texts as well."""
+    """Return True if a file begins like a BMP. The header's size must fit, because two letters prove little."""
     return data.startswith(MAGIC) and data[14:18] in {size.to_bytes(4, "little") for size in _HEADERS}
 
 
 def check(data: bytes) -> None:
-    """See that the pixels are all there.
+    """Check that all pixels are there.
 
     Raises:
         Reject: ``truncated`` or ``unreadable``.
     """
     try:
         start, size = struct.unpack_from("<II", data, 10)
-        form = "<HHHH" if size == 12 else "<iiHHII"
-        width, height, _, bits, *compressed = struct.unpack_from(form, data, 18)
+        fields = "<HHHH" if size == 12 else "<iiHHII"
+        width, height, _, bits, *compressed = struct.unpack_from(fields, data, 18)
     except struct.error as error:
         raise Reject("truncated", "the BMP ends within its header") from error
-    compression, told = compressed or (0, 0)
-    if compression in _BY_RUNS:
-        end = start + told
-        if not told or data[end - 2 : end] not in (b"\0\1", b""):
+    compression, pixel_bytes = compressed or (0, 0)
+    if compression in _RUN_LENGTH:
+        end = start + pixel_bytes
+        if not pixel_bytes or data[end - 2 : end] not in (b"\0\1", b""):
             raise Reject("unreadable", "the BMP does not say where its pixels end")
-    elif compression in _PLAIN:
+    elif compression in _UNCOMPRESSED:
         end = start + (width * bits + 31) // 32 * 4 * abs(height)
     else:
         raise Reject("unreadable", f"a BMP of compression {compression}")

@@ -1,7 +1,7 @@
-"""Is a DICOM file whole? Its elements tell, before anything is decoded.
+"""Check that a DICOM file is complete, by its elements.
 
-"PS3.5" is the standard: DICOM part 5, sections 7 and A. No value of an element
-is looked at here but the transfer syntax: whose picture it is stays in the file.
+"PS3.5" is the standard: DICOM part 5, sections 7 and A. The only value that is read here is the transfer syntax, so
+that nothing about the patient leaves the file.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from watcher.core.errors import Reject
 
-MOST_ELEMENTS = 300_000
-"""A volume of a thousand frames, each with a few dozen elements of its own, has 50,000."""
+MAX_ELEMENTS = 300_000
+"""The most elements. A volume of a thousand frames, with a few dozen elements each, has 50,000."""
 
-MOST_NESTED = 32
-"""Sequences within sequences. Structured reports go to ten or so."""
+MAX_DEPTH = 32
+"""The most sequences within each other. Structured reports have about ten."""
 
 _IMPLICIT, _DEFLATED, _BIG = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2"
 _SHORT = set(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -27,25 +27,27 @@ _ITEM, _ITEM_END, _SEQUENCE_END, _DELIMITERS = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0D
 
 
 class Coding(NamedTuple):
-    """How elements are written."""
+    """The coding of elements: with explicit types (VRs) or not, and little-endian or big-endian."""
 
     explicit: bool
     little: bool
 
     @property
     def syntax(self) -> str:
-        """The transfer syntax of files that are written so and do not say it."""
+        """The transfer syntax of a file with this coding that does not name its own."""
         return "1.2.840.10008.1.2" + ("" if not self.explicit else ".1" if self.little else ".2")
 
 
-class Whole(NamedTuple):
-    """What was found: how the elements are written, and where compressed pixels begin and end, if they are."""
+class Structure(NamedTuple):
+    """The coding of a complete file's elements, and the beginning and end of its pixels if they are compressed."""
 
     coding: Coding
     fragments: tuple[int, int] | None
 
 
 class _Element(NamedTuple):
+    """The head of an element: its tag, type (VR) and length, and the offset of its value."""
+
     tag: int
     vr: bytes
     length: int
@@ -53,7 +55,10 @@ class _Element(NamedTuple):
 
 
 def looks_like(data: bytes) -> bool:
-    """With the preamble, or without one, as older archives have them: the first element then must be one."""
+    """Return True if a file begins like a DICOM file.
+
+    Files of older archives have no preamble. Then the first element must be a valid one.
+    """
     if data[128:132] == b"DICM":
         return True
     if len(data) < 8:
@@ -67,56 +72,58 @@ def looks_like(data: bytes) -> bool:
     return False
 
 
-def check(data: bytes, max_bytes: int) -> Whole:
-    """See that every element is there, and the pixels with all their fragments.
+def check(data: bytes, max_bytes: int) -> Structure:
+    """Check that all elements are there, and all fragments of the pixels.
 
-    What follows the pixels is not missed where a file ends between two
-    elements: no pixel depends on it.
+    A file may end between two elements after the pixels, because no pixel depends on the rest.
 
     Raises:
         Reject: ``truncated``, ``too_complex``, ``too_large`` or ``unreadable``.
     """
     at = 132 if data[128:132] == b"DICM" else 0
-    syntax, at = _meta(data, at)
+    syntax, at = _read_meta(data, at)
     if syntax == _DEFLATED:
-        return _Walk(_inflated(data[at:], max_bytes), Coding(True, True)).through(0)._replace(fragments=None)
+        reader = _Reader(_inflated(data[at:], max_bytes), Coding(True, True))
+        return reader.read_all(0)._replace(fragments=None)
     if syntax is not None:
-        return _Walk(data, Coding(syntax != _IMPLICIT, syntax != _BIG)).through(at)
-    return _Walk(data, _guessed(data, at)).through(at)
+        return _Reader(data, Coding(syntax != _IMPLICIT, syntax != _BIG)).read_all(at)
+    return _Reader(data, _guess_coding(data, at)).read_all(at)
 
 
-def _meta(data: bytes, at: int) -> tuple[bytes | None, int]:
-    """The transfer syntax, and where the data set begins (PS3.10, 7.1)."""
-    walk, syntax = _Walk(data, Coding(True, True)), None
+def _read_meta(data: bytes, at: int) -> tuple[bytes | None, int]:
+    """Return the transfer syntax, and the offset of the data set (PS3.10, 7.1)."""
+    reader, syntax = _Reader(data, Coding(True, True)), None
     while at + 8 <= len(data) and struct.unpack_from("<H", data, at)[0] == _META:
-        element = walk.element(at)
-        at = walk.behind(element)
+        element = reader.element(at)
+        at = reader.end_of(element)
         if element.tag == _SYNTAX:
             syntax = data[element.start : at].rstrip(b"\0 ")
     return syntax, at
 
 
 def _inflated(data: bytes, max_bytes: int) -> bytes:
-    """PS3.5, A.5: all elements behind the first group, deflated together."""
+    """Inflate the data set, whose elements are deflated together (PS3.5, A.5)."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        found = unpacker.decompress(data, max_bytes)
+        inflated = unpacker.decompress(data, max_bytes)
     except zlib.error as error:
         raise Reject("damaged", "the DICOM file does not inflate") from error
     if unpacker.unconsumed_tail:
         raise Reject("too_large", f"more than {max_bytes} bytes once inflated")
     if not unpacker.eof:
         raise Reject("truncated", "the DICOM file ends within its deflated elements")
-    return found
+    return inflated
 
 
-def _guessed(data: bytes, at: int) -> Coding:
-    """How the elements are written where the file does not say. Groups of the first elements are small numbers."""
+def _guess_coding(data: bytes, at: int) -> Coding:
+    """Guess the coding of a file that does not name it. The first elements have small group numbers."""
     explicit = data[at + 4 : at + 6] in _SHORT | _LONG
     return Coding(explicit, not explicit or struct.unpack_from("<H", data, at)[0] < 0x0100)
 
 
-class _Walk:
+class _Reader:
+    """Reads the elements of a file one after the other, and rejects a file that has too many."""
+
     def __init__(self, data: bytes, coding: Coding) -> None:
         self._data, self._coding, self._elements = data, coding, 0
         order = "<" if coding.little else ">"
@@ -124,25 +131,25 @@ class _Walk:
         self._short = struct.Struct(order + "H").unpack_from
         self._long = struct.Struct(order + "I").unpack_from
 
-    def through(self, at: int) -> Whole:
-        """Every element of the file, up to its end or to the zeros that it is padded with."""
-        fragments, pixels = None, False
+    def read_all(self, at: int) -> Structure:
+        """Read all elements of the file, up to its end or to the zeros that pad it."""
+        fragments, pixels_seen = None, False
         while at < len(self._data):
-            if pixels and not self._data[at:].strip(b"\0"):
+            if pixels_seen and not self._data[at:].strip(b"\0"):
                 break
             element = self.element(at)
-            at = self.behind(element)
+            at = self.end_of(element)
             if element.tag in _PIXELS:
-                pixels = True
+                pixels_seen = True
                 if element.length == _UNDEFINED:
                     fragments = (element.start, at)
-        return Whole(self._coding, fragments)
+        return Structure(self._coding, fragments)
 
     def element(self, at: int, explicit: bool | None = None) -> _Element:
-        """The head of the element at a place (PS3.5, 7.1)."""
+        """Read the head of the element at an offset (PS3.5, 7.1)."""
         self._elements += 1
-        if self._elements > MOST_ELEMENTS:
-            raise Reject("too_complex", f"a DICOM file of more than {MOST_ELEMENTS} elements")
+        if self._elements > MAX_ELEMENTS:
+            raise Reject("too_complex", f"a DICOM file of more than {MAX_ELEMENTS} elements")
         explicit = self._coding.explicit if explicit is None else explicit
         try:
             group, number = self._tag(self._data, at)
@@ -151,25 +158,28 @@ class _Walk:
                 length, start = self._long(self._data, at + 8)[0], at + 12
             elif b"AA" <= vr <= b"ZZ":
                 length, start = self._short(self._data, at + 6)[0], at + 8
-            else:  # also in explicit files: some writers change over within a sequence
+            else:  # explicit files can have these as well, because some writers change within a sequence
                 vr, length, start = b"", self._long(self._data, at + 4)[0], at + 8
         except struct.error as error:
             raise Reject("truncated", "the DICOM file ends within the head of an element") from error
         return _Element(group << 16 | number, vr, length, start)
 
-    def behind(self, element: _Element) -> int:
-        """Where an element ends."""
+    def end_of(self, element: _Element) -> int:
+        """Return the offset behind an element."""
         if element.length != _UNDEFINED:
-            return self._within(element.start + element.length)
-        return self._behind_items(element)
+            return self._within_file(element.start + element.length)
+        return self._end_of_items(element)
 
-    def _within(self, at: int) -> int:
+    def _within_file(self, at: int) -> int:
         if at > len(self._data):
-            raise Reject("truncated", f"the DICOM file ends at byte {len(self._data)}, an element of it at {at}")
+            raise Reject("truncated", f"the DICOM file ends at byte {len(self._data)}, one of its elements at {at}")
         return at
 
-    def _behind_items(self, element: _Element) -> int:
-        """Behind the delimiter of a sequence, or of fragments (PS3.5, 7.5 and A.4). UN holds implicit elements."""
+    def _end_of_items(self, element: _Element) -> int:
+        """Return the offset behind the delimiter of a sequence or of fragments (PS3.5, 7.5 and A.4).
+
+        The elements in a sequence of type UN are implicit.
+        """
         levels, at = [(False, self._coding.explicit and element.vr != b"UN")], element.start
         while levels:
             in_item, explicit = levels[-1]
@@ -181,9 +191,9 @@ class _Walk:
                 if inner.length == _UNDEFINED:
                     levels.append((not in_item, explicit and inner.vr != b"UN"))
                 else:
-                    at = self._within(at + inner.length)
+                    at = self._within_file(at + inner.length)
             else:
-                raise Reject("unreadable", "a sequence of the DICOM file holds something else than items")
-            if len(levels) > MOST_NESTED:
-                raise Reject("too_complex", f"more than {MOST_NESTED} sequences of the DICOM file within each other")
+                raise Reject("unreadable", "a sequence of the DICOM file holds something other than items")
+            if len(levels) > MAX_DEPTH:
+                raise Reject("too_complex", f"more than {MAX_DEPTH} sequences of the DICOM file within each other")
         return at

@@ -1,4 +1,4 @@
-"""Is a PNG whole? Its chunks tell, before anything is decoded."""
+"""Check that a PNG is complete and undamaged, by its chunks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from watcher.core.errors import Reject
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
-
-MOST_CHUNKS = 100_000
-"""Pillow takes its time over each. A file of 64 MB from libpng, 8 KB of pixels to the chunk, has 8,000."""
+MAX_CHUNKS = 100_000
+"""The most chunks, because Pillow is slow at each. A 64 MB file of libpng, with 8 KB a chunk, has 8,000."""
 
 
 def check_chunks(data: bytes) -> None:
-    """See that every chunk has its checksum, up to IEND. Pillow does not ask this of pixels.
+    """Check the checksums of all chunks up to IEND. Pillow does not check those of pixels.
 
     Raises:
         Reject: ``truncated``, ``damaged`` or ``too_complex``.
@@ -23,8 +22,8 @@ def check_chunks(data: bytes) -> None:
     at, name, count = 8, b"", 0
     while name != b"IEND":
         count += 1
-        if count > MOST_CHUNKS:
-            raise Reject("too_complex", f"a PNG of more than {MOST_CHUNKS} chunks")
+        if count > MAX_CHUNKS:
+            raise Reject("too_complex", f"a PNG of more than {MAX_CHUNKS} chunks")
         if at + 12 > len(data):
             raise Reject("truncated", "the PNG has no IEND chunk")
         size, name = struct.unpack_from(">I4s", data, at)

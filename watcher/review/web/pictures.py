@@ -14,7 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 from watcher.core.records import Decoded
-from watcher.images.decoder_pool import DecoderPool, Result
+from watcher.images.decoder_answers import Result
+from watcher.images.decoder_pool import DecoderPool
 
 SIDE = 256
 """Width and height of a picture in pixels: each of the model's 64 x 64 pixels is drawn as 4 x 4."""
