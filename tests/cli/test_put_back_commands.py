@@ -123,7 +123,8 @@ def test_nothing_to_put_back_is_told(site: FilingSite) -> None:
 
 def test_every_reason_for_quarantine_is_known() -> None:
     """What `retry --reason` takes is what a file can be quarantined for: decoders, their end, and collisions."""
-    source = "".join(path.read_text() for path in (TOP / "watcher").rglob("*.py"))
+    stations = ("images", "filing")
+    source = "".join(path.read_text() for name in stations for path in (TOP / "watcher" / name).rglob("*.py"))
     given = set(re.findall(r'(?:Reject\(|_blame\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
     assert {"truncated", "decoder_hung", "name_taken"} <= given <= set(retry.REASONS)
     assert set(ADVICE) <= set(retry.REASONS)
