@@ -26,7 +26,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, mednet
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
-from watcher.training.fit import evaluation, recipe_training, result_rows, resume
+from watcher.training.fit import evaluation, networks, recipe_training, result_rows, resume
 from watcher.training.fit.training_loop import Epoch, TrainingRun
 from watcher.training.study import study_plan
 
@@ -100,7 +100,7 @@ def perform(
     run.resume()
     while not run.finished():
         tell(run.epoch())
-    net = _best(run) if best else run.learner.result
+    net = networks.build(checkpoint.load(work / "best.safetensors")) if best else run.learner.result
     judged = evaluation.report(data.judge, probabilities(net, data.judge))
     row = _row(task, run, len(data.train.labels), judged)
     if best:
@@ -119,13 +119,6 @@ def probabilities(net: mednet.MedNet, data: Examples) -> npt.NDArray[np.float64]
         torch.softmax(net(images).logits.double(), dim=1).numpy() for images, _ in recipe_training.batches(data, 64)
     ]
     return np.concatenate(parts)
-
-
-def _best(run: TrainingRun) -> mednet.MedNet:
-    net = mednet.MedNet(run.learner.net.config)
-    tensors = checkpoint.load(run.out / "best.safetensors").tensors
-    net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in tensors.items()})
-    return net
 
 
 def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: evaluation.Report) -> result_rows.Row:

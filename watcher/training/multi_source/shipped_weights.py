@@ -1,0 +1,68 @@
+"""Make the weights that are shipped from a finished run: thresholds, operating points and what drift is measured by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from watcher.model import checkpoint, mednet
+from watcher.training.fit import calibration
+from watcher.training.multi_source import generalisation_report
+from watcher.training.multi_source.fold_figures import Figures
+from watcher.training.multi_source.fold_runs import NAME, FoldRuns
+from watcher.training.multi_source.seed_spread import SHIPPED
+from watcher.training.multi_source.unseen_sources import Reference
+
+
+def make(
+    runs: FoldRuns, net: mednet.MedNet, ref: Reference, figures: Figures, measured: Mapping[str, Figures]
+) -> checkpoint.Checkpoint:
+    """Return the checkpoint of the run ``shipped``; ``measured`` are the figures of the folds."""
+    classes = runs.train.classes
+    return checkpoint.Checkpoint(
+        name=NAME,
+        architecture=net.config.to_dict(),
+        classes=classes,
+        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **ref.known.tensors()},
+        thresholds={**figures["limits"], "temperature": ref.temperature},
+        operating=_operating_points(ref, measured, len(classes)),
+        training={
+            "recipe": runs.recipe(SHIPPED).plain(),
+            "seed": runs.plan.seed,
+            "train_images": len(runs.train.labels),
+            "pool_images": figures["pool_images"],
+            "without_grades": list(runs.plan.shipped.without_grades),
+            "valid_errors": figures["valid"]["errors"],
+            "validation": _validation(ref, figures["limits"], classes),
+        },
+    )
+
+
+def _operating_points(ref: Reference, measured: Mapping[str, Figures], classes: int) -> tuple[dict[str, float], ...]:
+    """Thresholds for each share of the base data that is to be filed, and what that costs on unseen sources."""
+    if not measured:
+        return ()
+    return tuple(
+        {
+            "accept_rate": point["accept_rate"],
+            "wrong_rate": point["filed_wrong"] / max(point["filed_right"] + point["filed_wrong"], 1),
+            **asdict(ref.limits(point["accept_rate"], classes)),
+        }
+        for point in generalisation_report.operating(measured)
+    )
+
+
+def _validation(ref: Reference, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
+    """What the daemon's figures would be on the validation images: what drift is measured against."""
+    shares = calibration.probabilities(ref.logits, ref.temperature)
+    filed = calibration.Thresholds(**limits).accept(shares, ref.known.distance(ref.features), len(classes))
+    said, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)
+    mix = np.bincount(said, minlength=len(classes)) / len(said)
+    return {
+        "review_rate": round(1 - float(filed.mean()), 5),
+        "confidence_mean": round(float(sure.mean()), 5),
+        "class_mix": {name: round(float(share), 5) for name, share in zip(classes, mix, strict=True)},
+    }
