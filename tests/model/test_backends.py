@@ -93,21 +93,21 @@ def test_the_shipped_network_answers_the_same(runtime: backends.Runtime) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_reach_is_all_that_counts_and_no_more(kind: str) -> None:
-    """Beyond a network's reach a pixel changes no feature; in the last row and column within it, it does."""
+def test_used_side_is_all_that_counts_and_no_more(kind: str) -> None:
+    """A pixel beyond the used side changes no feature; one in the last row or column within it does."""
     net, batch = net_of(KINDS[kind]).double(), torch.from_numpy(images(1)).double().requires_grad_()
     maps = net.convs[:-1](batch)  # before the last activation, below which all may be zero
     maps.sum().backward()
     assert batch.grad is not None
     touched = batch.grad[0, 0] != 0
-    reach = net.config.reach
-    assert not touched[reach:].any() and not touched[:, reach:].any()
-    assert touched[reach - 1].any() and touched[:, reach - 1].any()
+    side = net.config.used_side
+    assert not touched[side:].any() and not touched[:, side:].any()
+    assert touched[side - 1].any() and touched[:, side - 1].any()
 
 
 def test_reach_of_the_networks_there_are() -> None:
     """Without pooling all of an image counts; of the shipped form's 64 x 64 pixels the last four each way do not."""
-    assert (mednet.BASELINE.reach, mednet.IMPROVED.reach, mednet.PLUS.reach) == (64, 64, 60)
+    assert (mednet.BASELINE.used_side, mednet.IMPROVED.used_side, mednet.PLUS.used_side) == (64, 64, 60)
 
 
 class TestChoice:

@@ -189,12 +189,12 @@ def test_not_ours_to_read(small: Checkpoint, path: Path, monkeypatch: pytest.Mon
     ("change", "says"),
     [
         ({"classes": ()}, "no classes"),
-        ({"classes": ("Hand", "Hand")}, "two of one name"),
-        ({"classes": ("Hand", 7)}, "can not be a directory's"),
-        ({"thresholds": [0.9]}, "no numbers"),
-        ({"thresholds": {"min_confidence": "0.9"}}, "no numbers"),
-        ({"thresholds": {"min_confidence": float("nan")}}, "no numbers"),
-        ({"thresholds": {"min_confidence": True}}, "no numbers"),
+        ({"classes": ("Hand", "Hand")}, "two with the same name"),
+        ({"classes": ("Hand", 7)}, "can not be the name of a directory"),
+        ({"thresholds": [0.9]}, "not numbers"),
+        ({"thresholds": {"min_confidence": "0.9"}}, "not numbers"),
+        ({"thresholds": {"min_confidence": float("nan")}}, "not numbers"),
+        ({"thresholds": {"min_confidence": True}}, "not numbers"),
         ({"thresholds": {"temperature": 0}}, "not above 0"),
     ],
 )

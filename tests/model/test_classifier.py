@@ -207,7 +207,7 @@ class TestBuild:
         """Weights of a training that diverged."""
         found = self.of(net)
         broken = {n: value * np.nan if value.dtype.kind == "f" else value for n, value in found.tensors.items()}
-        with pytest.raises(Fatal, match="no numbers"):
+        with pytest.raises(Fatal, match="not finite numbers"):
             classifier.build(replace(found, tensors=broken))
 
     def test_an_architecture_of_another_form_is_fatal(self, net: Limited) -> None:

@@ -61,7 +61,7 @@ class TestTags:
     )
     def test_what_disagrees_is_told(self, label: str, modality: str | None, part: str | None, against: str) -> None:
         """One tag that speaks against the class is enough, and the detail names it."""
-        found = review_triggers.take(
+        found = review_triggers.apply(
             Decision(Outcome.SORTED, label, 1.0), image(1, modality, part), review_triggers.ReviewRules()
         )
         assert (found.outcome, found.reason, found.label) == (Outcome.REVIEW, "metadata_disagrees", label)
@@ -84,17 +84,17 @@ class TestTags:
 class TestTake:
     def test_agreement_never_decides(self) -> None:
         """An unsure decision stays with a person, however well the tags fit."""
-        assert review_triggers.take(UNSURE, image(1, "CT", "HEAD"), review_triggers.ReviewRules()) == UNSURE
+        assert review_triggers.apply(UNSURE, image(1, "CT", "HEAD"), review_triggers.ReviewRules()) == UNSURE
 
     def test_switched_off(self) -> None:
         """Where tags are known to be wrong they say nothing."""
         rules = review_triggers.ReviewRules(metadata=False)
-        assert review_triggers.take(SORTED, image(1, "US", "KNEE"), rules) == SORTED
+        assert review_triggers.apply(SORTED, image(1, "US", "KNEE"), rules) == SORTED
 
     def test_several_frames(self) -> None:
         """They go to a person, with the class of the middle one; with ``middle`` they are sorted by it."""
         for decision in (SORTED, UNSURE):
-            found = review_triggers.take(decision, image(30), review_triggers.ReviewRules())
+            found = review_triggers.apply(decision, image(30), review_triggers.ReviewRules())
             assert (found.outcome, found.reason, found.label) == (Outcome.REVIEW, "multi_frame", "HeadCT")
             assert found.detail is not None and found.detail.startswith("30 frames")
-            assert review_triggers.take(decision, image(30), review_triggers.ReviewRules("middle")) == decision
+            assert review_triggers.apply(decision, image(30), review_triggers.ReviewRules("middle")) == decision

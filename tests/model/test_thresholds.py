@@ -44,7 +44,7 @@ def test_default_is_what_was_fitted() -> None:
 )
 def test_wish_chooses_a_point(accept: float | None, wrong: float | None, chosen: float) -> None:
     """No less is filed than asked for, no more is wrong than allowed; beyond that, the careful point is taken."""
-    point = thresholds.choose(POINTS, accept, wrong)
+    point = thresholds.choose_point(POINTS, accept, wrong)
     assert point is not None
     assert point["accept_rate"] == chosen
 

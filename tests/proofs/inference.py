@@ -47,11 +47,11 @@ def shipped(net: mednet.MedNet, runtime: backends.Runtime, precision: backends.P
 
 def onnx(net: mednet.MedNet, threads: int) -> Way | None:
     """ONNX Runtime on the network as it is stored, with its own settings; None where it is not installed."""
-    onnx_backend.silence()
+    onnx_backend.disable_telemetry()
     try:
         import onnxruntime
 
-        model = onnx_backend.model(net, decode.SIDE)
+        model = onnx_backend.to_onnx(net, decode.SIDE)
     except ImportError:
         return None
     options = onnxruntime.SessionOptions()

@@ -182,7 +182,7 @@ def shell(container: Container, script: str, *, check: bool = True) -> subproces
 def network() -> tuple[Network, Policy]:
     weights = checkpoint.load(shipped_files.weights())
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("cpu"))
-    return classifier.scoring(station, weights), thresholds.policy(Review(), weights)
+    return classifier.make_scorer(station, weights), thresholds.policy(Review(), weights)
 
 
 def sure(sampler: Sampler, label: str) -> bytes:

@@ -10,7 +10,7 @@ from watcher.config.settings import Review
 from watcher.core.records import Outcome, Scored
 from watcher.model import checkpoint, classifier, decision, thresholds
 from watcher.model import decision as deciding
-from watcher.model.out_of_distribution import Known
+from watcher.model.out_of_distribution import KnownImages
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
 from watcher.training.fit import evaluation
@@ -30,14 +30,14 @@ def of_rehearsed(
     ``review`` is what the operator asks for: by default the thresholds that were fitted.
     """
     logits, features = fine_tuning.answers(classifier.build(weights), memory.valid)
-    known: Known | None = classifier.known(weights)
+    known: KnownImages | None = classifier.known_images(weights)
     return _decided(weights, [Scored(logits, None if known is None else known.distance(features))], review)
 
 
 def of_images(weights: checkpoint.Checkpoint, data: Examples, review: Review = FITTED) -> promotion_gate.Predictions:
     """Of images (n, 64, 64), by the stations of the daemon. ``review`` as above."""
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
-    network = classifier.scoring(station, weights)
+    network = classifier.make_scorer(station, weights)
     batches = (data.images[start : start + BATCH] for start in range(0, len(data.images), BATCH))
     return _decided(weights, [network(batch) for batch in batches], review)
 
@@ -60,7 +60,7 @@ def judge(weights: checkpoint.Checkpoint, data: labelled_images.Examples) -> eva
     data = relabelled(data, weights.classes)
     classifier.use_threads(0)
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
-    network, policy = classifier.scoring(station, weights), thresholds.policy(Review(), weights)
+    network, policy = classifier.make_scorer(station, weights), thresholds.policy(Review(), weights)
     shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
     for start in range(0, len(data.images), BATCH):
         scored = network(data.images[start : start + BATCH])

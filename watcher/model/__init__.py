@@ -1,1 +1,1 @@
-"""A picture to a decision. Only mednet, classifier and the backends import torch."""
+"""From a picture to a decision. Only mednet, classifier and the backends import torch."""

@@ -1,7 +1,7 @@
-"""What computes the network.
+"""Choose the library that computes the network.
 
-On a GPU torch; on a CPU ONNX Runtime where it is installed, and torch with
-oneDNN's layout where it is not. ``make inference`` compares them.
+On a GPU it is torch. On a CPU it is ONNX Runtime if that is installed, or else torch with oneDNN's layout.
+``make inference`` compares them.
 """
 
 from __future__ import annotations
@@ -26,28 +26,33 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Engine:
-    """``compute`` gives logits (n, classes) and features (n, 80) of standardised images (n, 1, 64, 64), all float32.
+    """A network that is ready to compute.
 
-    It is given only the part of the images that can reach the features (``MedNetConfig.reach``): nothing changes,
-    and of the shipped network a seventh of the work is spared.
+    ``compute`` takes standardised images (n, 1, 64, 64) and returns logits (n, classes) and features (n, 80), all
+    float32. It computes only the part of the images that the features depend on (``MedNetConfig.used_side``). The
+    result is the same, and the shipped network takes a seventh less work.
     """
 
     runtime: Literal["torch", "onnxruntime"]
     compute: Callable[[Array], tuple[Array, Array]]
     note: str | None = None
-    """Why it is not ONNX Runtime although that is installed."""
+    """The reason why ONNX Runtime is not used although it is installed."""
 
 
 def engine(
     net: mednet.MedNet, device: torch.device, runtime: Runtime = "auto", precision: Precision = "float32"
 ) -> Engine:
-    """The fastest there is for a network and a device, or the one asked for.
+    """Return the fastest engine for a network on a device.
 
-    ``precision`` is that of the convolutions on a CPU: bfloat16, which is torch's, only where it is faster.
-    A GPU is torch's as well, whatever ``runtime`` says; the network that was given stays where it is.
+    Args:
+        net: The network. It stays on its device.
+        device: The device to compute on.
+        runtime: The library to use on a CPU. A GPU always uses torch.
+        precision: The precision of the convolutions on a CPU. bfloat16 is used only where it is faster, by torch.
 
     Raises:
-        Fatal: exit code 4; ONNX Runtime was asked for and can not be used, or the network is for other images.
+        Fatal: ONNX Runtime was asked for and cannot be used, or the network is for images of another size (exit
+            code 4).
     """
     if net.config.side != decode.SIDE:
         raise Fatal(
@@ -56,15 +61,15 @@ def engine(
             Exit.MODEL,
         )
     if device.type != "cpu":
-        return Engine("torch", _by_torch(net, device))
+        return Engine("torch", _torch_compute(net, device))
     if precision == "bfloat16" and onednn_backend.fast_in_bfloat16():
-        half = _by_onednn(net, torch.bfloat16)
-        if half is not None:
-            return Engine("torch", half)
+        compute = _onednn_compute(net, torch.bfloat16)
+        if compute is not None:
+            return Engine("torch", compute)
     note = None
     if runtime != "torch":
         try:
-            return Engine("onnxruntime", _by_onnx_runtime(net))
+            return Engine("onnxruntime", _onnx_runtime_compute(net))
         except onnx_backend.Unusable as error:
             if runtime == "onnxruntime":
                 raise Fatal(
@@ -73,39 +78,39 @@ def engine(
                     Exit.MODEL,
                 ) from error
             note = None if error.missing else f"onnxruntime can not be used: {error}"
-    return Engine("torch", _by_onednn(net, torch.float32) or _by_torch(net, device), note)
+    return Engine("torch", _onednn_compute(net, torch.float32) or _torch_compute(net, device), note)
 
 
-def _by_onnx_runtime(net: mednet.MedNet) -> Callable[[Array], tuple[Array, Array]]:
-    reach = net.config.reach
-    through = onnx_backend.load(net, reach, torch.get_num_threads())
-    return lambda images: through(np.ascontiguousarray(images[:, :, :reach, :reach]))
+def _onnx_runtime_compute(net: mednet.MedNet) -> Callable[[Array], tuple[Array, Array]]:
+    side = net.config.used_side
+    compute = onnx_backend.load(net, side, torch.get_num_threads())
+    return lambda images: compute(np.ascontiguousarray(images[:, :, :side, :side]))
 
 
-def _by_onednn(net: mednet.MedNet, precision: torch.dtype) -> Callable[[Array], tuple[Array, Array]] | None:
+def _onednn_compute(net: mednet.MedNet, precision: torch.dtype) -> Callable[[Array], tuple[Array, Array]] | None:
     convolutions = onednn_backend.convolutions(net, precision)
     if convolutions is None:
         return None
-    reach = net.config.reach
+    side = net.config.used_side
 
     @torch.inference_mode()
     def compute(images: Array) -> tuple[Array, Array]:
-        scores = net.head(convolutions(torch.from_numpy(images)[:, :, :reach, :reach]))
+        scores = net.head(convolutions(torch.from_numpy(images)[:, :, :side, :side]))
         return scores.logits.numpy(), scores.features.numpy()
 
     return compute
 
 
-def _by_torch(net: mednet.MedNet, device: torch.device) -> Callable[[Array], tuple[Array, Array]]:
-    # channels-last: these convolutions run about a fifth faster on CPUs that way
-    there = net if device.type == "cpu" else copy.deepcopy(net).to(device)
-    there = there.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    reach = net.config.reach
+def _torch_compute(net: mednet.MedNet, device: torch.device) -> Callable[[Array], tuple[Array, Array]]:
+    # in the channels-last layout, these convolutions are about a fifth faster on CPUs
+    moved = net if device.type == "cpu" else copy.deepcopy(net).to(device)
+    moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    side = net.config.used_side
 
     @torch.inference_mode()
     def compute(images: Array) -> tuple[Array, Array]:
-        batch = torch.from_numpy(images)[:, :, :reach, :reach].to(device)
-        scores = there(batch.to(memory_format=torch.channels_last))
+        batch = torch.from_numpy(images)[:, :, :side, :side].to(device)
+        scores = moved(batch.to(memory_format=torch.channels_last))
         return scores.logits.float().cpu().numpy(), scores.features.float().cpu().numpy()
 
     return compute

@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 
 
 class Batcher(Generic[Item]):
-    """Collects decoded images. ``max_wait_ms`` bounds what a lone image pays for company."""
+    """A queue that gives out batches of at most ``size`` items. No item waits longer than ``max_wait_ms``."""
 
     def __init__(self, size: int, max_wait_ms: float) -> None:
         self._size, self._max_wait_s = size, max_wait_ms / 1000
@@ -18,18 +18,18 @@ class Batcher(Generic[Item]):
         return len(self._items)
 
     def add(self, item: Item, now: float) -> None:
-        """Take one more; ``now`` is when it began to wait, in monotonic seconds."""
+        """Add an item that begins to wait at ``now``, in monotonic seconds."""
         self._items.append((now, item))
 
     def due_s(self) -> float | None:
-        """When the next batch is to leave: a time in the past if one is full, None if empty."""
+        """Return the time when the next batch is due: in the past if one is full, None if there is no item."""
         if not self._items:
             return None
         oldest = self._items[0][0]
         return oldest if len(self._items) >= self._size else oldest + self._max_wait_s
 
     def take(self, now: float) -> list[Item]:
-        """The next batch if it is due, else an empty list."""
+        """Return the next batch if it is due, else an empty list."""
         due = self.due_s()
         if due is None or due > now:
             return []

@@ -1,8 +1,7 @@
-"""A weights file: tensors, architecture, classes, thresholds and a digest.
+"""Read and write weights files: tensors, architecture, classes, thresholds and a digest.
 
-safetensors runs no code when it is loaded. What the numbers mean travels with
-them as JSON in the file's metadata. No torch here: who only asks what a file
-is need not pay for it.
+The format is safetensors, which runs no code when it is loaded. The metadata of the file explain its numbers, as JSON.
+This module does not import torch, so that a command that only reads the metadata starts fast.
 """
 
 from __future__ import annotations
@@ -32,12 +31,11 @@ Tensors = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything needed to classify, as it lies on disk.
+    """The content of a weights file, with everything needed to classify.
 
-    ``classes`` gives the order of the logits. ``thresholds`` are fitted by
-    command on validation images; ``operating`` are others that may be chosen
-    instead, each with its ``accept_rate`` and ``wrong_rate``. ``training`` holds how it came to be and its
-    figures, for people. ``digest`` is the SHA-256 of tensors and metadata.
+    ``classes`` are in the order of the logits. ``thresholds`` were fitted on validation images. ``operating`` holds
+    other thresholds to choose from, each with its ``accept_rate`` and ``wrong_rate``. ``training`` describes the
+    training and its results, for people. ``digest`` is the SHA-256 of tensors and metadata.
     """
 
     name: str
@@ -52,10 +50,10 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Write the file whole or not at all, and return it with its digest filled in.
+    """Write a weights file completely or not at all, and return the checkpoint with its digest.
 
     Raises:
-        Fatal: exit code 5; it can not be written.
+        Fatal: The file cannot be written (exit code 5).
     """
     header = _header(checkpoint)
     digest = _digest(header, checkpoint.tensors)
@@ -63,7 +61,7 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     try:
         with atomic_write.replacing(path) as partial:
             save_file(tensors, partial, metadata={"mednet": json.dumps(header), "digest": digest})
-    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by its own
+    except (OSError, SafetensorError) as error:  # safetensors has its own error for a full disk
         raise Fatal(
             f"the weights can not be written to {path}: {error}",
             "Name a file in a directory that you may write to, with room for it.",
@@ -73,16 +71,15 @@ def save(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a weights file and prove that it is whole.
+    """Read a weights file and check it.
 
     Raises:
-        Fatal: exit code 4; the file is missing, damaged, of another product,
-            made for another preprocessing, or says what can not be of its classes. One that is named by a digest, as
-            those promoted are, holds others.
+        Fatal: The file is missing, damaged, of another product, made for another preprocessing, or has invalid classes
+            or thresholds. Or its name is a digest, as of promoted weights, and its content has another (exit code 4).
     """
     try:
         with path.open("rb"):
-            pass  # for safetensors, what may not be read does not exist
+            pass  # raises PermissionError, while safetensors would say that the file does not exist
         with safe_open(path, framework="numpy") as file:
             metadata: Mapping[str, str] = file.metadata() or {}
             tensors: Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -97,7 +94,7 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
     try:
         header = json.loads(metadata["mednet"])
         known = header.pop("format") == FORMAT
-        found = Checkpoint(
+        checkpoint = Checkpoint(
             **{**header, "classes": tuple(header["classes"]), "operating": tuple(header.get("operating", ()))},
             tensors=tensors,
             digest=metadata["digest"],
@@ -106,23 +103,23 @@ def _checked(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Check
         raise _fatal(f"{path} is no weights file of mednet-watcher: its metadata is missing or damaged") from error
     if not known:
         raise _fatal(f"{path} was written in another format than {FORMAT}")
-    if found.digest != _digest(_header(found), tensors):
+    if checkpoint.digest != _digest(_header(checkpoint), tensors):
         raise _fatal(f"the weights file {path} is damaged: its digest does not match its content")
-    if re.fullmatch("[0-9a-f]{64}", path.stem) and path.stem != found.digest:
-        raise _fatal(f"{path} holds other weights than its name says: nobody judged them")
-    if not all(is_directory_name(name) for name in found.classes):
-        raise _fatal(f"{path} has a class whose name can not be a directory's")
-    if not found.classes or len(set(found.classes)) < len(found.classes):
-        raise _fatal(f"{path} has no classes, or two of one name")
-    if not _are_numbers(found.thresholds):
-        raise _fatal(f"{path} has thresholds that are no numbers, or a temperature that is not above 0")
-    if found.preprocessing != PREPROCESSING:
-        raise _fatal(f"{path} expects other preprocessing: {found.preprocessing}")
-    return found
+    if re.fullmatch("[0-9a-f]{64}", path.stem) and path.stem != checkpoint.digest:
+        raise _fatal(f"{path} holds other weights than its name says, which nobody has tested")
+    if not all(is_directory_name(name) for name in checkpoint.classes):
+        raise _fatal(f"{path} has a class whose name can not be the name of a directory")
+    if not checkpoint.classes or len(set(checkpoint.classes)) < len(checkpoint.classes):
+        raise _fatal(f"{path} has no classes, or two with the same name")
+    if not _are_numbers(checkpoint.thresholds):
+        raise _fatal(f"{path} has thresholds that are not numbers, or a temperature that is not above 0")
+    if checkpoint.preprocessing != PREPROCESSING:
+        raise _fatal(f"{path} expects other preprocessing: {checkpoint.preprocessing}")
+    return checkpoint
 
 
 def is_directory_name(name: object) -> bool:
-    """Whether a class can have this name: its files lie in a directory of that name."""
+    """Return True if a class can have this name, because a directory can have it."""
     return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
@@ -136,8 +133,8 @@ def _are_numbers(thresholds: object) -> bool:
 def _fatal(problem: str) -> Fatal:
     return Fatal(
         problem,
-        "Set model.weights (or the option) to a file made by train or adapt, or shipped, that may be read; "
-        "weights that were promoted are taken back by: mednet-watcher rollback",
+        "Set model.weights (or the option) to a readable file that was shipped, or made by train or adapt. "
+        "To take back promoted weights, run: mednet-watcher rollback",
         Exit.MODEL,
     )
 

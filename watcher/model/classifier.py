@@ -1,4 +1,4 @@
-"""A batch of images to logits and features, on the device there is."""
+"""Compute the logits and features of batches of images, on a GPU or a CPU."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Device = Literal["auto", "cuda", "cpu"]
 
 @dataclass(frozen=True)
 class Scores:
-    """``logits`` (n, classes) and penultimate ``features`` (n, 80), float32."""
+    """The results for n images: ``logits`` (n, classes) and penultimate ``features`` (n, 80), both float32."""
 
     logits: npt.NDArray[np.float32]
     features: npt.NDArray[np.float32]
 
 
 def build(checkpoint: Checkpoint) -> mednet.MedNet:
-    """The network of a checkpoint, in evaluation mode, float32 on the CPU, tried on one image.
+    """Return the network of a checkpoint, in evaluation mode and as float32 on the CPU, after a test on one image.
 
     Raises:
-        Fatal: exit code 4; the tensors do not fit the architecture, or the network not its classes.
+        Fatal: The tensors do not fit the architecture, or the network does not fit the classes (exit code 4).
     """
     try:
         net = mednet.MedNet(mednet.MedNetConfig.from_dict(checkpoint.architecture))
@@ -41,20 +41,20 @@ def build(checkpoint: Checkpoint) -> mednet.MedNet:
             for name, value in checkpoint.tensors.items()
             if not name.startswith(out_of_distribution.PREFIX)
         }
-        net.load_state_dict(state)  # half precision on disk is widened here
-        _try(net.eval(), len(checkpoint.classes))
+        net.load_state_dict(state)  # this converts half precision to float32
+        _test_on_one_image(net.eval(), len(checkpoint.classes))
     except (TypeError, ValueError, AttributeError, RuntimeError, MemoryError) as error:
         raise _unfit(checkpoint, error) from error
     return net
 
 
 @torch.inference_mode()
-def _try(net: mednet.MedNet, classes: int) -> None:
+def _test_on_one_image(net: mednet.MedNet, classes: int) -> None:
     logits = net(torch.zeros(1, 1, net.config.side, net.config.side)).logits
     if logits.shape != (1, classes + net.config.none):
         raise ValueError(f"{logits.shape[1]} results for {classes} classes")
     if not logits.isfinite().all():
-        raise ValueError("its results are no numbers")
+        raise ValueError("its results are not finite numbers")
 
 
 def _unfit(checkpoint: Checkpoint, error: Exception) -> Fatal:
@@ -66,10 +66,10 @@ def _unfit(checkpoint: Checkpoint, error: Exception) -> Fatal:
 
 
 def choose_device(wanted: Device) -> torch.device:
-    """The device for ``wanted``; ``auto`` is CUDA if there, else the CPU.
+    """Return the device for a setting. ``auto`` is CUDA if there is a device, else the CPU.
 
     Raises:
-        Fatal: exit code 4; CUDA was asked for and is not there.
+        Fatal: CUDA was asked for and is not available (exit code 4).
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
@@ -82,9 +82,14 @@ def choose_device(wanted: Device) -> torch.device:
 
 
 class Classifier:
-    """Holds the network. ``warn`` is told, in words, when it has to go on with less.
+    """The network on a device. If the device fails, it goes on with smaller batches or on the CPU.
 
-    ``runtime`` and ``precision`` say how it is computed on a CPU, see :func:`watcher.model.backends.engine`.
+    Args:
+        net: The network, on the CPU.
+        device: The device to compute on.
+        warn: A function that is called with an event and a text when the device fails.
+        runtime: The library to use on a CPU, see :func:`watcher.model.backends.engine`.
+        precision: The precision on a CPU, see there.
     """
 
     def __init__(
@@ -97,37 +102,37 @@ class Classifier:
     ) -> None:
         self._warn = warn
         self._precision: backends.Precision = precision
-        # A lost device is no time to insist.
-        self._after_loss: backends.Runtime = "torch" if runtime == "torch" else "auto"
-        self._spare = net  # stays on the CPU: a lost device can not be read back
+        # After the loss of a device, any library will do.
+        self._fallback_runtime: backends.Runtime = "torch" if runtime == "torch" else "auto"
+        self._cpu_net = net  # it stays on the CPU, because nothing can be read from a lost device
         self._use(device, runtime)
 
     def _use(self, device: torch.device, runtime: backends.Runtime) -> None:
         self.device = device
-        self._engine = backends.engine(self._spare, device, runtime, self._precision)
+        self._engine = backends.engine(self._cpu_net, device, runtime, self._precision)
 
     @property
     def runtime(self) -> str:
-        """What computes the network: ``torch`` or ``onnxruntime``."""
+        """The library that computes the network: ``torch`` or ``onnxruntime``."""
         return self._engine.runtime
 
     @property
     def note(self) -> str | None:
-        """Why it is not what it could be, or None."""
+        """The reason why an installed ONNX Runtime is not used, or None."""
         return self._engine.note
 
     @property
     def classes(self) -> int:
-        """Columns of the logits."""
-        return self._spare.config.classes
+        """The number of columns of the logits."""
+        return self._cpu_net.config.classes
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Scores:
-        """Score images (n, 64, 64) uint8.
+        """Score images (n, 64, 64), uint8.
 
-        Out of GPU memory: both halves one after the other, down to single
-        images. Device lost, or a single image does not fit: the CPU from now on.
+        If the GPU has too little memory, the two halves of the batch are computed one after the other, down to single
+        images. If a single image does not fit or the device is lost, the CPU computes everything from then on.
         """
-        # Recovery comes after the except clauses: inside, the traceback would keep the batch's memory.
+        # The recovery comes after the except clauses, because inside them the traceback keeps the batch's memory.
         try:
             return self._forward(images)
         except torch.OutOfMemoryError as error:
@@ -135,7 +140,7 @@ class Classifier:
                 raise
             problem = str(error)
             halve = len(images) > 1
-        except RuntimeError as error:  # of torch or of a CUDA library
+        except RuntimeError as error:  # from torch or a CUDA library
             if self.device.type == "cpu":
                 raise
             problem, halve = str(error), False
@@ -145,27 +150,27 @@ class Classifier:
             half = len(images) // 2
             return _joined(self(images[:half]), self(images[half:]))
         self._warn("device.lost", f"going on with the CPU: {problem}")
-        self._use(torch.device("cpu"), self._after_loss)
+        self._use(torch.device("cpu"), self._fallback_runtime)
         return self._forward(images)
 
     def warm_up(self, size: int) -> None:
-        """Pass once through every shape that batches of up to ``size`` images come in.
+        """Compute a batch of each shape that batches of up to ``size`` images can have.
 
-        The first pass of a shape allocates and tunes: not at a file's expense.
+        The first batch of a shape is slow, because it allocates memory and tunes. No file should wait for that.
         """
         for shape in sorted({_rounded(count) for count in range(1, size + 1)}):
             self._forward(np.zeros((shape, decode.SIDE, decode.SIDE), np.uint8))
 
     def _forward(self, images: npt.NDArray[np.uint8]) -> Scores:
         count = len(images)
-        # Few distinct shapes: the CPU kernels keep memory for each they have ever seen.
+        # Few shapes are used, because the CPU kernels keep memory for every shape that they have seen.
         padding = ((0, _rounded(count) - count), (0, 0), (0, 0))
         logits, features = self._engine.compute(decode.standardise(np.pad(images, padding)))
         return Scores(logits[:count], features[:count])
 
 
 def _rounded(count: int) -> int:
-    """The next power of two, and beyond 64 the next multiple of 64."""
+    """Round up to a power of two, and beyond 64 to a multiple of 64."""
     return -(-count // 64) * 64 if count > 64 else 1 << max(count - 1, 0).bit_length()
 
 
@@ -173,37 +178,37 @@ def _joined(first: Scores, second: Scores) -> Scores:
     return Scores(np.concatenate([first.logits, second.logits]), np.concatenate([first.features, second.features]))
 
 
-def scoring(station: Classifier, checkpoint: Checkpoint) -> Callable[[npt.NDArray[np.uint8]], Scored]:
-    """The station's logits with the out-of-distribution score that the checkpoint's own statistics give.
+def make_scorer(classifier: Classifier, checkpoint: Checkpoint) -> Callable[[npt.NDArray[np.uint8]], Scored]:
+    """Return a function that computes logits and, if the checkpoint knows its images, out-of-distribution scores.
 
     Raises:
-        Fatal: exit code 4; the statistics do not fit each other.
+        Fatal: The known images do not fit the network (exit code 4).
     """
-    remembered = known(checkpoint)
+    known = known_images(checkpoint)
 
     def score(images: npt.NDArray[np.uint8]) -> Scored:
-        scores = station(images)
-        return Scored(scores.logits, None if remembered is None else remembered.distance(scores.features))
+        scores = classifier(images)
+        return Scored(scores.logits, None if known is None else known.distance(scores.features))
 
     return score
 
 
-def known(checkpoint: Checkpoint) -> out_of_distribution.Known | None:
-    """What the checkpoint remembers of the images it was trained on, or None.
+def known_images(checkpoint: Checkpoint) -> out_of_distribution.KnownImages | None:
+    """Return the images that the checkpoint was trained on, as it stores them, or None if it has none.
 
     Raises:
-        Fatal: exit code 4; it does not fit the network's features.
+        Fatal: They do not fit the features of the network (exit code 4).
     """
     try:
-        found = out_of_distribution.of(checkpoint.tensors)
-        wide = mednet.MedNetConfig.from_dict(checkpoint.architecture).hidden[1]
-        if found is not None and found.directions.shape[1] != wide:
-            raise ValueError(f"{found.directions.shape[1]} features are remembered, the network has {wide}")
+        known = out_of_distribution.from_tensors(checkpoint.tensors)
+        width = mednet.MedNetConfig.from_dict(checkpoint.architecture).hidden[1]
+        if known is not None and known.directions.shape[1] != width:
+            raise ValueError(f"{known.directions.shape[1]} features are stored, the network has {width}")
     except (TypeError, ValueError) as error:
         raise _unfit(checkpoint, error) from error
-    return found
+    return known
 
 
 def use_threads(threads: int) -> None:
-    """CPU threads for inference; 0 means as many as there are cores for this process."""
+    """Set the number of CPU threads for inference. 0 stands for one for each core that this process may use."""
     torch.set_num_threads(threads or available_cpus.count())

@@ -1,4 +1,4 @@
-"""From logits to a decision: a class, or review. Pure functions of numbers."""
+"""Decide on a class or on review from the scores of the network. All functions are pure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ REVIEW_REASONS = ("low_confidence", "out_of_distribution", "blank_image")
 
 @dataclass(frozen=True)
 class Policy:
-    """When an image may be filed without a person.
+    """The conditions under which an image is filed without a person.
 
-    ``min_confidence`` is a probability in [0, 1] and ``max_distance`` an
-    out-of-distribution score, both fitted on validation images and stored with
-    the weights. ``temperature`` divides the logits before the softmax (Guo et
-    al. 2017); 1 leaves them as they are.
+    ``min_confidence`` is a probability in [0, 1], and ``max_distance`` an out-of-distribution score. Both were fitted
+    on validation images and are stored with the weights. ``temperature`` divides the logits before the softmax (Guo et
+    al. 2017); 1 changes nothing.
     """
 
     classes: tuple[str, ...]
@@ -35,31 +34,31 @@ class Policy:
     max_distance: float = math.inf
     top: int = 3
     review_blank: bool = False
-    """Send images of one single grey level to review, however sure the network is."""
+    """True sends images of one single grey level to review, however sure the network is."""
 
 
 def probabilities(logits: npt.NDArray[np.float32], temperature: float = 1.0) -> npt.NDArray[np.float64]:
-    """Softmax over the last axis of (n, classes), in double precision."""
+    """Return the softmax over the last axis of (n, classes), in double precision."""
     scaled = logits.astype(np.float64) / temperature
-    with np.errstate(invalid="ignore"):  # infinite logits become NaN, which decide() sends to review
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which decide() sends to review
         powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def decide(scored: Scored, blank: Sequence[bool], policy: Policy) -> list[Decision]:
-    """One decision for each of n images; ``blank`` marks those of one grey level.
+    """Return a decision for each of n images. ``blank`` marks those of one grey level.
 
-    Scores that are no numbers (a damaged device, say) go to review: a
-    confidence that can not be computed is none.
+    Images whose scores are not finite (because of a damaged device, for example) go to review.
     """
     rows = probabilities(scored.logits, policy.temperature)
     distances = np.zeros(len(rows)) if scored.distance is None else scored.distance
     return [
-        _one(row, float(distance), empty, policy) for row, distance, empty in zip(rows, distances, blank, strict=True)
+        _decide_one(row, float(distance), is_blank, policy)
+        for row, distance, is_blank in zip(rows, distances, blank, strict=True)
     ]
 
 
-def _one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Policy) -> Decision:
+def _decide_one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Policy) -> Decision:
     if not math.isfinite(float(row.sum()) + distance):
         return Decision(Outcome.REVIEW, None, 0.0, "low_confidence", "the network gave no finite numbers")
     known, none = row[: len(policy.classes)], float(row[len(policy.classes) :].sum())
@@ -71,17 +70,17 @@ def _one(row: npt.NDArray[np.float64], distance: float, blank: bool, policy: Pol
     if none > confidence:
         detail = f"none of the classes, with a probability of {none:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
-    if not confidence >= policy.min_confidence:  # also when the threshold is no number
+    if not confidence >= policy.min_confidence:  # true also if the threshold is NaN
         detail = f"{confidence:.4f} is below {policy.min_confidence:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "low_confidence", detail, top)
     if not distance <= policy.max_distance:
-        detail = f"like nothing it was trained on: distance {distance:.4f} is above {policy.max_distance:.4f}"
+        detail = f"unlike all images it was trained on: distance {distance:.4f} is above {policy.max_distance:.4f}"
         return Decision(Outcome.REVIEW, label, confidence, "out_of_distribution", detail, top)
     return Decision(Outcome.SORTED, label, confidence, None, None, top)
 
 
 class Network(Protocol):
-    """What a classifier station looks like from here: images (n, 64, 64) to their scores."""
+    """A function that scores images (n, 64, 64)."""
 
     def __call__(self, images: npt.NDArray[np.uint8], /) -> Scored:
-        """Score one batch."""
+        """Return the scores of a batch."""

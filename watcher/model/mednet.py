@@ -1,8 +1,7 @@
-"""The networks in one file: NVIDIA's MedNet, the improved one, and what the study led to.
+"""Define the networks: NVIDIA's MedNet, the improved one, and the one that the study led to.
 
-One dataclass describes each, and the forms they take when compiled for
-inference (batch normalisation folded away, first fully connected layer
-factored). It is stored in the checkpoint, so a weights file says what it is.
+One dataclass describes each network, and also its forms for inference: with batch normalisation folded into the
+convolutions, and with the first linear layer factored. Checkpoints store it, so that a weights file describes itself.
 """
 
 from __future__ import annotations
@@ -26,46 +25,46 @@ class MedNetConfig:
     hidden: tuple[int, int] = (400, 80)
     activation: Literal["elu", "relu"] = "relu"
     rank: int | None = None
-    """Rank of the first linear layer when factored in two, else None."""
+    """The rank of the first linear layer if it is factored into two, else None."""
     pool: int = 1
-    """Side of the maximum pooling after each convolution; 1 is none."""
+    """The side of the maximum pooling after each convolution. 1 does no pooling."""
     dropout: float = 0.0
-    """Share of values dropped before the second and third linear layer, in training."""
+    """The share of values that training drops before the second and third linear layer."""
     none: bool = False
-    """The last of ``classes`` is "none of the others"."""
+    """True if the last of ``classes`` stands for "none of the others"."""
 
     @property
     def features(self) -> int:
-        """Values that leave the convolutions for one image."""
-        return self.filters[-1] * self.smallest**2
+        """The number of values that the convolutions return for one image."""
+        return self.filters[-1] * self.map_side**2
 
     @property
-    def smallest(self) -> int:
-        """Side of the maps that leave the convolutions; less than 1: the kernels are larger than what they are for."""
+    def map_side(self) -> int:
+        """The side of the maps that the convolutions return. It is less than 1 if the kernels are too large."""
         side = self.side
         for kernel in self.kernels:
             side = (side - kernel + 1) // self.pool
         return side
 
     @property
-    def reach(self) -> int:
-        """Side of the upper left part of an image that the features depend on; what lies beyond changes nothing.
+    def used_side(self) -> int:
+        """The side of the upper left part of an image that the features depend on.
 
-        Pooling leaves out the last row and column of a map with an odd side, and the convolutions before it need
+        Pooling leaves out the last row and column of a map with an odd side, so that the convolutions before it need
         not compute them.
         """
-        side = self.smallest
+        side = self.map_side
         for kernel in reversed(self.kernels):
             side = side * self.pool + kernel - 1
         return side
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the checkpoint's metadata."""
+        """Return plain values for the metadata of a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MedNetConfig:
-        """The inverse of :meth:`to_dict` after a trip through JSON."""
+        """Return the configuration that :meth:`to_dict` gave, after it went through JSON."""
         lists = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
         return cls(**{**values, **lists})
 
@@ -74,22 +73,21 @@ BASELINE = MedNetConfig(filters=(5, 10), kernels=(7, 7), batch_norm=False, activ
 """NVIDIA's MedNet, as published with MedNIST."""
 
 IMPROVED = MedNetConfig(filters=(10, 20), kernels=(5, 5), batch_norm=True, activation="relu")
-"""The proof of concept's improved MedNet."""
-
+"""The improved MedNet of the proof of concept."""
 
 PLUS = MedNetConfig(filters=(16, 32, 96), kernels=(5, 5, 3), pool=2)
-"""Three convolutions, each pooled: a twentieth of the improved network's numbers (docs/study)."""
+"""Three convolutions with pooling. It has a twentieth of the improved network's parameters (docs/study)."""
 
 
 class Scores(NamedTuple):
-    """What the network says of a batch of n images."""
+    """The results of the network for a batch of n images."""
 
     logits: Tensor  # (n, classes)
     features: Tensor  # (n, hidden[1]), the penultimate layer
 
 
 class MedNet(nn.Module):
-    """The network itself. Input (n, 1, side, side) float32, see ``decode.standardise``."""
+    """The network. Its input is (n, 1, side, side), float32, see ``decode.standardise``."""
 
     def __init__(self, config: MedNetConfig) -> None:
         super().__init__()
@@ -107,12 +105,12 @@ class MedNet(nn.Module):
         self.fc3 = nn.Linear(narrow, config.classes)
 
     def forward(self, images: Tensor) -> Scores:
-        """Logits (n, classes) and penultimate features (n, hidden[1])."""
+        """Return logits (n, classes) and penultimate features (n, hidden[1])."""
         return self.head(self.convs(images))
 
     def head(self, maps: Tensor) -> Scores:
-        """What the linear layers make of the maps (n, filters, h, w) that leave the convolutions."""
-        flat = maps.contiguous().flatten(1)  # (n, 62720) of (n, 20, 56, 56)
+        """Apply the linear layers to the maps (n, filters, h, w) that the convolutions return."""
+        flat = maps.contiguous().flatten(1)  # (n, 62720) from (n, 20, 56, 56)
         wide = self.drop(self.act(self.fc1(flat)))  # (n, 400)
         narrow = self.act(self.fc2(wide))  # (n, 80)
         return Scores(self.fc3(self.drop(narrow)), narrow)  # (n, 6), (n, 80)
@@ -125,7 +123,7 @@ def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
         layers.append(nn.Conv2d(channels, filters, kernel))
         if config.batch_norm:
             layers.append(nn.BatchNorm2d(filters))
-        if config.pool > 1:  # before the activation, which keeps the order: the same numbers, of a quarter as many
+        if config.pool > 1:  # before the activation, which is monotonic: the same result from a quarter of the values
             layers.append(nn.MaxPool2d(config.pool))
         layers.append(act)
         channels = filters
@@ -134,7 +132,7 @@ def _convolutions(config: MedNetConfig, act: nn.Module) -> list[nn.Module]:
 
 @torch.no_grad()
 def fold_batch_norm(net: MedNet) -> MedNet:
-    """The same function without batch normalisation, for inference.
+    """Return a network that computes the same without batch normalisation, for inference.
 
     Source: w' = w * g / sqrt(v + eps), b' = (b - m) * g / sqrt(v + eps) + beta,
     per output channel, with the running mean m and variance v (Ioffe and
@@ -158,11 +156,10 @@ def fold_batch_norm(net: MedNet) -> MedNet:
 
 @torch.no_grad()
 def factor(net: MedNet, rank: int) -> MedNet:
-    """The first linear layer as a product of two of the given rank.
+    """Return a network whose first linear layer is replaced by a product of two of the given rank.
 
-    Truncated singular value decomposition: the best approximation of that rank
-    in the Frobenius norm (Eckart and Young 1936). The singular values are
-    shared evenly between the two factors.
+    The factors come from a truncated singular value decomposition, the best approximation of that rank in the Frobenius
+    norm (Eckart and Young 1936). The square root of each singular value goes to each factor.
     """
     dense = cast(nn.Linear, net.fc1)
     u, s, v = torch.linalg.svd(dense.weight.double(), full_matrices=False)  # (400, k), (k,), (k, 62720)
@@ -178,7 +175,7 @@ def factor(net: MedNet, rank: int) -> MedNet:
 
 @torch.no_grad()
 def expand(net: MedNet) -> MedNet:
-    """The inverse of :func:`factor`: one dense first layer that computes the same."""
+    """Return a network that computes the same with one dense first layer, the inverse of :func:`factor`."""
     if net.config.rank is None:
         return net
     dense = MedNet(replace(net.config, rank=None)).eval()

@@ -1,17 +1,14 @@
-"""The convolutions on a CPU in the layout of oneDNN, Intel's library below torch.
+"""Compute the convolutions on a CPU in the memory layout of oneDNN, Intel's library below torch.
 
-Weights and maps stay in it from the first convolution to the last: nothing is
-laid out anew between two layers, and maximum pooling runs over whole vectors.
-Images go through in parts, so that a part's maps stay in the processor's cache
-and are small enough for malloc to keep the memory for the next part. What is
-computed is the same; the order of the additions is not, so that logits differ
-in their last digits. ``make inference`` measures it.
+Weights and maps keep this layout from the first convolution to the last, so that nothing is converted between two
+layers, and maximum pooling works on whole vectors. Images are computed in parts. The maps of a part stay in the
+processor's cache, and they are small enough for malloc to keep the memory for the next part. The additions have another
+order than in torch, so that logits differ in their last digits. ``make inference`` measures the speed.
 
-In bfloat16 the maps keep 8 bits of a value's size, sums are made in float32
-all the same, and logits differ by some hundredths. It is taken only where the
-processor multiplies matrices of them (AMX, Intel's server processors since
-2023). Vector instructions for it alone were slower than float32 on an Intel
-Xeon and faster on an AMD EPYC; torch does not tell which processor it is.
+In bfloat16 the maps keep 8 significant bits. Sums are still made in float32, and logits differ by some hundredths. It
+is used only on processors that multiply matrices of bfloat16 (AMX, Intel's server processors since 2023). With vector
+instructions alone, bfloat16 was slower than float32 on an Intel Xeon and faster on an AMD EPYC, and torch does not tell
+which processor it runs on.
 """
 
 from __future__ import annotations
@@ -25,47 +22,50 @@ from torch.nn import functional
 from watcher.model import mednet
 
 PART = 32
-"""Images at a time. On the machine that the README names 16 and 64 were slower, one part of all the slowest."""
+"""The number of images in a part. On the machine named in the README, 16 and 64 were slower, and one part slowest."""
 
 Layer = Callable[[Tensor], Tensor]
 
 
 def fast_in_bfloat16() -> bool:
-    """Whether this processor multiplies matrices of bfloat16. No, for a torch that does not tell."""
+    """Return True if this processor multiplies matrices of bfloat16, and False if torch does not tell."""
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     return capabilities is not None and bool(capabilities().get("amx_bf16"))
 
 
 def convolutions(net: mednet.MedNet, precision: torch.dtype = torch.float32) -> Layer | None:
-    """What ``net.convs`` does to images (n, 1, side, side), as maps (n, filters, h, w); None where oneDNN can not.
+    """Return a function that does the same as ``net.convs``.
 
-    Images and maps are float32, ``precision`` is what it is computed in.
+    It takes images (n, 1, side, side) and returns maps (n, filters, h, w), both float32. ``precision`` is the one to
+    compute in.
 
-    It can not in a build of torch without it, nor where there is a layer that
-    it has none for (ELU, and batch normalisation that is not folded).
+    Returns:
+        None if this build of torch has no oneDNN, or oneDNN has no operator for a layer (ELU, and batch normalisation
+        that is not folded).
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
-    layers = [_layer(each, precision) for each in net.convs]
-    known = [each for each in layers if each is not None]
-    if len(known) < len(layers):
+    operators = [_operator(layer, precision) for layer in net.convs]
+    layers = [operator for operator in operators if operator is not None]
+    if len(layers) < len(operators):
         return None
 
-    def through(images: Tensor) -> Tensor:
-        return torch.cat([_through(known, part.to_mkldnn(precision)) for part in images.split(PART)])  # type: ignore[no-untyped-call]
+    def compute(images: Tensor) -> Tensor:
+        return torch.cat([_apply(layers, part.to_mkldnn(precision)) for part in images.split(PART)])  # type: ignore[no-untyped-call]
 
-    return through
+    return compute
 
 
-def _through(layers: list[Layer], maps: Tensor) -> Tensor:
+def _apply(layers: list[Layer], maps: Tensor) -> Tensor:
     for layer in layers:
         maps = layer(maps)
     return maps.to_dense(torch.float32)
 
 
-def _layer(module: nn.Module, precision: torch.dtype) -> Layer | None:
+def _operator(module: nn.Module, precision: torch.dtype) -> Layer | None:
+    """Return the oneDNN operator for a layer, or None if there is none."""
     if isinstance(module, nn.Conv2d) and module.bias is not None:
-        weight, bias = (each.detach().to(precision).to_mkldnn() for each in (module.weight, module.bias))
+        weight, bias = (tensor.detach().to(precision).to_mkldnn() for tensor in (module.weight, module.bias))
         return lambda maps: functional.conv2d(maps, weight, bias)
     if isinstance(module, nn.MaxPool2d):
         side = module.kernel_size

@@ -1,8 +1,8 @@
-"""The network on a CPU by ONNX Runtime. Needs the extra ``mednet-watcher[onnx]``.
+"""Compute the network on a CPU with ONNX Runtime. Needs the extra ``mednet-watcher[onnx]``.
 
-The same float32 numbers in another order of additions: logits differ in their
-last digits. ``make inference`` measures what it gains over torch, and counts
-the decisions that are alike. It is kept from telling anybody of its work.
+It computes in float32 as torch does, but the additions have another order, so that logits differ in their last digits.
+``make inference`` measures how much faster it is than torch, and counts the decisions that differ. Its telemetry is
+disabled.
 """
 
 from __future__ import annotations
@@ -21,121 +21,130 @@ from watcher.model import mednet
 Array = npt.NDArray[np.float32]
 
 OPSET, IR_VERSION = 17, 8
-"""Of 2022, which has all that is used here: every release of ONNX Runtime since then reads it."""
+"""The versions of 2022, which have all operators used here. Every later release of ONNX Runtime reads them."""
 
 PART = 64
-"""Images at a time: it keeps the memory of the largest batch it ever had, and larger ones are no faster."""
+"""The number of images computed at once. Larger batches are not faster, and ONNX Runtime never frees their memory."""
 
 _BROKEN = (ImportError, AttributeError, TypeError, OSError, ValueError, RuntimeError)
-"""What importing a package raises that is not there, is half there, or does not go with another one."""
+"""The exceptions for a package that is missing, incomplete, or incompatible with another one."""
 
 
 class Unusable(Exception):
-    """ONNX Runtime can not compute this network here; the text says why. ``missing``: it is simply not installed."""
+    """ONNX Runtime cannot compute this network. ``missing`` is True if it is just not installed."""
 
-    def __init__(self, why: str, *, missing: bool = False) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, *, missing: bool = False) -> None:
+        super().__init__(reason)
         self.missing = missing
 
 
 def load(net: mednet.MedNet, side: int, threads: int) -> Callable[[Array], tuple[Array, Array]]:
-    """What gives logits (n, classes) and features (n, hidden[1]) of images (n, 1, side, side).
+    """Return a function that computes logits (n, classes) and features (n, hidden[1]) of images (n, 1, side, side).
 
-    ``side`` is that of the images it will be given, ``threads`` are those of one batch. What it raises
-    is RuntimeError, as of torch.
+    The function raises RuntimeError, as torch does.
+
+    Args:
+        net: The network.
+        side: The side of the images that the function will get.
+        threads: The number of threads for a batch.
 
     Raises:
-        Unusable: it, or onnx, is not installed or does not work, or it has no operator for a layer.
+        Unusable: ONNX Runtime or onnx is not installed or does not work, or has no operator for a layer.
     """
-    silence()
+    disable_telemetry()
     try:
         import onnxruntime
 
-        own = _own_errors(onnxruntime)
+        errors = _exceptions(onnxruntime)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 4  # it raises its errors: standard error is not where they belong as well
-        # Threads that wait for the next layer by turning round would take the cores from those that decode.
+        options.log_severity_level = 4  # errors are raised, and need not go to standard error as well
+        # Threads that wait for the next layer in a loop would take the cores from those that decode.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        made = model(net, side)
+        serialized = to_onnx(net, side)
     except _BROKEN as error:
         raise Unusable(f"{type(error).__name__}: {error}", missing=isinstance(error, ModuleNotFoundError)) from error
     try:
-        session = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
-    except own as error:
+        session = onnxruntime.InferenceSession(serialized, options, providers=["CPUExecutionProvider"])
+    except errors as error:
         raise Unusable(str(error)) from error
 
-    def part(images: Array) -> tuple[Array, Array]:
+    def compute_part(images: Array) -> tuple[Array, Array]:
         try:
             logits, features = session.run(["logits", "features"], {"images": images})
-        except own as error:
+        except errors as error:
             raise RuntimeError(f"ONNX Runtime: {error}") from error
         return logits, features
 
-    def through(images: Array) -> tuple[Array, Array]:
-        parts = [part(images[start : start + PART]) for start in range(0, len(images), PART)]
+    def compute(images: Array) -> tuple[Array, Array]:
+        parts = [compute_part(images[start : start + PART]) for start in range(0, len(images), PART)]
         return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))  # type: ignore[return-value]
 
-    return through
+    return compute
 
 
-def silence() -> None:
-    """Keep it from telling Microsoft of its sessions, which its official builds do from 1.29 on. Before it is imported.
+def disable_telemetry() -> None:
+    """Keep ONNX Runtime from reporting its sessions to Microsoft, as its official builds do from 1.29 on.
 
-    Source: its Privacy.md, "Disable all 1DS telemetry at runtime": no uploader, no event and no device identifier.
+    This has an effect only before its import. Source: its Privacy.md, "Disable all 1DS telemetry at runtime": no
+    uploader, no event and no device identifier.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
-def _own_errors(onnxruntime: Any) -> tuple[type[Exception], ...]:
-    """Its exceptions, which have no ancestor of their own."""
-    found = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
-    return tuple(each for each in found if isinstance(each, type) and issubclass(each, Exception))
+def _exceptions(onnxruntime: Any) -> tuple[type[Exception], ...]:
+    """Return all exceptions of ONNX Runtime, which have no common base class of their own."""
+    values = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()
+    return tuple(value for value in values if isinstance(value, type) and issubclass(value, Exception))
 
 
-def model(net: mednet.MedNet, side: int) -> bytes:
-    """The network as an ONNX model for images (n, 1, side, side), any number of them at a time."""
+def to_onnx(net: mednet.MedNet, side: int) -> bytes:
+    """Return the network as a serialised ONNX model for any number of images (n, 1, side, side)."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     nodes: list[onnx.NodeProto] = []
-    numbers: list[onnx.TensorProto] = []
+    weights: list[onnx.TensorProto] = []
 
     def add(layer: nn.Module, source: str, result: str) -> None:
         kind, attributes, tensors = _operator(layer)
         names = [f"{result}.{index}" for index in range(len(tensors))]
-        numbers.extend(numpy_helper.from_array(each, name) for each, name in zip(tensors, names, strict=True))
+        weights.extend(numpy_helper.from_array(tensor, name) for tensor, name in zip(tensors, names, strict=True))
         nodes.append(helper.make_node(kind, [source, *names], [result], **attributes))
 
     value = "images"
-    layers = [*net.convs, nn.Flatten(), *_flat(net.fc1), net.act, net.fc2, net.act]
+    layers = [*net.convs, nn.Flatten(), *_layers(net.fc1), net.act, net.fc2, net.act]
     for index, layer in enumerate(layers):
         result = "features" if index == len(layers) - 1 else f"layer{index}"
         add(layer, value, result)
         value = result
     add(net.fc3, value, "logits")
 
-    narrow, classes = net.config.hidden[1], net.config.classes
+    features, classes = net.config.hidden[1], net.config.classes
     graph = helper.make_graph(
         nodes,
         "mednet",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 1, side, side])],
         [
             helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes]),
-            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", narrow]),
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", features]),
         ],
-        numbers,
+        weights,
     )
     opset = helper.make_opsetid("", OPSET)
     return bytes(helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION).SerializeToString())
 
 
-def _flat(layer: nn.Module) -> list[nn.Module]:
+def _layers(layer: nn.Module) -> list[nn.Module]:
     return list(layer) if isinstance(layer, nn.Sequential) else [layer]
 
 
 def _operator(layer: nn.Module) -> tuple[str, dict[str, Any], list[Array]]:
-    """The ONNX operator of a layer, with its attributes and tensors."""
+    """Return the ONNX operator for a layer, with its attributes and tensors.
+
+    Raises:
+        Unusable: There is none.
+    """
     if isinstance(layer, nn.Conv2d) and (layer.stride, layer.padding, layer.groups) == ((1, 1), (0, 0), 1):
         return "Conv", {}, _tensors(layer.weight, layer.bias)
     if isinstance(layer, nn.BatchNorm2d):
@@ -154,5 +163,5 @@ def _operator(layer: nn.Module) -> tuple[str, dict[str, Any], list[Array]]:
     raise Unusable(f"there is no operator for {layer}")
 
 
-def _tensors(*found: torch.Tensor | None) -> list[Array]:
-    return [each.detach().cpu().numpy() for each in found if each is not None]
+def _tensors(*tensors: torch.Tensor | None) -> list[Array]:
+    return [tensor.detach().cpu().numpy() for tensor in tensors if tensor is not None]

@@ -1,8 +1,7 @@
-"""Which weights were put in force on this host, and which before: a small file beside the ledger.
+"""Keep the list of weights that were put in force on this host, in a small file beside the ledger.
 
-``promote`` adds to it, and ``rollback`` marks the last one as taken back: so it
-is also the record. The daemon asks it at its start and at every reload, unless
-the config names weights itself.
+``promote`` adds an entry, and ``rollback`` marks the last one as taken back, so that the list is also a record. The
+daemon reads it at its start and at every reload, unless the config names weights.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from pathlib import Path
 from watcher.config import loader
 from watcher.core import atomic_write, shipped_files
 from watcher.core.errors import Exit, Fatal
-from watcher.model import promotions
 
 DIRECTORY = "weights"
 FILE = "in-force.json"
@@ -26,7 +24,7 @@ FILE = "in-force.json"
 
 @dataclass(frozen=True)
 class Promotion:
-    """Weights that were put in force: their digest, when (ISO 8601, UTC) and by whom; and the same of a rollback."""
+    """Weights that were put in force: their digest, the time (ISO 8601, UTC) and the person, also of a rollback."""
 
     digest: str
     when: str
@@ -36,46 +34,46 @@ class Promotion:
 
 
 def history(state: Path) -> list[Promotion]:
-    """All that were ever promoted, in that order.
+    """Return all promotions, oldest first.
 
     Raises:
-        Fatal: exit code 5; the file is there and can not be read.
+        Fatal: The file exists and cannot be read (exit code 5).
     """
-    place = state / DIRECTORY / FILE
+    path = state / DIRECTORY / FILE
     try:
-        return [Promotion(**entry) for entry in json.loads(place.read_text("utf-8"))]
+        return [Promotion(**entry) for entry in json.loads(path.read_text("utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as error:
-        advice = "Mend the file, or remove it to go back to the weights that were shipped."
+        advice = "Mend the file, or remove it to go back to the shipped weights."
         if isinstance(error, PermissionError):
             advice = "Run this as the daemon's user, or as root."
         raise Fatal(
-            f"which weights are in force can not be read from {place}: {error}", advice, Exit.DIRECTORY
+            f"the list of promoted weights, {path}, can not be read: {error}", advice, Exit.DIRECTORY
         ) from error
 
 
-def standing(entries: Sequence[Promotion]) -> list[Promotion]:
-    """Those that are in force, or would be after rollbacks, the present ones last. Empty: those shipped."""
+def not_taken_back(entries: Sequence[Promotion]) -> list[Promotion]:
+    """Return the promotions that no rollback took back. The last one is in force, or the shipped weights if none is."""
     return [entry for entry in entries if entry.taken_back is None]
 
 
 def in_force(state: Path) -> Path | None:
-    """The file of the weights put in force last, or None: those shipped."""
-    entries = standing(history(state))
-    return place_of(state, entries[-1].digest) if entries else None
+    """Return the file of the promoted weights in force, or None if the shipped ones are."""
+    entries = not_taken_back(history(state))
+    return weights_file(state, entries[-1].digest) if entries else None
 
 
-def place_of(state: Path, digest: str) -> Path:
-    """Where promoted weights lie."""
+def weights_file(state: Path, digest: str) -> Path:
+    """Return the path of promoted weights."""
     return state / DIRECTORY / f"{digest}.safetensors"
 
 
 def make_directory(state: Path) -> Path:
-    """Where promoted weights lie and all about them, made if missing, for everybody to read whatever the umask.
+    """Make the directory of promoted weights if it is missing, readable by all whatever the umask, and return it.
 
     Raises:
-        OSError: it can not be made.
+        OSError: It cannot be made.
     """
     directory = state / DIRECTORY
     if not directory.is_dir():
@@ -85,11 +83,11 @@ def make_directory(state: Path) -> Path:
 
 
 @contextmanager
-def alone(state: Path) -> Iterator[None]:
-    """Nobody else changes the list meanwhile: whoever wants to waits.
+def locked(state: Path) -> Iterator[None]:
+    """Lock the list, so that other processes wait before they change it.
 
     Raises:
-        Fatal: exit code 5; the directory can not be written.
+        Fatal: The directory cannot be written (exit code 5).
     """
     try:
         directory = os.open(make_directory(state), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -103,33 +101,33 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def write(state: Path, entries: list[Promotion]) -> None:
-    """Put the list on disk whole or not at all, synced. The daemon's user may read it, whatever the umask.
+    """Write the list completely or not at all, synced, and readable by the daemon's user whatever the umask.
 
     Raises:
-        Fatal: exit code 5; it can not be written.
+        Fatal: It cannot be written (exit code 5).
     """
-    place = state / DIRECTORY / FILE
+    path = state / DIRECTORY / FILE
     try:
         make_directory(state)
-        with atomic_write.replacing(place) as partial:
+        with atomic_write.replacing(path) as partial:
             partial.write_text(json.dumps([asdict(entry) for entry in entries], indent=1) + "\n", "utf-8")
     except OSError as error:
-        raise _unwritable(place, error) from error
+        raise _unwritable(path, error) from error
 
 
-def _unwritable(place: Path, error: OSError) -> Fatal:
+def _unwritable(path: Path, error: OSError) -> Fatal:
     return Fatal(
-        f"{place} can not be written: {error.strerror}",
+        f"{path} can not be written: {error.strerror}",
         "Give yourself the right to write in the state directory, and make room there.",
         Exit.DIRECTORY,
     )
 
 
 def refuse_named_weights(settings: loader.Config) -> None:
-    """Where the config names weights, those promoted are not asked for.
+    """Refuse to promote or roll back if the config names weights, because these take precedence.
 
     Raises:
-        Fatal: exit code 3; it does.
+        Fatal: The config names weights (exit code 3).
     """
     if settings.model.weights is not None:
         raise Fatal(
@@ -139,6 +137,6 @@ def refuse_named_weights(settings: loader.Config) -> None:
         )
 
 
-def weights_path(wanted: Path | None, settings: loader.Config) -> Path:
-    """The weights named on the command line, else in the config, else those promoted here, else those shipped."""
-    return wanted or settings.model.weights or promotions.in_force(settings.state.path) or shipped_files.weights()
+def weights_path(named: Path | None, settings: loader.Config) -> Path:
+    """Return the weights to use: those named on the command line, else in the config, else promoted, else shipped."""
+    return named or settings.model.weights or in_force(settings.state.path) or shipped_files.weights()

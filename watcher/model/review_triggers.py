@@ -1,4 +1,4 @@
-"""What sends a picture to a person although the network is sure of it: what its file says."""
+"""Send an image to review because of facts about its file, although the network is sure of it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ REASONS = ("multi_frame", "metadata_disagrees")
 
 @dataclass(frozen=True)
 class ReviewRules:
-    """Whether files of several frames are shown to a person, and those whose tags speak against their class."""
+    """The facts that count: several frames, and (``metadata``) tags that contradict the class."""
 
     multi_frame: Literal["review", "middle"] = "review"
     metadata: bool = True
 
 
-def take(decision: Decision, image: Decoded, rules: ReviewRules) -> Decision:
-    """The decision, or a review in its place. Never another class."""
+def apply(decision: Decision, image: Decoded, rules: ReviewRules) -> Decision:
+    """Return the decision, or review in its place. The class never changes."""
     if image.frames > 1 and rules.multi_frame == "review":
-        detail = f"{image.frames} frames (or pages), of which the middle one was looked at"
+        detail = f"{image.frames} frames (or pages), of which the middle one was classified"
         return replace(decision, outcome=Outcome.REVIEW, reason="multi_frame", detail=detail)
     if not rules.metadata or decision.outcome is not Outcome.SORTED or decision.label is None:
         return decision
-    against = dicom_vocabulary.disagreement(decision.label, image.modality, image.body_part)
-    if against is None:
+    disagreement = dicom_vocabulary.disagreement(decision.label, image.modality, image.body_part)
+    if disagreement is None:
         return decision
-    return replace(decision, outcome=Outcome.REVIEW, reason="metadata_disagrees", detail=against)
+    return replace(decision, outcome=Outcome.REVIEW, reason="metadata_disagrees", detail=disagreement)

@@ -1,4 +1,4 @@
-"""Where to stand between filing much and filing wrong: the thresholds in force."""
+"""Choose the thresholds: stricter ones file fewer images and fewer wrong ones."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from watcher.model.checkpoint import Checkpoint
 from watcher.model.decision import Policy
 
 Point = Mapping[str, float]
-"""Thresholds with the ``accept_rate`` they were fitted for and the ``wrong_rate`` that was measured at them."""
+"""An operating point: thresholds, the ``accept_rate`` they were fitted for, and their measured ``wrong_rate``."""
 
 
 def policy(review: Review, weights: Checkpoint) -> Policy:
-    """What the operator asks for, else what was fitted with the weights.
+    """Return the thresholds that the operator asks for, or else those fitted with the weights.
 
-    A limit on the wrong rate alone takes the fitted point or a stricter one.
+    If the operator only limits the wrong rate, the result is never less strict than the fitted thresholds.
 
     Raises:
-        Fatal: exit code 3; the weights know no such point.
+        Fatal: The weights have no such operating point (exit code 3).
     """
     point = _point(review, weights)
     fitted = point.get("min_confidence", 0.5)
@@ -34,12 +34,18 @@ def policy(review: Review, weights: Checkpoint) -> Policy:
 
 
 def review_rate(review: Review, weights: Checkpoint, fitted: float | None) -> float | None:
-    """The share of images like those of validation that goes to a person; ``fitted`` is it at the fitted thresholds.
+    """Return the share of images like those of validation that goes to review.
 
-    None: not known, for the operator set a threshold of their own.
+    Args:
+        review: The settings.
+        weights: The weights.
+        fitted: The share at the fitted thresholds, if it is known.
+
+    Returns:
+        None if it is unknown, as it is if the operator set another confidence threshold.
 
     Raises:
-        Fatal: as :func:`policy`.
+        Fatal: See :func:`policy`.
     """
     if review.min_confidence is not None:
         return None
@@ -53,28 +59,30 @@ def _point(review: Review, weights: Checkpoint) -> Point:
     if review.accept_rate is None and review.max_wrong_rate is None:
         return weights.thresholds
     points = weights.operating
-    if review.accept_rate is None:  # a limit on what is wrong must not let more through than without it
-        most = weights.thresholds.get("max_distance", math.inf)
-        points = tuple(point for point in points if point["max_distance"] <= most)
-    chosen = choose(points, review.accept_rate, review.max_wrong_rate)
+    if review.accept_rate is None:  # a limit on wrong images must not file more than no limit
+        limit = weights.thresholds.get("max_distance", math.inf)
+        points = tuple(point for point in points if point["max_distance"] <= limit)
+    chosen = choose_point(points, review.accept_rate, review.max_wrong_rate)
     if chosen is None:
         raise Fatal(
             f"the weights {weights.name} have no operating point for review.accept_rate "
-            f"{_told(review.accept_rate)} and review.max_wrong_rate {_told(review.max_wrong_rate)}",
-            _offer(weights.operating),
+            f"{_shown(review.accept_rate)} and review.max_wrong_rate {_shown(review.max_wrong_rate)}",
+            _advice(weights.operating),
             Exit.CONFIG,
         )
     return chosen
 
 
-def choose(points: Sequence[Point], accept_rate: float | None, max_wrong_rate: float | None) -> Point | None:
-    """The operating point that an operator asks for, or None where no point is like that.
+def choose_point(points: Sequence[Point], accept_rate: float | None, max_wrong_rate: float | None) -> Point | None:
+    """Return the operating point that an operator asks for, or None if there is none.
 
-    ``accept_rate`` is the least share of images like those of the training data
-    that is to be filed, ``max_wrong_rate`` the largest share of wrong ones among
-    the filed images of sources that were not trained on. Of the points that fit,
-    the one that sends most to review; with ``max_wrong_rate`` alone, the one
-    that sends least.
+    Of several points that fit, it is the one that sends most images to review. With ``max_wrong_rate`` alone it is the
+    one that sends fewest.
+
+    Args:
+        points: The points to choose from.
+        accept_rate: The least share to file of images like those of the training data.
+        max_wrong_rate: The largest share of wrong images among the filed ones, of sources that were not trained on.
     """
     fits = [
         point
@@ -86,12 +94,12 @@ def choose(points: Sequence[Point], accept_rate: float | None, max_wrong_rate: f
     return best(fits, key=lambda point: point["accept_rate"], default=None)
 
 
-def _told(value: float | None) -> str:
+def _shown(value: float | None) -> str:
     return "null" if value is None else f"{value:g}"
 
 
-def _offer(points: Sequence[Point]) -> str:
+def _advice(points: Sequence[Point]) -> str:
     if not points:
-        return "These weights carry none: leave both null, and set review.min_confidence if need be."
-    known = ", ".join(f"{p['accept_rate']:g} (wrong {p['wrong_rate']:.4f})" for p in points)
-    return f"Choose among their accept rates: {known}."
+        return "These weights have none: leave both null, and set review.min_confidence if you need to."
+    rates = ", ".join(f"{point['accept_rate']:g} (wrong {point['wrong_rate']:.4f})" for point in points)
+    return f"Choose one of their accept rates: {rates}."

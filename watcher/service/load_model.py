@@ -26,4 +26,4 @@ def load(settings: Config, weights: Checkpoint, logger: Logger) -> tuple[Network
     network.warm_up(settings.batch.size)
     fields = {"device": str(network.device), "runtime": network.runtime, "note": network.note}
     logger.info("model.ready", weights=weights.digest, **fields)
-    return classifier.scoring(network, weights), (lambda: str(network.device))
+    return classifier.make_scorer(network, weights), (lambda: str(network.device))

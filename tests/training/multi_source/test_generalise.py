@@ -134,7 +134,7 @@ def test_shipped_weights_are_whole(home: Path) -> None:
     weights = checkpoint.load(home / "out" / "w.safetensors")
     net = classifier.build(weights)
     assert (weights.classes, net.config.classes, net.config.batch_norm) == (CLASSES, 7, False)
-    assert out_of_distribution.of(weights.tensors) is not None
+    assert out_of_distribution.from_tensors(weights.tensors) is not None
     assert thresholds.policy(Review(accept_rate=0.95), weights).max_distance <= 2
     assert rehearsal.load(home / "out" / "rehearsal.safetensors").trunk == rehearsal.trunk(net)
     assert set(weights.training["validation"]["class_mix"]) == set(CLASSES)

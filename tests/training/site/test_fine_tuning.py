@@ -436,7 +436,7 @@ class TestPromote:
         told = (
             "import sys, time; from pathlib import Path; from watcher.model import promotions\n"
             "state = Path(sys.argv[1])\n"
-            "with promotions.alone(state):\n"
+            "with promotions.locked(state):\n"
             "    known = promotions.history(state)\n"
             "    time.sleep(0.2)\n"
             "    promotions.write(state, [*known, promotions.Promotion('d', 'now', 'me')])"
@@ -519,7 +519,7 @@ class TestPromote:
         place = shipped_files.weights()
         (tmp_path / "link").symlink_to(place)
         held = place.read_bytes()
-        own = promotions.place_of(tmp_path / "state", "d")
+        own = promotions.weights_file(tmp_path / "state", "d")
         for out, code in ((place, Exit.USAGE), (tmp_path / "link", Exit.USAGE), (own, Exit.USAGE)):
             assert self.call(tmp_path, "adapt", "--data", verdicts, "--out", out) == code
             assert "nobody had judged them" in capsys.readouterr().err
@@ -563,7 +563,7 @@ class TestPromote:
     def test_copy_that_was_damaged_is_made_anew(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
         """Weights promoted before whose copy is garbage by now are copied again, not put in force as they are."""
         checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
-        place = promotions.place_of(tmp_path / "state", checkpoint.load(tmp_path / "a").digest)
+        place = promotions.weights_file(tmp_path / "state", checkpoint.load(tmp_path / "a").digest)
         place.parent.mkdir(parents=True)
         place.write_bytes(b"garbage")
         assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
@@ -588,7 +588,7 @@ class TestPromote:
         checkpoint.save(replace(shipped, training={"run": "a"}), tmp_path / "a")
         digest = checkpoint.load(tmp_path / "a").digest
         assert self.call(tmp_path, "promote", tmp_path / "a") == Exit.OK
-        promotions.place_of(tmp_path / "state", digest).write_bytes(b"garbage")
+        promotions.weights_file(tmp_path / "state", digest).write_bytes(b"garbage")
         capsys.readouterr()
         assert self.call(tmp_path, "rollback", "--list") == Exit.OK
         told = capsys.readouterr().out
@@ -666,5 +666,5 @@ def test_features_of_other_width_are_refused(net: mednet.MedNet) -> None:
         "odd", net.config.to_dict(), CLASSES, out_of_distribution.fit(np.ones((2, 5))).tensors()
     )
     with pytest.raises(Fatal) as caught:
-        classifier.known(odd)
+        classifier.known_images(odd)
     assert caught.value.code is Exit.MODEL

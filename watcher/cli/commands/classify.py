@@ -105,7 +105,7 @@ def classified(
             now, batch = batch[:size], batch[size:]
             decisions = deciding.decide(network(np.stack([d.image for d in now])), [d.blank for d in now], policy)
             for image, decision in zip(now, decisions, strict=True):
-                waiting.put(image, review_triggers.take(decision, image, doubts))
+                waiting.put(image, review_triggers.apply(decision, image, doubts))
         elif len(pool):
             due = pool.due_s()
             wait(pool.connections, None if due is None else max(0.0, due - time.monotonic()))

@@ -114,8 +114,8 @@ def _put(state: Path, name: str, text: str) -> Path:
 
 def _promote(state: Path, candidate: Path, digest: str, before: Path | None) -> None:
     """Put the weights in force in the place of those they were judged against."""
-    place = promotions.place_of(state, digest)
-    with promotions.alone(state):
+    place = promotions.weights_file(state, digest)
+    with promotions.locked(state):
         if promotions.in_force(state) != before:
             told = "other weights were put in force meanwhile"
             raise Fatal(told, "Promote it anew, to be judged against those.", Exit.FAILED)

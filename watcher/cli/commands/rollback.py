@@ -25,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
     promotions.refuse_named_weights(settings)
     if not promotions.history(state):
         raise _nothing()
-    with promotions.alone(state):
+    with promotions.locked(state):
         entries = promotions.history(state)
-        if not promotions.standing(entries):
+        if not promotions.not_taken_back(entries):
             raise _nothing()
-        last = promotions.standing(entries)[-1]
+        last = promotions.not_taken_back(entries)[-1]
         now = datetime.now(UTC).isoformat(timespec="seconds")
         taken = replace(last, taken_back=now, taken_back_by=verdicts.current_reviewer(os.environ).user)
         entries = [taken if entry is last else entry for entry in entries]
@@ -51,10 +51,10 @@ def _before(entries: list[promotions.Promotion], state: Path) -> str:
     Raises:
         Fatal: exit code 4; those weights can not be used.
     """
-    standing = promotions.standing(entries)
+    standing = promotions.not_taken_back(entries)
     if not standing:
         return f"{checkpoint.load(shipped_files.weights()).digest} (as shipped)"
-    return checkpoint.load(promotions.place_of(state, standing[-1].digest)).digest
+    return checkpoint.load(promotions.weights_file(state, standing[-1].digest)).digest
 
 
 def _present(entries: list[promotions.Promotion], state: Path) -> str:

@@ -85,7 +85,7 @@ def orders_of(batch: Batch, stations: Stations, now: float) -> list[MoveOrder]:
             image.name,
             image.identity,
             image.digest,
-            review_triggers.take(decision, image, stations.review_rules),
+            review_triggers.apply(decision, image, stations.review_rules),
             Timing(ready.seen_s, _queued_ms(ready, image, now), image.decode_ms, infer_ms),
             new_name=stations.title(image),
         )

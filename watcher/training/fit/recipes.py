@@ -138,6 +138,6 @@ def _impossible(recipe: Recipe) -> list[str]:
         wrong.append(
             f"there are {len(net.filters)} filters and {len(net.kernels)} kernels: give one for each convolution"
         )
-    elif not wrong and net.smallest < 1:
+    elif not wrong and net.map_side < 1:
         wrong.append("the convolutions leave nothing of an image: take smaller kernels, or pool less")
     return wrong

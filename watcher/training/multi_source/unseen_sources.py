@@ -70,7 +70,7 @@ class Reference:
     features: calibration.Features
     labels: npt.NDArray[np.int64]
     temperature: float
-    known: out_of_distribution.Known
+    known: out_of_distribution.KnownImages
     spread: novelty_scores.Gaussians
     pixels: novelty_scores.Pixels
     asked: novelty_scores.Asked

@@ -77,7 +77,7 @@ class _Judge:
     def __init__(
         self,
         net: mednet.MedNet,
-        known: out_of_distribution.Known,
+        known: out_of_distribution.KnownImages,
         heat: float,
         limits: calibration.Thresholds,
         classes: int,

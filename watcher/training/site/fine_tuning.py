@@ -46,7 +46,7 @@ class Adapted:
     """The tuned network, what it remembers as known, and its thresholds."""
 
     net: mednet.MedNet
-    known: out_of_distribution.Known
+    known: out_of_distribution.KnownImages
     temperature: float
     limits: calibration.Thresholds
     confidence: npt.NDArray[np.float64]
