@@ -105,7 +105,7 @@ def test_used_side_is_all_that_counts_and_no_more(kind: str) -> None:
     assert touched[side - 1].any() and touched[:, side - 1].any()
 
 
-def test_reach_of_the_networks_there_are() -> None:
+def test_used_side_of_the_networks() -> None:
     """Without pooling all of an image counts; of the shipped form's 64 x 64 pixels the last four each way do not."""
     assert (mednet.BASELINE.used_side, mednet.IMPROVED.used_side, mednet.PLUS.used_side) == (64, 64, 60)
 
