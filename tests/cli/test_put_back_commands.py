@@ -125,7 +125,7 @@ def test_every_reason_for_quarantine_is_known() -> None:
     """What `retry --reason` takes is what a file can be quarantined for: decoders, their end, and collisions."""
     stations = ("images", "filing")
     source = "".join(path.read_text() for name in stations for path in (TOP / "watcher" / name).rglob("*.py"))
-    given = set(re.findall(r'(?:Reject\(|_blame\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
+    given = set(re.findall(r'(?:Reject\(|_reject_first\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
     assert {"truncated", "decoder_hung", "name_taken"} <= given <= set(retry.REASONS)
     assert set(ADVICE) <= set(retry.REASONS)
 

@@ -637,7 +637,7 @@ class TestPromote:
             assert told in error, error
             assert "--data" not in error
         assert self.call(tmp_path, "promote", tmp_path / "nowhere", option, tmp_path / "set") == Exit.MODEL
-        assert "a file made by train or adapt" in capsys.readouterr().err
+        assert "made by train or adapt" in capsys.readouterr().err
         assert promotions.history(tmp_path / "state") == []
 
 
