@@ -1,29 +1,34 @@
 # Everything happens in .venv. Run `make` to see what there is.
 
 PYTHON ?= python3
+# Where Python's packages go. `make test-python` takes one directory for each version of Python.
+VENV ?= .venv
 UV ?= uv
 # Where to take torch from, for a build other than the default one:
 #   make install TORCH_INDEX=<index of the build>
 TORCH_INDEX ?=
+# WITH_TORCH=no leaves torch out, which is large: tests that need it are skipped then.
+WITH_TORCH ?= yes
 # make lock LOCK_FLAGS=--upgrade takes the newest versions; without it, only what must change does.
 LOCK_FLAGS ?=
 
 # Processes that share the quick tests, many of which wait. More are tried out by nobody yet.
 WORKERS ?= 2
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
-# These empty files say how far .venv has come.
-LOCKED := .venv/.locked
-TORCH := .venv/.torch
-INSTALLED := .venv/.installed
+# These empty files say how far it has come.
+LOCKED := $(VENV)/.locked
+TORCH := $(VENV)/.torch
+INSTALLED := $(VENV)/.installed
+QUICK_TESTS := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not proof"
 SHIPPED := mednet-improved mednet-plus mednet-general
 
 # Some environments forbid Python to keep what it compiles. Then every process of a test compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DELETE_ON_ERROR:
-.PHONY: help install run test proof lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
+.PHONY: help install run test test-quick test-python proof lint check bench burst chaos fuzz hostile test-producers fits service rotate idle inference study lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,9 +40,19 @@ run: $(INSTALLED)  ## the demo: sort a few images before your eyes
 
 test: $(INSTALLED)  ## all tests, the quick ones first
 	@echo "== tests"
-	@$(BIN)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not proof"
+	@$(QUICK_TESTS)
 	@echo "== slow tests"
 	@$(BIN)/pytest -q -m "slow and not proof"
+
+test-quick: $(INSTALLED)
+	@echo "== quick tests, $$($(BIN)/python --version)"
+	@$(QUICK_TESTS)
+
+# torch takes several GB, so it is left out. With it: make test-quick PYTHON=python3.13 VENV=.venv-3.13
+test-python:  ## the quick tests that need no torch on another Python (make test-python PYTHON=python3.13)
+	@version=$$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])') || { \
+		echo "$(PYTHON) does not run. Choose another: make test-python PYTHON=python3.12"; exit 1; }; \
+	$(MAKE) --no-print-directory test-quick VENV=.venv-$$version WITH_TORCH=no
 
 proof: $(INSTALLED)  ## the tests that take long: on all validation images, on ten thousand files
 	@$(BIN)/pytest -q -m proof
@@ -106,8 +121,8 @@ lock:  ## write .requirements/locked.txt anew from pyproject.toml (needs uv)
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(LOCK_FLAGS) \
 		--output-file .requirements/locked.txt pyproject.toml .requirements/locked.in
 
-clean:  ## remove .venv, caches and what the demo made (trained networks in runs/ stay)
-	@rm -rf .venv .demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
+clean:  ## remove .venv and those of other Pythons, caches and what the demo made (trained networks in runs/ stay)
+	@rm -rf .venv .venv-* .demo dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache .coverage htmlcov
 	@find watcher tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(LOCKED): .requirements/locked.txt
@@ -115,18 +130,18 @@ $(LOCKED): .requirements/locked.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "mednet-watcher needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 		echo "Choose another: make PYTHON=python3.12"; exit 1; }
-	@echo "== .venv: $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv .venv
-	@echo "== .venv: locked requirements"
+	@echo "== $(VENV): $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "== $(VENV): locked requirements"
 	@$(PIP) install --require-hashes --no-deps -r .requirements/locked.txt
 	@touch $@
 
 $(TORCH): $(LOCKED) .requirements/torch.txt
-	@echo "== .venv: torch (large)"
+	@echo "== $(VENV): torch (large)"
 	@$(PIP) install torch -c .requirements/torch.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@touch $@
 
-$(INSTALLED): $(TORCH) pyproject.toml
-	@echo "== .venv: mednet-watcher itself"
+$(INSTALLED): $(if $(filter no,$(WITH_TORCH)),$(LOCKED),$(TORCH)) pyproject.toml
+	@echo "== $(VENV): mednet-watcher itself"
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

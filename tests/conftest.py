@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,12 +18,14 @@ import pytest
 import structlog
 from PIL import Image
 
-from tests.support import event_catalogue
+from tests.support import event_catalogue, torch_missing
 from watcher.core.records import Identity
 
 Encoded = Callable[..., bytes]
 
 _SHM = Path("/dev/shm")
+
+sys.meta_path.insert(0, torch_missing.SkipImports())
 
 
 def _encoded(kind: str) -> Encoded:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.daemon import Sampler, mednet
 from tests.support.repository import TOP
+from tests.support.torch_missing import needs_torch
 from watcher.cli import main
 from watcher.core import shipped_files
 from watcher.model import checkpoint
@@ -98,6 +99,7 @@ class TestClosedStreams:
         assert (ended.returncode, "Traceback" in told.stderr + ended.stderr) == (told.returncode, False)
         assert "2>&-" in closed or ended.stderr == told.stderr
 
+    @needs_torch
     def test_the_daemon_sorts(self, tmp_path: Path) -> None:
         """Files are sorted, the log file has the lines, SIGTERM ends it."""
         (tmp_path / "inbox").mkdir()
@@ -176,6 +178,7 @@ class TestClassify:
         line = json.loads(mednet("classify", "--json", str(tmp_path), env=asked).stdout)
         assert (line["outcome"], line["reason"]) == ("review", "blank_image")
 
+    @needs_torch
     def test_a_reader_that_goes_away_is_no_error(self, folder: Path) -> None:
         """``classify ... | head -1`` ends quietly."""
         command = f'"{sys.executable}" -m watcher classify --json "{folder}" | head -1; exit ${{PIPESTATUS[0]}}'

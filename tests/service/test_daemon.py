@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.daemon import Daemon, Sampler, digest, mednet
 from tests.support.repository import TOP
+from tests.support.torch_missing import skip_without_torch
 from watcher.core.lock import Lock
 
 
@@ -202,6 +203,8 @@ class TestRefusals:
     )
     def test_start(self, tmp_path: Path, config: str, code: int, told: str) -> None:
         """Each reason not to start is told in words, with its own exit code."""
+        if "cuda" in config:
+            skip_without_torch()
         if "cuda" in config and shutil.which("nvidia-smi"):
             pytest.skip("there is a GPU here, so cuda is no mistake")
         (tmp_path / "inbox").mkdir()

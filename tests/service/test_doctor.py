@@ -16,6 +16,7 @@ import pytest
 from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
+from tests.support.torch_missing import needs_torch, skip_without_torch
 from watcher.config.loader import load
 from watcher.core import mounts, no_overwrite
 from watcher.images.formats import detect
@@ -34,6 +35,7 @@ class House:
 
     def run(self, *wrap: str) -> tuple[int, dict[str, dict[str, Any]]]:
         """The exit code, and the checks by what they looked at (a fault before what is well)."""
+        skip_without_torch()
         line = [*wrap, sys.executable, "-m", "watcher", "doctor", "--json", "--config", str(self.config)]
         environ = {**os.environ, "PYTHONPATH": str(TOP)}
         ended = subprocess.run(line, capture_output=True, text=True, timeout=100, env=environ, check=False)
@@ -95,6 +97,7 @@ def test_for_people(house: House) -> None:
     assert lines[place + 1].strip().startswith("Set model.weights")
 
 
+@needs_torch
 def test_torch_is_not_asked_without_need(house: House) -> None:
     """Where there is no choice of device torch is not imported."""
     house.config.write_text("model: {device: cpu}\n")
@@ -108,6 +111,7 @@ def test_torch_is_not_asked_without_need(house: House) -> None:
     )
 
 
+@needs_torch
 @pytest.mark.parametrize(("runtime", "there", "state", "told"), [
     ("auto", True, "ok", "by onnxruntime"),
     ("onnxruntime", True, "ok", "by onnxruntime"),

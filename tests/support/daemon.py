@@ -20,6 +20,7 @@ from PIL import Image
 
 from tests.support import event_catalogue, fork_server
 from tests.support.repository import TOP
+from tests.support.torch_missing import skip_without_torch
 from watcher.core import shipped_files
 from watcher.training.data import synthetic_images
 
@@ -34,6 +35,8 @@ class Daemon:
 
     def __init__(self, root: Path, extra: str = "", stub: bool = False) -> None:
         """With ``stub`` the network is a stand-in, see ``stub_daemon``; ``extra`` is more of config.yaml."""
+        if not stub:
+            skip_without_torch()
         self.command = STUB_COMMAND if stub else [sys.executable, "-m", "watcher", "run", "--config"]
         self.environ: dict[str, str] = {}
         self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
@@ -143,6 +146,8 @@ def mednet(
     *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end, as a process: a forked one, or with ``fresh`` a new Python."""
+    if words[0] in {*MODULES, "bench", "demo", "doctor"}:
+        skip_without_torch()
     environ = {**os.environ, "PYTHONPATH": str(TOP), **(env or {})}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process: subprocess.Popen[bytes] | fork_server.ForkedProcess

@@ -19,11 +19,12 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def start(home: Path, script: str) -> subprocess.Popen[bytes]:
     """Start ``make study`` as a terminal does, each training being this shell script."""
-    (home / "installed").touch()
+    for installed in (".locked", ".torch", ".installed"):
+        (home / installed).touch()
     program = home / "mednet-watcher"
     program.write_text(f"#!/bin/sh\necho $$ >> {home}/pids\n{script}\n")
     program.chmod(0o755)
-    settings = {"DATA": "d", "SPLIT": "s", "RUNS": home, "BIN": home, "INSTALLED": home / "installed"}
+    settings = {"DATA": "d", "SPLIT": "s", "RUNS": home, "VENV": home, "BIN": home}
     return subprocess.Popen(
         ["make", "study", *(f"{name}={value}" for name, value in settings.items())],
         cwd=TOP,
