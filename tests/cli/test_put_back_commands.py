@@ -74,14 +74,14 @@ def test_undo_of_several_decisions(site: FilingSite) -> None:
     ("words", "code", "told"),
     [
         (["undo", "--id", "9"], 1, "no decision 9"),
-        (["undo", "--id", "2"], 1, "put a file back itself"),
+        (["undo", "--id", "2"], 1, "itself put a file back"),
         (["undo", "--since", "noon"], 2, "is no time"),
         (["undo"], 2, "required"),
         (["retry", "./config.yaml"], 2, "does not lie in"),
         (["retry", "--reason", "empty", "x"], 2, "not both"),
-        (["retry", "--reason", "nonsense"], 2, "One of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
+        (["retry", "--reason", "nonsense"], 2, "Give one of damaged, decoder_crashed, decoder_hung, duplicate, empty,"),
         (["retry", "--reason", "low_confidence"], 2, "low_confidence is no reason for quarantine"),
-        (["explain"], 2, "explain what"),
+        (["explain"], 2, "explain which file"),
         (["explain", "#9"], 1, "nothing is known of #9: the last decision is #2"),
         (["explain", "9"], 1, "nothing is known of 9: the last decision is #2"),
         (["explain", "x.png"], 1, "Give a path, a name, the number of a decision, or 8 or more digits of a SHA-256."),
@@ -115,7 +115,7 @@ def test_nothing_to_put_back_is_told(site: FilingSite) -> None:
     site.file("a.png", BROKEN)
     for words, told in (
         (["retry", "--reason", "empty"], "the ledger knows of no quarantined file with the reason empty"),
-        (["undo", "--since", "0s"], "nothing of that is filed"),
+        (["undo", "--since", "0s"], "no such file is filed"),
     ):
         ended = call(site, *words)
         assert (ended.returncode, told in ended.stderr) == (0, True), ended.stderr
@@ -195,7 +195,7 @@ def test_beside_a_running_daemon(tmp_path: Path) -> None:
         assert mednet("retry", cwd=tmp_path).returncode == 0
         daemon.until_filed(2)
         ended = mednet("undo", "--since", "1h", cwd=tmp_path)
-        assert "sorts again" in ended.stderr
+        assert "will sort the files in the inbox again" in ended.stderr
         daemon.until_filed(3)
         daemon.until(lambda: not os.listdir(daemon.inbox))
         assert daemon.stop() == 0

@@ -17,7 +17,7 @@ from numpy.random import default_rng
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
-from watcher.cli import main
+from watcher.cli import daemon_state, main
 from watcher.cli.commands import status
 from watcher.config import loader
 from watcher.core.errors import Exit, Fatal
@@ -88,7 +88,7 @@ def test_nothing_found_is_told(file: Path) -> None:
     """Where no line passes the filters, a class that is misspelt say, that is told beside the output, not left out."""
     ended = mednet("tail", str(file), "--class", "Nose")
     assert (ended.returncode, ended.stdout) == (0, "")
-    assert ended.stderr == f"No line of {file} is what was asked for.\n"
+    assert ended.stderr == f"No line of {file} matches the options.\n"
     assert mednet("tail", str(file), "--class", "CXR").stderr == ""
 
 
@@ -164,7 +164,7 @@ def closed(tmp_path: Path) -> Iterator[loader.Config]:
 def test_who_may_not_look_is_not_told_that_nothing_runs(closed: loader.Config) -> None:
     """Another user's state can not be read: an error with what to do, never a wrong answer."""
     with pytest.raises(Fatal, match="can not be entered") as told:
-        status._state(closed)
+        daemon_state.collect(closed)
     assert (told.value.code, "root" in told.value.advice) == (Exit.DIRECTORY, True)
     assert program_checks.ledger(closed.state.path / "ledger.sqlite3").state == "fail"
     with pytest.raises(Fatal, match="can not be entered"):
@@ -177,8 +177,8 @@ def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "a.jpeg").touch()
     counts = destinations.backlog(where)
     assert counts == {"review": None, "quarantine": 1}
-    assert status._backlog(counts) == "review can not be listed, quarantine 1"
-    assert status._backlog({"review": 0, "quarantine": 0}) == "nothing"
+    assert status.backlog_text(counts) == "review can not be listed, quarantine 1"
+    assert status.backlog_text({"review": 0, "quarantine": 0}) == "nothing"
 
 
 def test_counts_today_and_all_time(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_status_while_it_runs_and_after(tmp_path: Path) -> None:
     ended = mednet("status", "--config", str(daemon.config))
     assert ended.returncode == 1
     assert "inbox.unreachable" in ended.stdout
-    assert "to see to   review 1" in ended.stdout
+    assert "backlog     review 1" in ended.stdout
 
 
 ERROR = {"timestamp": "2026-03-01T12:00:00.000000Z", "event": "filing.failed", "detail": "the disk is full"}
@@ -235,7 +235,7 @@ class TestTheLastError:
     def told(self, *, started: str | None = None, worked: str | None = None) -> str:
         daemon = {"started_at": started} if started else None
         now = datetime(2026, 3, 1, 15, 0, tzinfo=UTC)
-        return status.last_error_text(status.told_of_error(ERROR, daemon, worked, now))
+        return status.last_error_text(daemon_state.last_error(ERROR, daemon, worked, now))
 
     def test_a_present_one(self) -> None:
         """What was done or started before it does not count: nothing says that it is over."""
@@ -262,14 +262,14 @@ class TestTheLastError:
             ({"reloaded_at": later}, f"; the config was taken since, at {later}"),
             ({"started_at": later}, f"; the daemon was started since, at {later}"),
         ):
-            text = status.last_error_text(status.told_of_error(refused, facts, later, now))
+            text = status.last_error_text(daemon_state.last_error(refused, facts, later, now))
             assert text.endswith(told), text
             assert text.startswith("over") is ("no config" not in told)
 
     def test_none(self) -> None:
         """Where none was ever logged that is said, and a damaged stamp hides no error."""
-        assert status.last_error_text(status.told_of_error(None, None, None, datetime.now(UTC))) == "none"
-        odd = status.told_of_error({**ERROR, "timestamp": "?"}, None, None, datetime.now(UTC))
+        assert status.last_error_text(daemon_state.last_error(None, None, None, datetime.now(UTC))) == "none"
+        odd = daemon_state.last_error({**ERROR, "timestamp": "?"}, None, None, datetime.now(UTC))
         assert "filing.failed" in status.last_error_text(odd)
 
     def test_what_counts_as_work(self, tmp_path: Path) -> None:

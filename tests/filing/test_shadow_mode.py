@@ -290,7 +290,7 @@ def _people_sort(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     agreed = sum(line["class"] == label and line["outcome"] == "sorted" for line in files.values())
     assert (told["found"], told["agreed"], list(told["classes"])) == (8, agreed, [label])
     main.main(["status", "--config", str(daemon.config)])
-    assert "to see to   nothing" in (told := capsys.readouterr().out)  # a trial makes no directories
+    assert "backlog     nothing" in (told := capsys.readouterr().out)  # a trial makes no directories
     assert f"8 of them into class directories since, {agreed} as decided" in told
     assert main.main(["explain", "--config", str(daemon.config), "broken.jpeg"]) == 0
     assert "it was not moved" in capsys.readouterr().out

@@ -251,7 +251,7 @@ class TestAVerdict:
         ended = mednet("undo", "--since", "1h", "--verdicts", cwd=site.root)
         assert (ended.returncode, "the verdict of anna (CXR) is withdrawn" in ended.stdout) == (0, True)
         told = mednet("explain", "#1", "#2", cwd=site.root).stdout
-        assert ("withdrawn by #3" in told, "taken on by #2" in told, "put back by #3" in told) == (True, True, True)
+        assert ("withdrawn by #3" in told, "moved on by #2" in told, "put back by #3" in told) == (True, True, True)
 
     def test_the_daemons_counts_are_of_what_came_from_the_inbox(self, site: ReviewSite) -> None:
         """A file that a person judged is not counted a second time."""

@@ -71,7 +71,7 @@ def _tail(add: shared_options.Add) -> None:
 
 def _review(add: shared_options.Add) -> None:
     command = add("review", "list the images that wait for a person, and record people's verdicts")
-    actions = command.add_subparsers(dest="doing", metavar="ACTION", required=True)
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def add_action(name: str, purpose: str) -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")

@@ -1,1 +1,1 @@
-"""What ``bench`` measures, and what it measures it against."""
+"""Measure the daemon for ``bench``, and the two programs that it is compared with."""

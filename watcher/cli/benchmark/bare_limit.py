@@ -1,8 +1,7 @@
-"""What decoding and classifying alone allow: no watching, no moving, no ledger, no second process.
+"""Measure the bare limit: decoding and classifying without watching, moving, a ledger or a second process.
 
-The daemon's own decoder and classifier over files that are in memory already,
-batch after batch. Run as ``python -m watcher.cli.benchmark.bare_limit POOL COUNT
-WEIGHTS BATCH``; writes the files per second to standard output.
+The daemon's own decoder and classifier work on files that are in memory already, batch after batch. Run as
+``python -m watcher.cli.benchmark.bare_limit POOL COUNT WEIGHTS BATCH``; writes the files per second to standard output.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from watcher.model import checkpoint, classifier
 
 
 def main(argv: list[str]) -> None:
-    """Measure once."""
+    """Measure once, and print the files per second."""
     pool, count, weights, size = Path(argv[0]), int(argv[1]), Path(argv[2]), int(argv[3])
-    found = [file.read_bytes() for file in sorted(pool.iterdir())]
-    files = [found[number % len(found)] for number in range(count)]
+    distinct = [file.read_bytes() for file in sorted(pool.iterdir())]
+    files = [distinct[number % len(distinct)] for number in range(count)]
     classifier.use_threads(0)
     network = classifier.Classifier(classifier.build(checkpoint.load(weights)), classifier.choose_device("auto"))
-    for warm in (size, count % size):
-        if warm:
-            network(np.zeros((warm, decode.SIDE, decode.SIDE), np.uint8))
+    for warm_up_size in (size, count % size):
+        if warm_up_size:
+            network(np.zeros((warm_up_size, decode.SIDE, decode.SIDE), np.uint8))
     decode.warm_up()
     began_s = time.perf_counter()
     for first in range(0, count, size):

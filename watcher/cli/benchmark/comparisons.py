@@ -1,4 +1,4 @@
-"""Runs what the daemon is measured against: the simple loop, and the bare limit."""
+"""Run the programs that the daemon is compared with: the simple loop and the bare limit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watcher.core.errors import Fatal
 def simple_loop(
     root: Path, weights: Path, pool: Sequence[Path], count: int, network: Literal["dense", "compressed"]
 ) -> float:
-    """Files per second of the loop people write first, dropped on it as on the daemon."""
+    """Return the files per second of the simple loop. Its files are dropped as they are on the daemon."""
     inbox, out, staging = root / "inbox", root / "sorted", root / "staging"
     inbox.mkdir(parents=True)
     names = input_files.stage(pool, 0, count, staging)
@@ -43,19 +43,19 @@ def simple_loop(
 
 
 def bare_limit(root: Path, weights: Path, pool: Path, count: int, size: int) -> float:
-    """Files per second of decoding and classifying alone, in batches of ``size``."""
+    """Return the files per second of decoding and classifying alone, in batches of ``size``."""
     root.mkdir(parents=True)
-    said: list[bytes] = []
+    output: list[bytes] = []
 
     def enough(lines: list[bytes]) -> bool:
-        said.extend(lines)
-        return bool(said)
+        output.extend(lines)
+        return bool(output)
 
     try:
         with Process(
             "watcher.cli.benchmark.bare_limit", [str(pool), str(count), str(weights), str(size)], root
         ) as process:
             process.wait_for(enough)
-        return float(said[0])
+        return float(output[0])
     finally:
         shutil.rmtree(root, ignore_errors=True)

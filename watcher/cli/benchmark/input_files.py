@@ -1,4 +1,4 @@
-"""The files that are dropped: copies of real images, or sampled ones. The page cache is warm for all alike."""
+"""Make the files to drop: copies of real images, or synthetic ones. The page cache holds them for every program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.training.data.synthetic_images import Sketch
 
 DISTINCT = 3000
-"""Most images sampled; more files than that are these again under other names."""
+"""Largest number of synthetic images. If more files are needed, these are used again under other names."""
 
 JPEG_QUALITY = 90
 
@@ -32,12 +32,14 @@ def copied(root: Path, paths: Sequence[str], count: int, pool: Path) -> list[Pat
         for path, copy in zip(chosen, copies, strict=True):
             shutil.copyfile(root / path, copy)
     except OSError as error:
-        raise Fatal(f"{error.filename}: {error.strerror}", "Are the images readable?", Exit.DIRECTORY) from error
+        raise Fatal(
+            f"{error.filename}: {error.strerror}", "Check that the images can be read.", Exit.DIRECTORY
+        ) from error
     return copies
 
 
 def sampled(sketch: Sketch, count: int, pool: Path, seed: int = 0) -> list[Path]:
-    """Draw ``count`` synthetic images, as many of each class, and write them into ``pool`` as JPEG files."""
+    """Sample ``count`` synthetic images, equally many of each class, and write them into ``pool`` as JPEG files."""
     rng = np.random.default_rng(seed)
     files = []
     for number in range(min(count, DISTINCT)):
@@ -48,14 +50,14 @@ def sampled(sketch: Sketch, count: int, pool: Path, seed: int = 0) -> list[Path]
 
 
 def names(pool: Sequence[Path], first: int, count: int) -> Iterator[tuple[Path, str]]:
-    """Files of the pool, over and over, each with a name that is used but once."""
+    """Yield files of the pool, again and again, each with a name that is used only once."""
     for number in range(first, first + count):
         source = pool[number % len(pool)]
         yield source, f"{number:06d}{source.suffix}"
 
 
 def stage(pool: Sequence[Path], first: int, count: int, directory: Path) -> list[str]:
-    """Put ``count`` files into ``directory`` (hard links where possible, else copies). Gives their names."""
+    """Put ``count`` files into ``directory``, as hard links if possible, else as copies. Return their names."""
     directory.mkdir(exist_ok=True)
     staged = []
     for source, name in names(pool, first, count):
@@ -68,6 +70,6 @@ def stage(pool: Sequence[Path], first: int, count: int, directory: Path) -> list
 
 
 def drop(staged: Sequence[str], staging: Path, inbox: Path) -> None:
-    """Rename every staged file into the inbox, as fast as that goes."""
+    """Rename every staged file into the inbox, as fast as possible."""
     for name in staged:
         os.rename(staging / name, inbox / name)

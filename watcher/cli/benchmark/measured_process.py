@@ -1,4 +1,4 @@
-"""A process under measurement: what it writes, what memory it takes, and its certain end."""
+"""Run a process that is measured: read its output and its memory, and end it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from watcher.core.errors import Fatal
 
 POLL_S = 0.02
 SILENCE_S = 120.0
-"""A process that writes nothing for so long while something is awaited has failed."""
+"""Seconds of silence after which a process that is waited for has failed."""
 
 STOP_S = 30.0
 
 
 class Process:
-    """Runs ``python -m module arguments``, its output in files in ``directory``. A context manager."""
+    """A process ``python -m module arguments`` with its output in files in ``directory``. A context manager."""
 
     def __init__(self, module: str, arguments: Sequence[str], directory: Path) -> None:
         self.module = module
@@ -47,40 +47,41 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Process id."""
         return self._process.pid
 
     def lines(self) -> list[bytes]:
-        """Whole lines that were written to standard output since the last call."""
+        """Return the complete lines that were written to standard output since the last call."""
         *whole, self._rest = (self._rest + self._reader.read()).split(b"\n")
         return whole
 
     def wait_for(self, enough: Callable[[list[bytes]], bool], poll_s: float = POLL_S) -> float:
-        """Hand lines to ``enough`` as they come, until it says so. Gives that moment (monotonic seconds).
+        """Pass lines to ``enough`` as they come, until it returns True. Return that time, in monotonic seconds.
 
         Raises:
             Fatal: the process ended, or wrote nothing for ``SILENCE_S``.
         """
-        heard_s = time.monotonic()
+        last_line_s = time.monotonic()
         while True:
             ended = self._process.poll() is not None
             lines = self.lines()
             if enough(lines):
                 return time.monotonic()
             if lines:
-                heard_s = time.monotonic()
-            elif ended or time.monotonic() - heard_s > SILENCE_S:
-                raise self.failure("it ended early" if ended else f"nothing came from it for {SILENCE_S:g} s")
+                last_line_s = time.monotonic()
+            elif ended or time.monotonic() - last_line_s > SILENCE_S:
+                raise self.failure("it ended early" if ended else f"it wrote nothing for {SILENCE_S:g} s")
             time.sleep(poll_s)
 
     def failure(self, why: str) -> Fatal:
-        """An error that shows the last lines the process wrote."""
-        told = [line for path in (self._output, self._errors) for line in path.read_text(errors="replace").splitlines()]
-        last = "\n  ".join(told[-8:])
-        return Fatal(f"{self.module}: {why}", f"Its last words:\n  {last}")
+        """Return an error that shows the last lines that the process wrote."""
+        texts = (path.read_text(errors="replace") for path in (self._output, self._errors))
+        lines = [line for text in texts for line in text.splitlines()]
+        last = "\n  ".join(lines[-8:])
+        return Fatal(f"{self.module}: {why}", f"Its last lines:\n  {last}")
 
     def stop(self) -> int:
-        """SIGTERM, then SIGKILL if that does not do. Gives the exit code."""
+        """End the process by SIGTERM, and by SIGKILL if it does not end in time. Return the exit code."""
         self._reader.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
@@ -91,17 +92,17 @@ class Process:
             return self._process.wait()
 
     def memory_mb(self, field: str) -> tuple[float, float]:
-        """``VmHWM`` (peak) or ``VmRSS`` (now) in MB: of the process, and of its children together."""
+        """Return ``VmHWM`` (peak) or ``VmRSS`` (now) in MB: that of the process, and the sum of its descendants."""
         children = sum(_memory_mb(pid, field) for pid in _descendants(self.pid))
         return _memory_mb(self.pid, field), children
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment without what would override the measured daemon's settings."""
-    kept = {name: value for name, value in given.items() if not name.startswith("MEDNET_")}
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the variables that override settings, and with this package on the path."""
+    cleaned = {name: value for name, value in environ.items() if not name.startswith("MEDNET_")}
     home = str(Path(watcher.__file__).resolve().parent.parent)
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (home, given.get("PYTHONPATH"))))
-    return kept
+    cleaned["PYTHONPATH"] = os.pathsep.join(filter(None, (home, environ.get("PYTHONPATH"))))
+    return cleaned
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -113,7 +114,7 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _memory_mb(pid: int, field: str) -> float:
-    """Megabytes (10^6 bytes) of a field of ``/proc/PID/status``; 0 for a process that is gone."""
+    """Return a field of ``/proc/PID/status`` in megabytes (10^6 bytes), or 0 if the process is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):

@@ -1,4 +1,4 @@
-"""Numbers to text: medians, percentiles, a table. Pure functions."""
+"""Compute medians, percentiles and ratios, and format them as a table. Pure functions."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Figure:
     unit: str
     values: tuple[float, ...]
     digits: int = 0
-    """Decimals shown."""
+    """Number of decimals shown."""
 
     @property
     def median(self) -> float:
-        """The middle value, or the mean of the two in the middle."""
+        """The middle value, or the mean of the two middle values."""
         return statistics.median(self.values)
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON, every single measurement included."""
+        """Return plain values for JSON, including every single measurement."""
         return {
             "unit": self.unit,
             "median": self.median,
@@ -35,9 +35,9 @@ class Figure:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least ``percent`` percent of the values do not exceed (nearest rank).
+    """Return the smallest value that at least ``percent`` percent of the values do not exceed (nearest rank).
 
-    Always one of the values, never between two of them.
+    It is always one of the values, never between two of them.
 
     Raises:
         ValueError: no values, or ``percent`` outside of (0, 100].
@@ -49,19 +49,19 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 def ratios(name: str, above: Figure, below: Figure, digits: int = 2) -> Figure:
-    """The quotient of two figures, run by run: what slowed a whole run down cancels out."""
+    """Divide one figure by another, run by run, so that anything that slowed down a whole run cancels out."""
     return Figure(name, "", tuple(a / b for a, b in zip(above.values, below.values, strict=True)), digits)
 
 
 def spread(total: int, count: int) -> list[int]:
-    """``count`` of the numbers below ``total``, from all over, first and last among them; all if there are no more."""
+    """Return ``count`` evenly spread numbers below ``total``, first and last included, or all if there are fewer."""
     if total <= count:
         return list(range(total))
     return [round(i * (total - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """One line a figure: its name, median and unit, and least and most where it was measured more than once."""
+    """Return a line for each figure: name, median, unit, and the least and greatest value if there are several."""
     rows = [(f.name, f"{f.median:,.{f.digits}f}", f.unit, _range(f)) for f in figures]
     name, number, unit = (max((len(row[column]) for row in rows), default=0) for column in range(3))
     return "\n".join(f"{r[0]:{name}}  {r[1]:>{number}} {r[2]:{unit}}  {r[3]}".rstrip() for r in rows)

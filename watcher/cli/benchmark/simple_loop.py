@@ -1,9 +1,8 @@
-"""The loop people write first, to measure the daemon against: a handler that does it all, file by file.
+"""Sort files by the simple loop that people write first: an event handler that does everything, file by file.
 
-Events tell of a file, Pillow decodes it, the network scores it alone,
-``shutil.move`` files it. No batch, no ledger, no second process, and nothing
-survives a crash. Run as ``python -m watcher.cli.benchmark.simple_loop INBOX OUT
-WEIGHTS dense|compressed``; tells of each file on standard output, until SIGTERM.
+On an event, Pillow decodes the file, the network scores it alone, and ``shutil.move`` files it. There is no batch, no
+ledger and no second process, and a crash loses what was under way. Run as ``python -m
+watcher.cli.benchmark.simple_loop INBOX OUT WEIGHTS dense|compressed``; prints a line for each file, until SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,21 +23,21 @@ from watcher.model import checkpoint, classifier, mednet
 
 
 class Handler(FileSystemEventHandler):
-    """Does everything in watchdog's own thread, as the examples do."""
+    """Does everything in watchdog's own thread, as watchdog's examples do."""
 
     def __init__(self, net: mednet.MedNet, classes: tuple[str, ...], out: Path) -> None:
         self._net, self._classes, self._out = net, classes, out
 
     def on_created(self, event: FileSystemEvent) -> None:
-        """A file moved in from elsewhere, or just begun."""
+        """Sort a file that was moved in from elsewhere, or was just begun."""
         self._sort(os.fsdecode(event.src_path))
 
     def on_moved(self, event: FileSystemEvent) -> None:
-        """A file renamed within the inbox."""
+        """Sort a file that was renamed within the inbox."""
         self._sort(os.fsdecode(event.dest_path))
 
     def on_closed(self, event: FileSystemEvent) -> None:
-        """A file written to its end."""
+        """Sort a file that was written to its end."""
         self._sort(os.fsdecode(event.src_path))
 
     def _sort(self, path: str) -> None:
@@ -53,33 +52,33 @@ class Handler(FileSystemEventHandler):
             logits = self._net(torch.from_numpy(pixels)[None, None]).logits
         label = self._classes[int(logits[0, : len(self._classes)].argmax())]
         shutil.move(path, self._out / label / os.path.basename(path))
-        _say(label)
+        _print_line(label)
 
 
 def main(argv: list[str]) -> None:
-    """Watch until SIGTERM."""
+    """Sort the files of the inbox until SIGTERM."""
     inbox, out, weights = map(Path, argv[:3])
-    found = checkpoint.load(weights)
-    compressed = classifier.build(found)
+    loaded = checkpoint.load(weights)
+    compressed = classifier.build(loaded)
     net = compressed if argv[3] == "compressed" else mednet.expand(compressed).eval()
-    for label in found.classes:
+    for label in loaded.classes:
         (out / label).mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         net(torch.zeros(1, 1, compressed.config.side, compressed.config.side))
     observer = Observer()
-    observer.schedule(Handler(net, found.classes, out), str(inbox))
+    observer.schedule(Handler(net, loaded.classes, out), str(inbox))
     observer.start()
-    _say("ready")
+    _print_line("ready")
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
     observer.stop()
 
 
-def _say(word: str) -> None:
-    sys.stdout.write(f"{word}\n")
+def _print_line(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    # Before any thread is made, so that all inherit it.
+    # Block the signals before any thread is made, so that all threads inherit this.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""``audit``: ledger against disk."""
+"""``audit``: compare the ledger with the disk."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from watcher.ledger.reader import LedgerReader
 from watcher.service import stations
 
 PLACES = {"sorted": "sorted", "review": "review", "quarantine": "quarantined", "rejected": "rejected"}
+"""Output directories, each with the name of its files in the account."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what does not match, and the account. Exit code 1 if anything does not."""
+    """Print what does not match, and the account of all files. Return exit code 1 if anything does not match."""
     settings = loader.load(args.config or loader.default_path(), os.environ)
     inbox = stations.new_inbox(settings)
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
@@ -59,16 +60,16 @@ def _text(report: Report) -> str:
         number = f"#{finding.id} " if finding.id is not None else ""
         where = f" (the same bytes: {printable(finding.where)})" if finding.where else ""
         lines += [f"{finding.kind:12}  {number}{printable(finding.path)}{where}", f"{'':14}{finding.advice}"]
-    lines.append(f"{'':12} {'filed':>12} {'put back':>12} {'so there are':>14} {'on disk':>12}")
-    for place, told in PLACES.items():
+    lines.append(f"{'':12} {'filed':>12} {'put back':>12} {'should be':>14} {'on disk':>12}")
+    for place, name in PLACES.items():
         counts = f"{report.filed[place]:12,} {report.restored[place]:12,}"
-        lines.append(f"{told:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
+        lines.append(f"{name:12} {counts} {report.due(place):14,} {report.on_disk[place]:12,}")
     if report.elsewhere:
-        lines.append(f"{report.elsewhere:,} of those put back went elsewhere than into the inbox")
+        lines.append(f"{report.elsewhere:,} of those put back did not go to the inbox")
     if report.by_people:
-        lines.append(f"{report.by_people:,} of those on disk people put there, after decisions in shadow mode")
-    counted = {told: report.due(place) for place, told in PLACES.items() if place != "rejected" or report.filed[place]}
-    terms = " + ".join(f"{told} {count:,}" for told, count in counted.items())
+        lines.append(f"{report.by_people:,} of those on disk were put there by people, after decisions in shadow mode")
+    counted = {name: report.due(place) for place, name in PLACES.items() if place != "rejected" or report.filed[place]}
+    terms = " + ".join(f"{name} {count:,}" for name, count in counted.items())
     lines.append(f"seen {_seen(report):,} = {terms} + pending {report.pending:,}")
     count = len(report.findings)
     lines.append(f"{count} finding{'s' if count > 1 else ''}" if count else "everything matches")

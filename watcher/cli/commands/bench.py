@@ -1,28 +1,23 @@
-"""``bench``: the daemon against the loop people write first, and against the bare limit.
+"""``bench``: measure the daemon against the simple loop that people write first, and against the bare limit.
 
-All in one run and in turn, on the same files, so that the ratios hold on a
-machine that does other things too.
+All are measured in turn in one run, on the same files, so that their ratios hold even on a machine that is busy with
+other work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from watcher import __version__
-from watcher.cli.benchmark import comparisons, daemon_run, input_files
+from watcher.cli.benchmark import comparisons, daemon_run, input_files, machine
 from watcher.cli.benchmark.daemon_run import Burst, Footprint
 from watcher.cli.benchmark.measurements import Figure, percentile, ratios, spread, table
 from watcher.config.settings import Batch
@@ -33,9 +28,10 @@ from watcher.training.data import labelled_images
 from watcher.training.data.synthetic_images import Sketch
 
 SLOW_FILES = 600
-"""Files the simple loop gets: it is slow, and its speed does not depend on their number."""
+"""Number of files for the simple loop. It is slow, and its speed does not depend on the number."""
 
 LATENCY_FILES = 120
+"""Number of single files whose latency is measured."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,13 +40,13 @@ def run(args: argparse.Namespace) -> int:
         raise Fatal("--images and --runs must be 1 or more", "The defaults are 5833 and 3.", Exit.USAGE)
     weights = (args.weights or shipped_files.weights()).resolve()
     model = checkpoint.load(weights)  # before anything is started
-    signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does: processes stopped, files removed
+    signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does: processes are stopped and files removed
     with tempfile.TemporaryDirectory(prefix="mednet-bench-", dir=args.dir, ignore_cleanup_errors=True) as temporary:
         root = Path(temporary).resolve()
-        pool, told = _pool(args, root / "pool")
+        pool, origin = _pool(args, root / "pool")
         facts = {
-            **_machine(root),
-            "images": f"{args.images} files, {told}",
+            **machine.describe(root),
+            "images": f"{args.images} files, {origin}",
             "weights": f"{model.name}, digest {model.digest[:12]}",
         }
         measured = _measure(args, root, weights, pool)
@@ -61,7 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass
 class Measured:
-    """All that was measured: files per second of each run, milliseconds of each single file, memory."""
+    """The measurements: files per second of each run, milliseconds of each single file, memory.
+
+    ``dense`` and ``compressed`` are the simple loop with either network, ``bare`` is the bare limit.
+    """
 
     bursts: list[Burst]
     dense: list[float]
@@ -72,121 +71,100 @@ class Measured:
 
 
 def _measure(args: argparse.Namespace, root: Path, weights: Path, pool: Sequence[Path]) -> Measured:
-    m = Measured([], [], [], [], [], [])
-    proof = shipped_files.weights("mednet-improved.safetensors").resolve()
+    measured = Measured([], [], [], [], [], [])
+    uncompressed = shipped_files.weights("mednet-improved.safetensors").resolve()
     slow, single = ([pool[i] for i in spread(len(pool), count)] for count in (SLOW_FILES, LATENCY_FILES))
     for number in range(args.runs):
-        place = root / f"run-{number}"
-        _tell(f"run {number + 1} of {args.runs}: the daemon")
-        m.bursts.append(daemon_run.burst(place / "daemon", weights, pool, args.images))
-        _tell(f"run {number + 1} of {args.runs}: the bare limit")
-        m.bare.append(comparisons.bare_limit(place / "bare", weights, root / "pool", args.images, Batch().size))
-        _tell(f"run {number + 1} of {args.runs}: the simple loop, {len(slow)} files, twice")
-        m.dense.append(comparisons.simple_loop(place / "dense", proof, slow, len(slow), "dense"))
-        m.compressed.append(comparisons.simple_loop(place / "compressed", weights, slow, len(slow), "compressed"))
-    _tell(f"latency: {LATENCY_FILES} single files")
-    m.latencies_ms = daemon_run.latencies_ms(root / "latency", weights, single, LATENCY_FILES)
+        directory = root / f"run-{number}"
+        _print_progress(f"run {number + 1} of {args.runs}: the daemon")
+        measured.bursts.append(daemon_run.burst(directory / "daemon", weights, pool, args.images))
+        _print_progress(f"run {number + 1} of {args.runs}: the bare limit")
+        measured.bare.append(
+            comparisons.bare_limit(directory / "bare", weights, root / "pool", args.images, Batch().size)
+        )
+        _print_progress(f"run {number + 1} of {args.runs}: the simple loop, {len(slow)} files, twice")
+        measured.dense.append(comparisons.simple_loop(directory / "dense", uncompressed, slow, len(slow), "dense"))
+        measured.compressed.append(
+            comparisons.simple_loop(directory / "compressed", weights, slow, len(slow), "compressed")
+        )
+    _print_progress(f"latency: {LATENCY_FILES} single files")
+    measured.latencies_ms = daemon_run.latencies_ms(root / "latency", weights, single, LATENCY_FILES)
     if args.soak:
-        _tell(f"soak: {args.soak} files")
-        m.soak = daemon_run.soak(root / "soak", weights, pool, args.soak)
-    return m
+        _print_progress(f"soak: {args.soak} files")
+        measured.soak = daemon_run.soak(root / "soak", weights, pool, args.soak)
+    return measured
 
 
 def _pool(args: argparse.Namespace, pool: Path) -> tuple[list[Path], str]:
-    """The files to drop, in the directory ``pool``, and what they are."""
+    """Put the files to drop into the directory ``pool``. Return their paths, and a description of them."""
     pool.mkdir()
     if args.data is None:
         sketch = Sketch.load(shipped_files.weights("sketch.safetensors"))
         return input_files.sampled(sketch, args.images, pool), "SYNTHETIC images sampled from the shipped sketch"
-    found = labelled_images.listing(args.data, args.split, args.part)
+    listing = labelled_images.listing(args.data, args.split, args.part)
     part = f", part {args.part} of {args.split.name}" if args.split else ""
-    return input_files.copied(
-        found.root, found.paths, args.images, pool
-    ), f"real images of {args.data.resolve().name}{part}"
+    copies = input_files.copied(listing.root, listing.paths, args.images, pool)
+    return copies, f"real images of {args.data.resolve().name}{part}"
 
 
-def _figures(m: Measured) -> list[Figure]:
-    """Every figure, in the order of the table."""
-    a = Figure("a   daemon: watch, decode, classify, ledger, move", "files/s", tuple(b.files_per_s for b in m.bursts))
-    b = Figure("b   simple loop, dense network (mednet-improved, not factored)", "files/s", tuple(m.dense))
-    compressed = Figure("b'  simple loop, network as shipped", "files/s", tuple(m.compressed))
-    c = Figure("c   decode and classify alone, from memory", "files/s", tuple(m.bare))
-    peak = tuple(b.peak_mb + b.children_mb for b in m.bursts)
-    figures = [
-        *(a, b, compressed, c),
-        *(ratios("a/b", a, b, 1), ratios("a/b'", a, compressed, 1), ratios("a/c", a, c, 2)),
-        *(
-            Figure(f"latency of single files, {name}", "ms", (value,), 1)
-            for name, value in (
-                ("p50", percentile(m.latencies_ms, 50)),
-                ("p99", percentile(m.latencies_ms, 99)),
-                ("max", max(m.latencies_ms)),
-            )
-        ),
-        Figure("daemon: start to ready", "s", tuple(b.ready_s for b in m.bursts), 2),
-        Figure("daemon: peak memory, main process", "MB", tuple(b.peak_mb for b in m.bursts)),
-        Figure("daemon: peak memory, children", "MB", tuple(b.children_mb for b in m.bursts)),
-        Figure("daemon: peak memory, sum (shared pages count twice)", "MB", peak),
+def _figures(measured: Measured) -> list[Figure]:
+    """Return every figure, in the order of the table."""
+    bursts, latencies_ms = measured.bursts, measured.latencies_ms
+    daemon = Figure(
+        "a   daemon: watch, decode, classify, ledger, move", "files/s", tuple(burst.files_per_s for burst in bursts)
+    )
+    dense = Figure("b   simple loop, dense network (mednet-improved, not factored)", "files/s", tuple(measured.dense))
+    compressed = Figure("b'  simple loop, network as shipped", "files/s", tuple(measured.compressed))
+    bare = Figure("c   decode and classify alone, from memory", "files/s", tuple(measured.bare))
+    latencies = (
+        ("p50", percentile(latencies_ms, 50)),
+        ("p99", percentile(latencies_ms, 99)),
+        ("max", max(latencies_ms)),
+    )
+    sums_mb = tuple(burst.peak_mb + burst.children_mb for burst in bursts)
+    return [
+        *(daemon, dense, compressed, bare),
+        ratios("a/b", daemon, dense, 1),
+        ratios("a/b'", daemon, compressed, 1),
+        ratios("a/c", daemon, bare, 2),
+        *(Figure(f"latency of single files, {name}", "ms", (value,), 1) for name, value in latencies),
+        Figure("daemon: start to ready", "s", tuple(burst.ready_s for burst in bursts), 2),
+        Figure("daemon: peak memory, main process", "MB", tuple(burst.peak_mb for burst in bursts)),
+        Figure("daemon: peak memory, children", "MB", tuple(burst.children_mb for burst in bursts)),
+        Figure("daemon: peak memory, sum (shared pages count twice)", "MB", sums_mb),
     ]
-    return figures
 
 
-def _text(facts: dict[str, str], figures: list[Figure], m: Measured) -> str:
+def _text(facts: dict[str, str], figures: list[Figure], measured: Measured) -> str:
     width = max(map(len, facts))
-    told = [f"{name:{width}}  {value}" for name, value in facts.items()]
-    lines = [*told, "", f"median (least .. most) of {len(m.bursts)} runs; ratios run by run", "", table(figures)]
-    if m.soak:
+    fact_lines = [f"{name:{width}}  {value}" for name, value in facts.items()]
+    lines = [
+        *fact_lines,
+        "",
+        f"median (least .. most) of {len(measured.bursts)} runs; ratios run by run",
+        "",
+        table(figures),
+    ]
+    if measured.soak:
         lines += ["", "resident memory of the daemon while files keep coming, its children in parentheses:"]
-        lines += [_footprint(m.soak[i]) for i in spread(len(m.soak), 6)]
+        lines += [_footprint_text(measured.soak[i]) for i in spread(len(measured.soak), 6)]
     return "\n".join(lines)
 
 
-def _footprint(f: Footprint) -> str:
-    return f"after {f.files:9,} files  {f.daemon_mb:6.0f} MB  ({f.children_mb:.0f} MB)"
+def _footprint_text(footprint: Footprint) -> str:
+    return f"after {footprint.files:9,} files  {footprint.daemon_mb:6.0f} MB  ({footprint.children_mb:.0f} MB)"
 
 
-def _json(facts: dict[str, str], figures: list[Figure], m: Measured) -> str:
-    told: dict[str, Any] = {**facts, "figures": {f.name.strip(): f.to_dict() for f in figures}}
-    told["latencies_ms"] = [round(value, 2) for value in m.latencies_ms]
-    told["soak"] = [vars(f) for f in m.soak]
-    return json.dumps(told)
-
-
-def _machine(directory: Path) -> dict[str, str]:
-    cores = len(os.sched_getaffinity(0))
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="minutes"),
-        "machine": f"{_cpu()}, {cores} core{'s' * (cores != 1)}, Linux {platform.release()}",
-        "versions": f"Python {platform.python_version()}, torch {metadata.version('torch')}, "
-        f"mednet-watcher {__version__}",
-        "files on": f"{_file_system(directory)}, read before (page cache warm)",
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _file_system(directory: Path) -> str:
-    """The type of the file system a directory is on, as the kernel calls it."""
-    device = os.stat(directory).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            if line.split()[2] == number:
-                return line.partition(" - ")[2].split()[0]
-    except (OSError, IndexError):
-        pass
-    return "an unknown file system"
+def _json(facts: dict[str, str], figures: list[Figure], measured: Measured) -> str:
+    fields: dict[str, Any] = {**facts, "figures": {figure.name.strip(): figure.to_dict() for figure in figures}}
+    fields["latencies_ms"] = [round(value, 2) for value in measured.latencies_ms]
+    fields["soak"] = [vars(footprint) for footprint in measured.soak]
+    return json.dumps(fields)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tell(progress: str) -> None:
+def _print_progress(progress: str) -> None:
     print(f"bench: {progress} ...", file=sys.stderr, flush=True)

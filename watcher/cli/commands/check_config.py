@@ -1,4 +1,4 @@
-"""``check-config``: what a config file amounts to. Starts nothing and touches no directory."""
+"""``check-config``: show the settings that a config file results in. Starts nothing and touches no directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Effective = dict[str, dict[str, object]]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say that the file is fine, and every value in effect, environment and defaults included.
+    """Check a config file, and print every value in effect, including those of the environment and the defaults.
 
     Raises:
-        ConfigError: it is not fine.
+        ConfigError: the file has an error.
     """
     path: Path = args.config or loader.default_path()
     effective: Effective = loader.load(path, os.environ).model_dump(mode="json")
@@ -31,6 +31,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _lines(effective: Effective) -> str:
-    """As YAML, so that it can be kept as a config file; long paths stay on one line."""
+    """Return the values as YAML, which is a valid config file. Long paths stay on one line."""
     sections = (yaml.safe_dump({name: keys}, sort_keys=False, width=2**31) for name, keys in effective.items())
     return "\n".join(sections).rstrip()

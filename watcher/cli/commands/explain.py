@@ -1,28 +1,20 @@
-"""``explain``: every decision about a file, in the order they were taken, and where it lies now."""
+"""``explain``: show every decision about a file, in the order in which they were made, and where the file lies now."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import re
-import stat
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from watcher.cli import file_history
 from watcher.config import loader, paths_and_limits
-from watcher.core import no_overwrite
 from watcher.core.errors import Exit, Fatal
 from watcher.core.printable import printable
-from watcher.inbox import claims
 from watcher.ledger.reader import LedgerEntry, LedgerReader, Verdict
-
-_DIGEST = re.compile(r"[0-9a-fA-F]{8,64}")
-
-_NUMBER = re.compile(r"#?([0-9]{1,18})")
 
 HINT = "Give a path, a name, the number of a decision, or 8 or more digits of a SHA-256."
 
@@ -32,101 +24,41 @@ NOW = {
     "unreadable": "there, but it can not be read",
     "gone": "no longer there",
     "restored": "put back by #{by}",
-    "moved_on": "taken on by #{by}",
-    "unended": "being moved by {by}, or that died at it",
+    "moved_on": "moved on by #{by}",
+    "unended": "being moved by {by}, or {by} died while moving it",
     "stayed": "it was not moved",
 }
+"""Text for each state of :func:`watcher.cli.file_history.present_state`."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what is known. Exit code 1 if nothing is known of one of them."""
+    """Print all that is known of the files. Return exit code 1 if nothing is known of one of them."""
     if not args.what and not args.id:
-        raise Fatal("explain what?", HINT, Exit.USAGE)
+        raise Fatal("explain which file?", HINT, Exit.USAGE)
     settings = loader.load(args.config or loader.default_path(), os.environ)
-    return about([*args.what, *(f"#{number}" for number in args.id)], settings, as_json=args.json)
+    return print_history([*args.what, *(f"#{number}" for number in args.id)], settings, as_json=args.json)
 
 
-def about(words: Sequence[str], settings: loader.Config, *, as_json: bool) -> int:
-    """Print what is known of each word's files. Exit code 1 if nothing is known of one."""
+def print_history(references: Sequence[str], settings: loader.Config, *, as_json: bool) -> int:
+    """Print all that is known of the files that are meant. Return exit code 1 if nothing is known of one of them."""
     unknown = False
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
-        for word in words:
-            found = {entry.id: entry for entry in _about(ledger_reader, word, settings.inbox.path)}
-            if not found and (number := _NUMBER.fullmatch(word)):
-                found = {entry.id: entry for entry in ledger_reader.entries("d.id = ?", (int(number[1]),))}
-            if not found:
-                hint = f"the last decision is #{ledger_reader.last_id()}" if _NUMBER.fullmatch(word) else HINT
-                print(f"mednet-watcher: nothing is known of {printable(word)}: {hint}", file=sys.stderr)
+        for reference in references:
+            entries = file_history.find(ledger_reader, reference, settings.inbox.path)
+            if not entries:
+                is_number = file_history.NUMBER.fullmatch(reference)
+                hint = f"the last decision is #{ledger_reader.last_id()}" if is_number else HINT
+                print(f"mednet-watcher: nothing is known of {printable(reference)}: {hint}", file=sys.stderr)
                 unknown = True
-            for entry in sorted(found.values(), key=lambda each: (each.decided_at, each.id)):
-                entry = _as_seen(entry)
-                state, by = _now(ledger_reader, entry)
-                said = ledger_reader.verdicts_on(entry)
-                print(_json_line(entry, state, by, said) if as_json else _text(entry, state, by, said))
+            for entry in map(file_history.with_inbox_path, entries):
+                state, by = file_history.present_state(ledger_reader, entry)
+                verdicts = ledger_reader.verdicts_on(entry)
+                print(_json_line(entry, state, by, verdicts) if as_json else _text(entry, state, by, verdicts))
     return Exit.FAILED if unknown else Exit.OK
 
 
-def _about(ledger_reader: LedgerReader, word: str, inbox: Path) -> Iterator[LedgerEntry]:
-    """The decisions of the files that a word can mean, some more than once."""
-    if word.startswith("#") and _NUMBER.fullmatch(word):
-        return
-    path = os.path.abspath(word)
-    if os.path.lexists(path) or "/" in word:
-        raw = os.fsencode(path)
-        yield from ledger_reader.entries(
-            "d.source in (?, ?) or e.destination = ?", (raw, os.fsencode(inbox / word), raw)
-        )
-        yield from ledger_reader.entries("d.digest = ?", (_digest(path),))
-    if "/" not in word:
-        name = os.fsencode(word)
-        ending = b"/" + name
-        tail = (-len(ending), ending)
-        where = "d.name = ? or substr(e.destination, ?) = ? or substr(d.source, ?) = ?"
-        yield from ledger_reader.entries(where, (name, *tail, *tail))
-    if _DIGEST.fullmatch(word):
-        yield from ledger_reader.entries("d.digest >= ? and d.digest < ?", (word.lower(), word.lower() + "g"))
-
-
-def _digest(path: str) -> str | None:
-    """SHA-256 of a regular file that can be read."""
-    try:
-        return no_overwrite.digest(Path(path)) if stat.S_ISREG(os.lstat(path).st_mode) else None
-    except OSError:
-        return None
-
-
-def _as_seen(entry: LedgerEntry) -> LedgerEntry:
-    """What was put back into the inbox lies there, under its name or the next free one; the ledger has how it came."""
-    directory = claims.unclaimed_directory(Path(entry.directory))
-    if str(directory) == entry.directory:
-        return entry
-    return replace(entry, directory=str(directory), destination=entry.destination and str(directory / entry.name))
-
-
-def _now(ledger_reader: LedgerReader, entry: LedgerEntry) -> tuple[str, int | str | None]:
-    """A key of ``NOW``, and who did it."""
-    if entry.state is None:
-        return "unended", entry.owner
-    if entry.destination is None:
-        return "stayed", None
-    if entry.restored_by is not None:
-        by = next(ledger_reader.entries("d.id = ?", (entry.restored_by,)))
-        return ("restored" if by.outcome == "restored" else "moved_on"), by.id
-    since = ledger_reader.entries(
-        "d.source = ? and e.state = 'filed'", (os.fsencode(entry.destination),), after=entry.id
-    )
-    if (later := next(since, None)) is not None:
-        return "moved_on", later.id
-    if not os.path.lexists(entry.destination):
-        return "gone", None
-    if entry.digest is None:
-        return "there", None
-    digest = _digest(entry.destination)
-    return ("unreadable" if digest is None else "there" if digest == entry.digest else "changed"), None
-
-
-def _json_line(entry: LedgerEntry, state: str, by: int | str | None, said: list[Verdict]) -> str:
-    told: dict[str, Any] = {
+def _json_line(entry: LedgerEntry, state: str, by: int | str | None, verdicts: list[Verdict]) -> str:
+    fields: dict[str, Any] = {
         "id": entry.id,
         "batch": entry.batch,
         "time": entry.decided_at,
@@ -148,20 +80,20 @@ def _json_line(entry: LedgerEntry, state: str, by: int | str | None, said: list[
         "ended_at": entry.ended_at,
         "now": state,
         "now_by": by,
-        "verdicts": [asdict(verdict) for verdict in said],
+        "verdicts": [asdict(verdict) for verdict in verdicts],
     }
-    return json.dumps(told)
+    return json.dumps(fields)
 
 
-def _text(entry: LedgerEntry, state: str, by: int | str | None, said: list[Verdict]) -> str:
-    judged = " ".join(filter(None, (entry.outcome, entry.label)))
+def _text(entry: LedgerEntry, state: str, by: int | str | None, verdicts: list[Verdict]) -> str:
+    decided = " ".join(filter(None, (entry.outcome, entry.label)))
     if entry.top:
-        judged += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
+        decided += f", {entry.confidence:.4f}: " + ", ".join(f"{label} {p:.4f}" for label, p in entry.top[:3])
     if entry.restores is not None:
-        judged += f", {'takes back' if entry.outcome == 'restored' else 'instead of'} #{entry.restores}"
+        decided += f", {'takes back' if entry.outcome == 'restored' else 'instead of'} #{entry.restores}"
     lines = [
         f"#{entry.id}  {entry.decided_at}  {printable(entry.name)}  (batch {entry.batch})",
-        f"    decided  {judged}",
+        f"    decided  {decided}",
     ]
     if entry.reason:
         lines.append(f"    because  {printable(': '.join(filter(None, (entry.reason, entry.detail))))}")
@@ -173,19 +105,21 @@ def _text(entry: LedgerEntry, state: str, by: int | str | None, said: list[Verdi
         f"    ended    {_ended(entry)}",
         f"    now      {NOW[state].format(by=by)}",
     ]
-    for verdict in said:
-        word = f"of class {verdict.label}" if verdict.label else "of none of the classes"
-        note = f': "{verdict.note}"' if verdict.note else ""
-        told = f"#{verdict.decision} is {word}, says {verdict.user} ({verdict.uid}) at {verdict.given_at}{note}"
-        end = (
-            f"filed by #{verdict.filed_by}"
-            if verdict.filed_by
-            else ", ".join(filter(None, (verdict.state, verdict.why)))
-        )
-        if verdict.withdrawn_by:
-            end = f"withdrawn by #{verdict.withdrawn_by}"
-        lines.append(f"    verdict  {printable(told)}; {end}")
+    lines += [f"    verdict  {_verdict_text(verdict)}" for verdict in verdicts]
     return "\n".join(lines)
+
+
+def _verdict_text(verdict: Verdict) -> str:
+    label = f"of class {verdict.label}" if verdict.label else "of none of the classes"
+    note = f': "{verdict.note}"' if verdict.note else ""
+    text = f"#{verdict.decision} is {label}, says {verdict.user} ({verdict.uid}) at {verdict.given_at}{note}"
+    if verdict.withdrawn_by:
+        end = f"withdrawn by #{verdict.withdrawn_by}"
+    elif verdict.filed_by:
+        end = f"filed by #{verdict.filed_by}"
+    else:
+        end = ", ".join(filter(None, (verdict.state, verdict.why)))
+    return f"{printable(text)}; {end}"
 
 
 def _ended(entry: LedgerEntry) -> str:

@@ -1,4 +1,4 @@
-"""``install-service``: puts the files of the systemd service in place. Never touches a config that is there."""
+"""``install-service``: install the files of the systemd service. A config file that exists is never changed."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _PATHS = {
     "state.path": "/var/lib/mednet-watcher",
 }
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
-"""What the unit hides from the service (ProtectHome, PrivateTmp)."""
+"""Directories that the unit hides from the service (ProtectHome, PrivateTmp)."""
 
 
 @dataclass(frozen=True)
 class _File:
-    """One file to install. ``yours``: it belongs to the operator once it is there."""
+    """One file to install. ``operators``: it belongs to the operator, and is never replaced."""
 
     target: Path
     text: str
-    yours: bool = False
+    operators: bool = False
 
 
 def run(args: argparse.Namespace) -> int:
-    """Install below the prefix, or say what would be."""
+    """Install the files below the prefix, or print which would be installed."""
     prefix: Path = args.prefix
     files = _files(gpu=args.gpu, metrics=args.metrics)
     for file in files:
         target = prefix / file.target
-        print(f"{_put(target, file, dry=args.dry_run):9}  {target}")
+        print(f"{_install(target, file, dry_run=args.dry_run):9}  {target}")
     program = _program()
     if any(program.is_relative_to(hidden) for hidden in _HIDDEN):
         print(
@@ -60,21 +60,22 @@ _NEXT = """
 
 
 def _files(*, gpu: bool, metrics: bool) -> list[_File]:
-    made = [
+    files = [
         _File(Path(_UNIT), _shipped("mednet-watcher.service")),
         _File(Path("etc/sysusers.d/mednet-watcher.conf"), _shipped("mednet-watcher.sysusers")),
         _File(Path("etc/tmpfiles.d/mednet-watcher.conf"), _shipped("mednet-watcher.tmpfiles")),
-        _File(Path("etc/mednet-watcher/config.yaml"), service_config(), yours=True),
-        _File(Path("etc/mednet-watcher/environment"), _shipped("environment"), yours=True),
+        _File(Path("etc/mednet-watcher/config.yaml"), service_config(), operators=True),
+        _File(Path("etc/mednet-watcher/environment"), _shipped("environment"), operators=True),
     ]
     drop_ins = ["gpu.conf"] * gpu + ["metrics.conf"] * metrics
-    made += [_File(Path(f"{_UNIT}.d/{name}"), _shipped(name)) for name in drop_ins]
+    files += [_File(Path(f"{_UNIT}.d/{name}"), _shipped(name)) for name in drop_ins]
     program = _program()
-    [searched] = re.findall("^Environment=PATH=(.*)$", made[0].text, re.MULTILINE)
-    if str(program) not in searched.split(":"):
-        text = f"# Where the program was found by install-service.\n[Service]\nEnvironment=PATH={program}:{searched}\n"
-        made.append(_File(Path(f"{_UNIT}.d/program.conf"), text))
-    return made
+    [search_path] = re.findall("^Environment=PATH=(.*)$", files[0].text, re.MULTILINE)
+    if str(program) not in search_path.split(":"):
+        comment = "# The directory of the program, as install-service found it."
+        text = f"{comment}\n[Service]\nEnvironment=PATH={program}:{search_path}\n"
+        files.append(_File(Path(f"{_UNIT}.d/program.conf"), text))
+    return files
 
 
 def _shipped(name: str) -> str:
@@ -82,7 +83,7 @@ def _shipped(name: str) -> str:
 
 
 def service_config() -> str:
-    """The shipped config.yaml, with the paths of the service."""
+    """Return the shipped config.yaml with the paths of the service."""
     section, lines = "", []
     for line in shipped_files.config().read_text().splitlines():
         key, _, value = line.partition(": ")
@@ -93,26 +94,26 @@ def service_config() -> str:
 
 
 def _program() -> Path:
-    """The directory of this very program, and not of a link to it."""
+    """Return the directory of this program itself, not that of a link to it."""
     called = Path(os.path.realpath(sys.argv[0]))
     return (called if called.name == "mednet-watcher" else Path(sys.executable)).parent
 
 
-def _put(target: Path, file: _File, *, dry: bool) -> str:
-    """Write one file, whole or not at all. Gives what was done, or would be."""
-    if target.exists() and (file.yours or target.read_text() == file.text):
-        return "kept" if file.yours else "unchanged"
+def _install(target: Path, file: _File, *, dry_run: bool) -> str:
+    """Write one file completely, or not at all. Return what was done, or would be done."""
+    if target.exists() and (file.operators or target.read_text() == file.text):
+        return "kept" if file.operators else "unchanged"
     try:
-        if not dry:
+        if not dry_run:
             target.parent.mkdir(parents=True, exist_ok=True)
-            fresh = target.with_name(f".{target.name}.new")
-            fresh.write_text(file.text)
-            fresh.chmod(0o644)
-            fresh.replace(target)
+            new_file = target.with_name(f".{target.name}.new")
+            new_file.write_text(file.text)
+            new_file.chmod(0o644)
+            new_file.replace(target)
     except OSError as error:
         raise Fatal(
             f"{target} can not be written: {error.strerror}",
-            "Run this as root, or stage the files below a directory of your own with --prefix.",
+            "Run this as root, or use --prefix to install below a directory of your own.",
             Exit.DIRECTORY,
         ) from error
-    return "would be" if dry else "installed"
+    return "would be" if dry_run else "installed"

@@ -1,4 +1,4 @@
-"""``retry``: quarantined files back into the inbox."""
+"""``retry``: put quarantined files back into the inbox."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from watcher.images import decoder_answers, decoder_pool
 from watcher.ledger.reader import LedgerReader
 
 REASONS = sorted({*decoder_answers.REASONS, *decoder_pool.FAILURES, *duplicates.REASONS} - {"not_found"})
-"""What files are quarantined for. What is not found is not there to be."""
+"""Reasons for quarantine. A file that was not found can not be quarantined."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put them back. Exit code 1 if one could not be."""
+    """Put the files back. Return exit code 1 if one could not be put back."""
     if args.files and args.reason:
-        raise Fatal("--reason chooses among all quarantined files", "Name files or a reason, not both.", Exit.USAGE)
+        raise Fatal("--reason selects from all quarantined files", "Give files or a reason, not both.", Exit.USAGE)
     if args.reason and args.reason not in REASONS:
-        raise Fatal(f"{args.reason} is no reason for quarantine", f"One of {', '.join(REASONS)}.", Exit.USAGE)
+        raise Fatal(f"{args.reason} is no reason for quarantine", f"Give one of {', '.join(REASONS)}.", Exit.USAGE)
     settings = loader.load(args.config or loader.default_path(), os.environ)
     name = put_back_files.naming(settings)
-    having = f" with the reason {args.reason}" if args.reason else ""
+    with_reason = f" with the reason {args.reason}" if args.reason else ""
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         return put_back_files.run(
             lambda: (
@@ -37,5 +37,5 @@ def run(args: argparse.Namespace) -> int:
             settings,
             dry_run=args.dry_run,
             as_json=args.json,
-            nothing=f"the ledger knows of no quarantined file{having}",
+            nothing=f"the ledger knows of no quarantined file{with_reason}",
         )

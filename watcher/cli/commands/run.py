@@ -1,4 +1,4 @@
-"""``run``: the daemon."""
+"""``run``: run the daemon."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from watcher.service.start import serve
 
 
 def run(args: argparse.Namespace) -> int:
-    """Watch, sort, log, until SIGTERM or SIGINT."""
+    """Watch the inbox, sort files and log, until SIGTERM or SIGINT."""
     return serve(args.config or loader.DEFAULT_PATH, load_model.load, replaced=args.directories_replaced)

@@ -1,4 +1,4 @@
-"""``tail``: the JSON log for people, with filters; of the log file, any file, or standard input."""
+"""``tail``: show the JSON log in a form for people, from the log file, another file or standard input."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ _OUTCOMES = {"image.sorted": "sorted", "image.review": "review", "image.quaranti
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the last lines that pass the filters, and with --follow those that come."""
+    """Print the last lines that match the filters, and with --follow the new lines as they come."""
     show = print_json if args.json else print_text
     if args.file == "-":
         for line in sys.stdin:
             show(line, args)
         return Exit.OK
     path = _path(args)
-    with _opened(path) as file:
-        kept = deque((line for line in file if _passes(line, args)), maxlen=args.lines)
-        for line in kept:
+    with _open(path) as file:
+        last_lines = deque((line for line in file if _matches(line, args)), maxlen=args.lines)
+        for line in last_lines:
             show(line, args)
         sys.stdout.flush()
-        if not kept and not args.follow:
-            print(f"No line of {path} is what was asked for.", file=sys.stderr)
+        if not last_lines and not args.follow:
+            print(f"No line of {path} matches the options.", file=sys.stderr)
         if args.follow:
             for line in _follow(path, file):
                 show(line, args)
@@ -52,27 +52,27 @@ def _path(args: argparse.Namespace) -> Path:
     if path is None:
         raise Fatal(
             "the config has no log.file, so there is no file to read",
-            "Name a file, or read the journal: journalctl -u mednet-watcher -o cat | mednet-watcher tail -",
+            "Give a file, or read the journal: journalctl -u mednet-watcher -o cat | mednet-watcher tail -",
             Exit.USAGE,
         )
     return path
 
 
-def _opened(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     try:
         return path.open(encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise Fatal(
             f"the log file {path} can not be read: {error.strerror}",
-            "See that the path is right and who may read it, or name another.",
+            "Check the path and its access rights, or give another file.",
             Exit.DIRECTORY,
         ) from error
 
 
 def _follow(path: Path, file: IO[str]) -> Iterator[str]:
-    """Whole lines as they are written, also after the file was moved away or cut."""
+    """Yield complete lines as they are written, also after the file was moved away or truncated."""
     part = ""
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as files:
         while True:
             part += file.readline()
             if part.endswith("\n"):
@@ -80,73 +80,75 @@ def _follow(path: Path, file: IO[str]) -> Iterator[str]:
                 part = ""
                 continue
             with contextlib.suppress(FileNotFoundError):
-                found, here = os.stat(path), os.fstat(file.fileno())
-                if (found.st_dev, found.st_ino) != (here.st_dev, here.st_ino):
-                    file, part = opened.enter_context(path.open(encoding="utf-8", errors="backslashreplace")), ""
+                named, opened = os.stat(path), os.fstat(file.fileno())
+                if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
+                    file, part = files.enter_context(path.open(encoding="utf-8", errors="backslashreplace")), ""
                     continue
-                if found.st_size < file.tell():
+                if named.st_size < file.tell():
                     file.seek(0)
                     part = ""
                     continue
             time.sleep(POLL_S)
 
 
-def _passes(line: str, args: argparse.Namespace) -> bool:
-    told = parse(line)
-    if told is None:
+def _matches(line: str, args: argparse.Namespace) -> bool:
+    entry = parse(line)
+    if entry is None:
         return not (args.event or args.label or args.reason or args.name or args.level != "debug")
-    level = str(told.get("level", "info"))
+    level = str(entry.get("level", "info"))
     return (
         (level not in LEVELS or LEVELS.index(level) >= LEVELS.index(args.level))
-        and (not args.event or any(fnmatchcase(told["event"], pattern) for pattern in args.event))
-        and (args.label is None or told.get("class") == args.label)
-        and (args.reason is None or told.get("reason") == args.reason)
-        and (args.name is None or fnmatchcase(str(told.get("name", "")), args.name))
+        and (not args.event or any(fnmatchcase(entry["event"], pattern) for pattern in args.event))
+        and (args.label is None or entry.get("class") == args.label)
+        and (args.reason is None or entry.get("reason") == args.reason)
+        and (args.name is None or fnmatchcase(str(entry.get("name", "")), args.name))
     )
 
 
 def parse(line: str) -> dict[str, Any] | None:
-    """A line of the log, or None: something else that was written beside it."""
+    """Return the entry that a line of the log holds, or None if it is another output of the process."""
     try:
-        told = json.loads(line)
+        entry = json.loads(line)
     except ValueError:
         return None
-    return told if isinstance(told, dict) and isinstance(told.get("event"), str) else None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("event"), str) else None
 
 
 def print_json(line: str, args: argparse.Namespace) -> None:
-    """The line as it is, if it passes."""
-    if _passes(line, args):
+    """Print a line as it is, if it matches the filters."""
+    if _matches(line, args):
         print(line.rstrip("\n"))
 
 
 def print_text(line: str, args: argparse.Namespace) -> None:
-    """The line for people, if it passes."""
-    if _passes(line, args):
-        told = parse(line)
-        print(printable(line.rstrip("\n")) if told is None else text(told, colour=sys.stdout.isatty()))
+    """Print a line in a form for people, if it matches the filters."""
+    if _matches(line, args):
+        entry = parse(line)
+        print(printable(line.rstrip("\n")) if entry is None else text(entry, colour=sys.stdout.isatty()))
 
 
-def text(told: dict[str, Any], *, colour: bool = False) -> str:
-    """One line for people: local time, what happened, the rest."""
-    event, level = str(told["event"]), str(told.get("level", ""))
-    words = _file(told) if event in _OUTCOMES else _others(told)
-    shown = f"{_OUTCOMES.get(event, event):10}"
+def text(entry: dict[str, Any], *, colour: bool = False) -> str:
+    """Return an entry as one line for people: the local time, the event or outcome, and the other fields."""
+    event, level = str(entry["event"]), str(entry.get("level", ""))
+    rest = _file_fields(entry) if event in _OUTCOMES else _all_fields(entry)
+    title = f"{_OUTCOMES.get(event, event):10}"
     code = _COLOURS.get(event) or {"warning": "33", "error": "31", "critical": "1;31"}.get(level)
     if colour and code:
-        shown = f"\x1b[{code}m{shown}\x1b[0m"
-    return f"{_time(told.get('timestamp'))}  {shown}  {printable(words)}"
+        title = f"\x1b[{code}m{title}\x1b[0m"
+    return f"{_time(entry.get('timestamp'))}  {title}  {printable(rest)}"
 
 
-def _file(told: dict[str, Any]) -> str:
-    sure = "" if told.get("class") is None else f"{told['class']} {float(told.get('confidence') or 0):.4f}  "
-    why = "" if told.get("reason") is None else f"{told['reason']}  "
-    return f"{sure}{why}{told.get('name')} -> {told.get('destination')}  {float(told.get('total_ms') or 0):.0f} ms"
+def _file_fields(entry: dict[str, Any]) -> str:
+    label = "" if entry.get("class") is None else f"{entry['class']} {float(entry.get('confidence') or 0):.4f}  "
+    reason = "" if entry.get("reason") is None else f"{entry['reason']}  "
+    return (
+        f"{label}{reason}{entry.get('name')} -> {entry.get('destination')}  {float(entry.get('total_ms') or 0):.0f} ms"
+    )
 
 
-def _others(told: dict[str, Any]) -> str:
+def _all_fields(entry: dict[str, Any]) -> str:
     left_out = ("event", "level", "timestamp")
-    return "  ".join(f"{key}={value}" for key, value in told.items() if key not in left_out and value is not None)
+    return "  ".join(f"{key}={value}" for key, value in entry.items() if key not in left_out and value is not None)
 
 
 def _time(at: object) -> str:

@@ -1,4 +1,4 @@
-"""``undo``: files that were filed back into the inbox, or into a directory of one's choice."""
+"""``undo``: put filed files back into the inbox, or into another directory."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from watcher.ledger.reader import LedgerReader
 
 
 def run(args: argparse.Namespace) -> int:
-    """Put them back, but for what people judged. Exit code 1 if one is no longer what and where it was."""
+    """Put files back, except those that people judged. Return exit code 1 if one was moved or changed since."""
     settings = loader.load(args.config or loader.default_path(), os.environ)
     since = put_back_requests.parse_since(args.since, datetime.now(UTC)) if args.since is not None else None
     inbox = settings.inbox.path
     to = Path(os.path.abspath(args.to)) if args.to else inbox
     if os.path.realpath(to) == os.path.realpath(inbox):
         to = inbox
-    _refuse_among_others(to, settings)
+    _refuse_own_directories(to, settings)
     name = put_back_files.naming(settings)
     with LedgerReader(paths_and_limits.ledger_path(settings)) as ledger_reader:
         for number in args.id or ():
-            _refuse_other_than_filed(ledger_reader, number)
+            _refuse_not_filed(ledger_reader, number)
         if to == inbox and put_back.is_daemon_running(settings.state.path):
-            told = "a daemon runs: it sorts again what comes back to the inbox. With --to DIR it does not."
-            print(f"mednet-watcher: {told}", file=sys.stderr)
+            warning = "a daemon runs, and will sort the files in the inbox again. Use --to DIR to prevent that."
+            print(f"mednet-watcher: {warning}", file=sys.stderr)
         return put_back_files.run(
             lambda: (
                 request
@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
             settings,
             dry_run=args.dry_run,
             as_json=args.json,
-            nothing="nothing of that is filed, or it was put back before",
+            nothing="no such file is filed, or it was put back before",
         )
 
 
-def _refuse_among_others(to: Path, settings: loader.Config) -> None:
-    """Files put there would lie among those that were filed, or where nobody looks, and could not be told apart."""
+def _refuse_own_directories(to: Path, settings: loader.Config) -> None:
+    """Refuse a target in the daemon's directories, where the files would be mixed with filed ones or with state."""
     output = settings.output
     places = {
         "output.sorted": output.sorted,
@@ -64,11 +64,11 @@ def _refuse_among_others(to: Path, settings: loader.Config) -> None:
             raise Fatal(f"{to} lies in {key}", "Choose a directory outside of it with --to.", Exit.USAGE)
 
 
-def _refuse_other_than_filed(ledger_reader: LedgerReader, number: int) -> None:
+def _refuse_not_filed(ledger_reader: LedgerReader, number: int) -> None:
     entry = next(ledger_reader.entries("d.id = ?", (number,)), None)
     if entry is None:
         raise Fatal(f"the ledger has no decision {number}", "See `mednet-watcher explain FILE`.", Exit.FAILED)
     if entry.outcome == "restored":
         raise Fatal(
-            f"decision {number} put a file back itself", f"See `mednet-watcher explain --id {number}`.", Exit.FAILED
+            f"decision {number} itself put a file back", f"See `mednet-watcher explain --id {number}`.", Exit.FAILED
         )

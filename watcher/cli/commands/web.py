@@ -1,4 +1,4 @@
-"""``web``: the review page, for a browser on this host or behind a proxy."""
+"""``web``: serve the review page for a browser on this host or behind a proxy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from watcher.service import stations
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve it until Ctrl-C. Needs the extra ``web``."""
+    """Serve the page until Ctrl-C. Needs the extra ``web``."""
     import waitress
 
     from watcher.review.web.page import Site, build
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     settings = loader.load(args.config or loader.default_path(), os.environ)
     ledger = paths_and_limits.ledger_path(settings)
     if not ledger.exists():
-        raise Fatal(f"there is no ledger {ledger}", "Start the daemon once; it makes it.", Exit.DIRECTORY)
+        raise Fatal(f"there is no ledger {ledger}", "Start the daemon once: it makes the ledger.", Exit.DIRECTORY)
     put_back.refuse_root(ledger)
     site = Site(
         ledger,
@@ -38,18 +38,18 @@ def run(args: argparse.Namespace) -> int:
         settings.decode.max_bytes,
     )
     pictures = Pictures(paths_and_limits.decoder_limits(settings), settings.decode.timeout_s)
-    person = _asks_who(args.user_header)
+    reviewer = _reviewer_of_request(args.user_header)
     hosts = access.host_names(args.address, args.port) | {name.lower() for name in args.host}
-    lock = access.AccessGuard(frozenset(hosts))
+    guard = access.AccessGuard(frozenset(hosts))
     try:
-        server = waitress.create_server(build(site, lock, pictures, person), host=args.address, port=args.port)
+        server = waitress.create_server(build(site, guard, pictures, reviewer), host=args.address, port=args.port)
     except OSError as error:
         raise Fatal(
-            f"nothing can listen at {args.address}:{args.port}: {error.strerror}", "Choose another --port."
+            f"the page can not be served at {args.address}:{args.port}: {error.strerror}", "Choose another --port."
         ) from error
     name = f"[{args.address}]" if ":" in args.address else args.address
-    print(f"open http://{name}:{args.port}/?key={lock.key}", flush=True)
-    print("Whoever has this address sees images and moves files. Ctrl-C ends it.", file=sys.stderr)
+    print(f"open http://{name}:{args.port}/?key={guard.key}", flush=True)
+    print("Everybody who has this address can see images and move files. Ctrl-C ends the page.", file=sys.stderr)
     try:
         server.run()
     finally:
@@ -58,14 +58,17 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _asks_who(header: str | None) -> Callable[[], Reviewer]:
-    """What tells who judges: who a proxy says it is in this header, else who started this."""
+def _reviewer_of_request(header: str | None) -> Callable[[], Reviewer]:
+    """Return a function that returns the person who makes the present request.
+
+    It is the user that a proxy names in ``header``, or else the user who started the page.
+    """
     import flask
 
-    here = verdicts.current_reviewer(os.environ)
+    starter = verdicts.current_reviewer(os.environ)
 
-    def person() -> Reviewer:
-        told = flask.request.headers.get(header, "") if header else ""
-        return Reviewer(here.uid, told[:200] or here.user)
+    def reviewer() -> Reviewer:
+        user = flask.request.headers.get(header, "") if header else ""
+        return Reviewer(starter.uid, user[:200] or starter.user)
 
-    return person
+    return reviewer

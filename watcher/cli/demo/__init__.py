@@ -1,1 +1,1 @@
-"""The demo behind ``make run``. Its images are synthetic: they show no patient."""
+"""Run the demo of ``make run``. Its images are synthetic: they show no patient."""

@@ -1,4 +1,4 @@
-"""Starts the daemon, drops files and shows what becomes of them."""
+"""Start the daemon for the demo, drop files and show their outcomes."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from watcher.core.errors import Exit, Fatal
 from watcher.service.log_lines import EVENTS
 
 READY_S = 120.0
-
+"""Seconds that the daemon may take to be ready."""
 
 STALLED_S = 30.0
-
+"""Seconds without an outcome after which no more are expected."""
 
 STOP_S = 30.0
-
+"""Seconds that the daemon may take to end."""
 
 PACE_S = 0.03
-
+"""Seconds between two files that are dropped."""
 
 OUTCOMES = frozenset(EVENTS.values())
+"""Events of the log that are a file's outcome."""
 
 
 class Daemon:
-    """``watcher run`` as a process, its log in a file. ``lines`` holds what it has logged so far."""
+    """A process that runs ``watcher run``, with its log in a file. ``lines`` holds the log lines read so far."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.lines: list[dict[str, Any]] = []
         self._log = root / "daemon.log"
         self._rest, self._offset = b"", 0
-        self._started = time.monotonic()
+        self._started_s = time.monotonic()
 
     def __enter__(self) -> Daemon:
         command = [sys.executable, "-m", "watcher", "run", "--config", str(self.root / "config.yaml")]
@@ -55,11 +56,11 @@ class Daemon:
 
     @property
     def running(self) -> bool:
-        """The process has not ended."""
+        """True until the process has ended."""
         return self._process.poll() is None
 
     def stop(self) -> int | None:
-        """End it by SIGTERM and give its exit code, None if it had to be killed."""
+        """End the daemon by SIGTERM. Return its exit code, or None if it had to be killed."""
         if self.running:
             self._process.terminate()
         try:
@@ -69,49 +70,49 @@ class Daemon:
             self._process.wait()
             return None
         finally:
-            self.new()
+            self.new_lines()
 
-    def new(self) -> list[dict[str, Any]]:
-        """The lines logged since the last call. What is no JSON (a traceback) is left to the file."""
+    def new_lines(self) -> list[dict[str, Any]]:
+        """Return the lines logged since the last call. Other output (a traceback) is left in the file."""
         with self._log.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
         self._offset += len(data)
-        *whole, self._rest = (self._rest + data).split(b"\n")
-        fresh = list(_objects(whole))
-        self.lines += fresh
-        return fresh
+        *complete, self._rest = (self._rest + data).split(b"\n")
+        new = list(_entries(complete))
+        self.lines += new
+        return new
 
     def wait_ready(self) -> str:
-        """Wait until it says that it is ready; gives a line to show.
+        """Wait until the daemon is ready. Return a line to show.
 
         Raises:
-            Fatal: it ended before, or took longer than :data:`READY_S`.
+            Fatal: the daemon ended before, or took longer than :data:`READY_S`.
         """
         deadline = time.monotonic() + READY_S
         while True:
-            running = self.running  # asked first: what it logged before it ended is then read
-            for line in self.new():
+            running = self.running  # before reading, so that all lines that it logged before its end are read
+            for line in self.new_lines():
                 if line["event"] == "daemon.ready":
-                    return f"ready after {time.monotonic() - self._started:.1f} s, on {line.get('device', '?')}"
+                    return f"ready after {time.monotonic() - self._started_s:.1f} s, on {line.get('device', '?')}"
             if not running:
-                raise self._failed(f"the daemon ended with exit code {self._process.returncode} before it was ready")
+                raise self._failure(f"the daemon ended with exit code {self._process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                raise self._failed(f"the daemon was not ready after {READY_S:.0f} s")
+                raise self._failure(f"the daemon was not ready after {READY_S:.0f} s")
             time.sleep(0.05)
 
-    def _failed(self, problem: str) -> Fatal:
+    def _failure(self, problem: str) -> Fatal:
         tail = self._log.read_text(errors="replace").splitlines()[-12:]
         shown = "\n".join(f"    {line[:300]}" for line in tail) or "    (it logged nothing)"
         return Fatal(f"{problem}; the end of its log:\n{shown}", f"All of it is in {self._log}.")
 
 
 def _environment() -> dict[str, str]:
-    """The environment without settings that would lead the daemon out of the demo's directory."""
+    """Return the environment without settings that would lead the daemon out of the demo's directory."""
     return {k: v for k, v in os.environ.items() if not k.startswith("MEDNET_") or k.startswith("MEDNET_MODEL__")}
 
 
-def _objects(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
+def _entries(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError):
             value = json.loads(line)
@@ -120,57 +121,58 @@ def _objects(lines: Sequence[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def drop_and_watch(daemon: Daemon, drops: Sequence[Drop]) -> list[Drop]:
-    """Drop every file, showing what the daemon says meanwhile; gives those that were really dropped.
+    """Drop every file, and print the outcomes as they come. Return the files that were really dropped.
 
-    Slow writers and second files of a name wait in threads, so that the others go on.
+    Slow writers, and files that wait for their name to become free, wait in threads, so that the others go on.
     """
-    watch, stop = _Show(daemon), threading.Event()
-    spots = (daemon.root / "inbox", daemon.root / "outgoing", stop)
+    printer, stop = _OutcomePrinter(daemon), threading.Event()
+    inbox, outgoing = daemon.root / "inbox", daemon.root / "outgoing"
     with ThreadPoolExecutor(8) as pool:
         try:
             futures: list[Future[bool]] = []
             for drop in drops:
-                futures.append(pool.submit(synthetic_arrivals.deliver, drop, *spots))
-                watch.show()
+                futures.append(pool.submit(synthetic_arrivals.deliver, drop, inbox, outgoing, stop))
+                printer.print_new()
                 time.sleep(PACE_S)
             while daemon.running and not all(future.done() for future in futures):
-                watch.show()
+                printer.print_new()
                 time.sleep(0.05)
-        finally:  # also when interrupted: nobody waits for files that nobody will sort
+        finally:  # also when interrupted, so that no thread goes on
             stop.set()
             pool.shutdown(cancel_futures=True)
     try:
-        done = [drop for drop, future in zip(drops, futures, strict=True) if not future.cancelled() and future.result()]
+        pairs = zip(drops, futures, strict=True)
+        delivered = [drop for drop, future in pairs if not future.cancelled() and future.result()]
     except OSError as error:
         raise Fatal(f"a file can not be put into the inbox: {error}", "Give --dir another directory.") from error
-    watch.until(len(done))
-    return done
+    printer.print_until(len(delivered))
+    return delivered
 
 
-class _Show:
-    """Prints the outcomes as they come."""
+class _OutcomePrinter:
+    """Prints outcomes of files as they come."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon, self._count = daemon, 0
         self._started_s = self._last_s = time.monotonic()
 
-    def show(self) -> None:
-        """Print what is new."""
-        for line in self._daemon.new():
+    def print_new(self) -> None:
+        """Print the outcomes that were logged since the last call."""
+        for line in self._daemon.new_lines():
             if line["event"] in OUTCOMES:
                 self._count, self._last_s = self._count + 1, time.monotonic()
-                print(f"{time.monotonic() - self._started_s:6.1f}  {_human(line)}", flush=True)
+                print(f"{time.monotonic() - self._started_s:6.1f}  {_text(line)}", flush=True)
 
-    def until(self, count: int) -> None:
-        """Go on until so many outcomes have been seen, the daemon ends, or nothing comes any more."""
+    def print_until(self, count: int) -> None:
+        """Print outcomes until there were ``count``, the daemon ends, or none comes for :data:`STALLED_S`."""
         self._last_s = time.monotonic()
         while self._count < count and self._daemon.running and time.monotonic() - self._last_s < STALLED_S:
-            self.show()
+            self.print_new()
             time.sleep(0.05)
-        self.show()
+        self.print_new()
 
 
-def _human(line: dict[str, Any]) -> str:
+def _text(line: dict[str, Any]) -> str:
     name = f"{line.get('name', '?')!s:28.28}"
     kind = str(line["event"]).removeprefix("image.")
     label = f"{line.get('class') or '-':10} {summary.percent(line.get('confidence')):>9}"
@@ -182,13 +184,13 @@ def _human(line: dict[str, Any]) -> str:
 
 
 def conclude(root: Path, dropped: Sequence[Drop], lines: Sequence[dict[str, Any]], exit_code: int | None) -> int:
-    """Account for every dropped file, draw the contact sheet and print the summary. Gives the exit code."""
-    found = summary.find(root, dropped, lines)
+    """Account for every dropped file, print the summary and draw the contact sheet. Return the exit code."""
+    files = summary.find(root, dropped, lines)
     print()
-    for text in summary.report(root, found, exit_code):
-        print(text)
-    summary.save_sheet(root, found, root / "contact-sheet.png")
+    for line in summary.report(root, files, exit_code):
+        print(line)
+    summary.save_sheet(root, files, root / "contact-sheet.png")
     print(f"\nfiles: {root}/{{sorted,review,quarantine}}\nlog:   {root / 'daemon.log'}")
     print(f"sheet: {root / 'contact-sheet.png'}\n\n{summary.SYNTHETIC}")
-    good = exit_code == 0 and all(each.accounted for each in found)
-    return Exit.OK if good else Exit.FAILED
+    well = exit_code == 0 and all(file.accounted for file in files)
+    return Exit.OK if well else Exit.FAILED

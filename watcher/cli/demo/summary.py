@@ -1,4 +1,4 @@
-"""What became of the demo's files: found by digest, counted, drawn."""
+"""Find the demo's files by their digests, count them and draw them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NO_CLASS = "(no class)"
 SYNTHETIC = "Synthetic images, sampled from statistics of each class (MedNIST, CC BY-SA 4.0). They show no patient."
 
 Line = Mapping[str, Any]
-"""One line of the daemon's log."""
+"""One entry of the daemon's log."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A dropped file, every place below the demo's directory where it lies, and what the log says of it."""
+class DroppedFile:
+    """A dropped file, all its paths below the demo's directory, and its entry in the log."""
 
     drop: Drop
     paths: tuple[Path, ...]
@@ -34,11 +34,11 @@ class Found:
 
     @property
     def accounted(self) -> bool:
-        """It lies in exactly one place."""
+        """True if the file lies in exactly one place."""
         return len(self.paths) == 1
 
     def column(self, root: Path) -> str:
-        """Which of :data:`COLUMNS` it belongs to."""
+        """Return the one of :data:`COLUMNS` that the file belongs to."""
         if not self.accounted:
             return "lost or double"
         place = self.paths[0].relative_to(root).parts
@@ -47,45 +47,45 @@ class Found:
         return "its class" if place[1] == self.drop.label else "another class"
 
 
-def find(root: Path, drops: Sequence[Drop], lines: Sequence[Line]) -> list[Found]:
-    """Look for every dropped file by its SHA-256 in all places an operator would look in."""
-    lying: dict[str, list[Path]] = {}
+def find(root: Path, drops: Sequence[Drop], lines: Sequence[Line]) -> list[DroppedFile]:
+    """Look for every dropped file by its SHA-256 in all directories that an operator would look in."""
+    by_digest: dict[str, list[Path]] = {}
     for place in PLACES:
         for path in sorted((root / place).rglob("*")):
             if path.is_file():
-                lying.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(path)
-    told = {line["destination"]: line for line in lines if line.get("destination")}
-    found = []
+                by_digest.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(path)
+    by_destination = {line["destination"]: line for line in lines if line.get("destination")}
+    files = []
     for drop in drops:
-        paths = tuple(lying.get(drop.digest, ()))
-        line = told.get(printable(str(paths[0])), {}) if paths else {}
-        found.append(Found(drop, paths, line))
-    return found
+        paths = tuple(by_digest.get(drop.digest, ()))
+        line = by_destination.get(printable(str(paths[0])), {}) if paths else {}
+        files.append(DroppedFile(drop, paths, line))
+    return files
 
 
-def report(root: Path, found: Sequence[Found], exit_code: int | None) -> Iterator[str]:
-    """The lines a person reads at the end."""
-    yield from _table("arriving by", found, root, lambda each: each.drop.way)
+def report(root: Path, files: Sequence[DroppedFile], exit_code: int | None) -> Iterator[str]:
+    """Yield the lines of the summary."""
+    yield from _table("arriving by", files, root, lambda file: file.drop.way)
     yield ""
-    yield from _table("sampled from", found, root, lambda each: each.drop.label or NO_CLASS)
+    yield from _table("sampled from", files, root, lambda file: file.drop.label or NO_CLASS)
     yield ""
-    if any(each.drop.way == synthetic_arrivals.NOISE and each.column(root) == "another class" for each in found):
+    if any(file.drop.way == synthetic_arrivals.NOISE and file.column(root) == "another class" for file in files):
         yield "the noise was filed as a class: a confident network is no proof that an image is one of the six"
-    yield from _latency(found)
-    lost = [each for each in found if not each.accounted]
+    yield from _latency(files)
+    lost = [file for file in files if not file.accounted]
     if lost:
-        yield f"{len(lost)} of {len(found)} files are NOT in exactly one place (by SHA-256):"
-        yield from (f"  {each.drop.name}: {[str(path) for path in each.paths] or 'nowhere'}" for each in lost)
+        yield f"{len(lost)} of {len(files)} files are NOT in exactly one place (by SHA-256):"
+        yield from (f"  {file.drop.name}: {[str(path) for path in file.paths] or 'nowhere'}" for file in lost)
     else:
-        yield f"all {len(found)} files dropped lie in exactly one place each, checked by SHA-256"
+        yield f"all {len(files)} files dropped lie in exactly one place each, checked by SHA-256"
     yield f"the daemon ended with exit code {'none: it had to be killed' if exit_code is None else exit_code}"
 
 
-def _table(title: str, found: Sequence[Found], root: Path, key: Callable[[Found], str]) -> Iterator[str]:
-    """Counts by ``key`` in rows; columns that hold nothing are left out."""
-    cells = Counter((key(each), each.column(root)) for each in found)
+def _table(title: str, files: Sequence[DroppedFile], root: Path, key: Callable[[DroppedFile], str]) -> Iterator[str]:
+    """Yield a table that counts the files by ``key`` in rows, and by place in columns. Empty columns are left out."""
+    cells = Counter((key(file), file.column(root)) for file in files)
     columns = [name for name in COLUMNS if any(column == name for _, column in cells)]
-    rows = sorted(dict.fromkeys(key(each) for each in found), key=lambda row: row == NO_CLASS)
+    rows = sorted(dict.fromkeys(key(file) for file in files), key=lambda row: row == NO_CLASS)
     width = max(len(title), *(len(row) for row in rows))
     yield "  ".join([title.ljust(width), "dropped", *columns])
     for row in [*rows, "all"]:
@@ -94,10 +94,10 @@ def _table(title: str, found: Sequence[Found], root: Path, key: Callable[[Found]
         yield "  ".join([row.ljust(width), f"{sum(counts):>7}", *numbers])
 
 
-def _latency(found: Sequence[Found]) -> Iterator[str]:
-    """Only of files that were complete when first seen: the others measure their producer."""
-    swift = [each for each in found if each.drop.label and each.drop.way != synthetic_arrivals.SLOW]
-    times = sorted(float(each.line["total_ms"]) for each in swift if "total_ms" in each.line)
+def _latency(files: Sequence[DroppedFile]) -> Iterator[str]:
+    """Yield the latency of the files that were complete when first seen. The others depend on their producer."""
+    complete = [file for file in files if file.drop.label and file.drop.way != synthetic_arrivals.SLOW]
+    times = sorted(float(file.line["total_ms"]) for file in complete if "total_ms" in file.line)
     if len(times) > 1:
         high = times[min(len(times) - 1, len(times) * 95 // 100)]
         yield (
@@ -106,9 +106,9 @@ def _latency(found: Sequence[Found]) -> Iterator[str]:
         )
 
 
-def save_sheet(root: Path, found: Sequence[Found], path: Path) -> None:
-    """Draw every file, grouped by where it lies."""
-    tiles = [synthetic_arrivals.tile(each.drop, _caption(each), group) for group, each in _grouped(root, found)]
+def save_sheet(root: Path, files: Sequence[DroppedFile], path: Path) -> None:
+    """Draw every file, grouped by the directory where it lies."""
+    tiles = [synthetic_arrivals.tile(file.drop, _caption(file), group) for group, file in _grouped(root, files)]
     notes = (
         SYNTHETIC,
         "Grouped by where the daemon filed them. Under each: file name, class found (in brackets the class it was "
@@ -117,34 +117,34 @@ def save_sheet(root: Path, found: Sequence[Found], path: Path) -> None:
     contact_sheet.draw(tiles, "mednet-watcher demo: synthetic images, no patients", notes).save(path)
 
 
-def _grouped(root: Path, found: Sequence[Found]) -> list[tuple[str, Found]]:
-    """Class directories first, by name; then what needs a person."""
+def _grouped(root: Path, files: Sequence[DroppedFile]) -> list[tuple[str, DroppedFile]]:
+    """Return the files with their directories: class directories first, by name, then those that need a person."""
 
-    def group(each: Found) -> str:
-        if not each.accounted:
+    def group(file: DroppedFile) -> str:
+        if not file.accounted:
             return "lost or double"
-        parts = each.paths[0].relative_to(root).parts[:-1]
+        parts = file.paths[0].relative_to(root).parts[:-1]
         return "/".join(parts) + "/"
 
-    order = {name: place for place, name in enumerate(("sorted", "review/", "quarantine/", "inbox/"))}
+    ranks = {name: rank for rank, name in enumerate(("sorted", "review/", "quarantine/", "inbox/"))}
 
-    def place(pair: tuple[str, Found]) -> tuple[int, str]:
+    def sort_key(pair: tuple[str, DroppedFile]) -> tuple[int, str]:
         name = pair[0]
-        return order["sorted"] if name.startswith("sorted/") else order.get(name, len(order)), name
+        return ranks["sorted"] if name.startswith("sorted/") else ranks.get(name, len(ranks)), name
 
-    return sorted(((group(each), each) for each in found), key=place)
+    return sorted(((group(file), file) for file in files), key=sort_key)
 
 
-def _caption(each: Found) -> tuple[str, ...]:
-    line = each.line
+def _caption(file: DroppedFile) -> tuple[str, ...]:
+    line = file.line
     if not line.get("class"):
         return (str(line.get("reason") or "not classified").replace("_", " "),)
-    right = line["class"] == each.drop.label
-    label = line["class"] if right else f"{line['class']} ({each.drop.label or 'none'})"
+    right = line["class"] == file.drop.label
+    label = line["class"] if right else f"{line['class']} ({file.drop.label or 'none'})"
     return (label, percent(line.get("confidence")))
 
 
 def percent(confidence: float | None) -> str:
-    """A probability in words that never round up to certainty."""
+    """Return a probability as text that is never rounded up to 100 %."""
     share = (confidence or 0.0) * 100
     return "> 99.9 %" if share > 99.9 else f"{share:.1f} %"

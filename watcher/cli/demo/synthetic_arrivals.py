@@ -1,4 +1,4 @@
-"""Synthetic files for the demo, and the ways in which producers put files into an inbox."""
+"""Make synthetic files for the demo, and put them into the inbox in the ways of different producers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from watcher.images.decode import SIDE
 from watcher.training.data.synthetic_images import Grey, Sketch
 
 SLOW_PAUSE_S = 1.2
-"""How long the slow writer rests half-way: longer than the demo's ``settle_s``."""
+"""Seconds that the slow writer pauses half-way: longer than the demo's ``settle_s``."""
 
 _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True)
 class Drop:
-    """One file for the inbox. ``label`` is the class it was sampled from, None for what is no image of a class."""
+    """One file for the inbox.
+
+    ``way`` is the way in which it arrives. ``label`` is the class that it was sampled from, None if it is of no class.
+    """
 
     name: str
     way: str
@@ -35,15 +38,15 @@ class Drop:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content, in hex: what the file is known by wherever it goes."""
+        """SHA-256 of the content, in hex. It identifies the file wherever it is moved."""
         return hashlib.sha256(self.data).hexdigest()
 
 
 def plan(count: int, sketch: Sketch, rng: np.random.Generator) -> list[Drop]:
-    """``count`` images, classes and ways of arriving in turn, and a few files that no class is right for."""
+    """Return ``count`` images, with classes and ways of arriving in turn, and a few files that belong to no class."""
     images = _images(count, sketch, rng)
-    for place, spoilt in enumerate(_spoilt(sketch, rng)):
-        images.insert(min(len(images), 5 + 4 * place), spoilt)
+    for number, other in enumerate(_no_images_of_a_class(sketch, rng)):
+        images.insert(min(len(images), 5 + 4 * number), other)
     return images
 
 
@@ -61,7 +64,7 @@ def _images(count: int, sketch: Sketch, rng: np.random.Generator) -> list[Drop]:
     return drops
 
 
-def _spoilt(sketch: Sketch, rng: np.random.Generator) -> Iterator[Drop]:
+def _no_images_of_a_class(sketch: Sketch, rng: np.random.Generator) -> Iterator[Drop]:
     whole = _encoded(sketch.sample(sketch.classes[0], rng), "JPEG")
     noise = rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
     yield Drop("cut-short.jpeg", "truncated JPEG", None, whole[: len(whole) * 3 // 5])
@@ -77,7 +80,7 @@ def _encoded(image: Grey, kind: str) -> bytes:
 
 
 def picture(drop: Drop) -> Image.Image | None:
-    """The image in a file, or None where there is none."""
+    """Return the image in a file, or None if there is none."""
     try:
         with Image.open(io.BytesIO(drop.data)) as image:
             image.load()
@@ -87,7 +90,7 @@ def picture(drop: Drop) -> Image.Image | None:
 
 
 def tile(drop: Drop, caption: tuple[str, ...], group: str) -> contact_sheet.Tile:
-    """A file for the contact sheet."""
+    """Return the tile of a file for the contact sheet."""
     return contact_sheet.Tile(picture(drop), (drop.name, *caption), group)
 
 
@@ -126,7 +129,7 @@ def _slow(data: bytes, target: Path, outgoing: Path) -> None:
 
 
 def _new(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:  # never over another file: that would be the producer's own loss
+    with path.open("xb") as file:  # "x": never over another file, which the producer would lose
         file.write(data)
 
 
@@ -141,14 +144,14 @@ WAYS: dict[str, Callable[[bytes, Path, Path], None]] = {
     TWICE: _plain,
     PNG: _plain,
 }
-"""By name: takes the content, the name in the inbox and a directory of the producer's beside it."""
+"""Ways of arriving, by name: functions of the content, the path in the inbox and the producer's own directory."""
 
 
 def deliver(drop: Drop, inbox: Path, outgoing: Path, stop: threading.Event, patience_s: float = 20.0) -> bool:
-    """Put one file into the inbox in its way.
+    """Put one file into the inbox in its way, as soon as its name is free.
 
-    False, and nothing put there, if its name was still taken after
-    ``patience_s``, or when ``stop`` was set before.
+    Return False, without putting it there, if the name was still in use after ``patience_s``, or ``stop`` was set
+    before.
 
     Raises:
         OSError: the file can not be written.

@@ -1,4 +1,4 @@
-"""Prepares an empty directory for the demo, and removes only what a demo made."""
+"""Prepare an empty directory for the demo. Only files that an earlier demo made are removed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from watcher.core.errors import Exit, Fatal
 from watcher.core.lock import Lock
 
 MARKER = ".mednet-demo"
-
+"""File that marks a directory as made by a demo."""
 
 MADE = (*summary.PLACES, "state", "outgoing", "config.yaml", "daemon.log", "contact-sheet.png")
-"""What the demo makes in its directory, and all that it removes there."""
-
+"""Files and directories that the demo makes in its directory, and the only ones that it removes there."""
 
 CONFIG = """\
-# Made by `mednet-watcher demo`. Short times, so that nobody waits.
+# Made by `mednet-watcher demo`. The times are short, so that nobody has to wait.
 inbox:
   path: inbox
   settle_s: 0.5
@@ -36,18 +35,17 @@ log:
 
 
 def prepare(directory: Path) -> Path:
-    """An empty demo directory, its absolute path. Removes only what an earlier demo made.
+    """Prepare an empty directory, and return its absolute path. Only files that an earlier demo made are removed.
 
     Raises:
-        Fatal: exit code 5, the directory holds other things or can not be
-            written; exit code 6, a daemon runs in it.
+        Fatal: exit code 5; the directory holds other files, or can not be written. Exit code 6; a daemon runs in it.
     """
     root = Path(os.path.abspath(directory))
     try:
         root.mkdir(parents=True, exist_ok=True)
         if any(root.iterdir()) and not (root / MARKER).is_file():
             raise Fatal(
-                f"{root} is not empty, and no demo made it", "Give --dir another, or a new, directory.", Exit.DIRECTORY
+                f"{root} is not empty, and no demo made it", "Give --dir a new or another directory.", Exit.DIRECTORY
             )
         if (root / "state").is_dir():
             lock = Lock(root / "state" / "daemon.lock")
