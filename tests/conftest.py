@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests.support import event_catalogue, torch_missing
@@ -26,6 +27,10 @@ Encoded = Callable[..., bytes]
 _SHM = Path("/dev/shm")
 
 sys.meta_path.insert(0, torch_missing.SkipImports())
+
+# Nothing is judged by the clock: on a busy machine an example may take long.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def _encoded(kind: str) -> Encoded:

@@ -19,6 +19,7 @@ import pytest
 from tests.support.accounts import picture
 from tests.support.daemon import STUB, Daemon, digest, mednet
 from tests.support.repository import TOP
+from tests.support.waiting import LONGEST_S
 
 SHM = Path("/dev/shm")
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
@@ -54,7 +55,7 @@ def test_recovery_keeps_a_second_delivery(tmp_path: Path, elsewhere: Path, image
     daemon.environ["MEDNET_FAILPOINT"] = "decided"
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(timeout=30) == -signal.SIGKILL
+    assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     daemon.environ.clear()
     with daemon.start():
         daemon.until_filed(2)
@@ -103,7 +104,7 @@ def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path, image: byte
     (daemon.inbox / "x.jpeg").write_bytes(image)
     daemon.until(lambda: not os.listdir(daemon.inbox))
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=30)
+    _, told = process.communicate(timeout=LONGEST_S)
     assert (process.returncode, told) == (0, b"")
 
 

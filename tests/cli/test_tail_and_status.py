@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from numpy.random import default_rng
 
+from tests.support import waiting
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
@@ -121,9 +122,9 @@ def test_following_over_rotations(tmp_path: Path) -> None:
         path.write_text("2\n")
         assert process.stdout.readline() == "2\n"
         path.write_text("3\n" * 2)
-        time.sleep(1)
+        time.sleep(waiting.slowness())
         os.truncate(path, 0)
-        time.sleep(1)
+        time.sleep(waiting.slowness())
         with path.open("a") as file:
             file.write("4\n")
         assert [process.stdout.readline() for _ in range(2)] == ["3\n", "4\n"]
@@ -201,6 +202,10 @@ def test_counts_today_and_all_time(tmp_path: Path) -> None:
     assert (told["today"], told["total"]) == ({"review": 1}, {"review": 1, "sorted": 1})
 
 
+def status_of(daemon: Daemon) -> dict[str, object]:
+    return dict(json.loads(mednet("status", "--json", "--config", str(daemon.config)).stdout))
+
+
 def test_status_while_it_runs_and_after(tmp_path: Path) -> None:
     """Backlog, the oldest pending file, the last error and the space left; also of a daemon that is gone."""
     fast = "inbox: {settle_s: 0.1, patience_s: 60, scan_interval_s: 0.3}\n"
@@ -211,7 +216,8 @@ def test_status_while_it_runs_and_after(tmp_path: Path) -> None:
         (tmp_path / "review" / "old.jpeg").touch()
         (tmp_path / "quarantine" / "x.reason.json").touch()
         time.sleep(1.1)
-        told = json.loads(mednet("status", "--json", "--config", str(daemon.config)).stdout)
+        daemon.until(lambda: status_of(daemon)["waiting"] == 1)
+        told = status_of(daemon)
         assert (told["running"], told["waiting"], told["last_error"]) == (True, 1, None)
         assert told["backlog"] == {"review": 1, "quarantine": 0}
         assert told["oldest_pending_s"] > 1

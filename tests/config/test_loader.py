@@ -386,7 +386,7 @@ documents = pieces | trees.map(lambda tree: yaml.safe_dump(tree))
 FILE_IS_REWRITTEN = HealthCheck.function_scoped_fixture
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[FILE_IS_REWRITTEN])
+@settings(max_examples=300, suppress_health_check=[FILE_IS_REWRITTEN, HealthCheck.too_slow])
 @given(text=documents, path=st.none() | pieces)
 def test_loads_or_says_why(file: Path, text: str, path: str | None) -> None:
     """Whatever a file and a variable hold, they load or their problems are told, each on one line."""

@@ -302,5 +302,5 @@ class Conservation(RuleBasedStateMachine):
             assert found == self.dropped
 
 
-TestConservation = pytest.mark.timeout(300)(Conservation.TestCase)
-TestConservation.settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
+TestConservation = Conservation.TestCase
+TestConservation.settings = settings(max_examples=300, stateful_step_count=15)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon, digest
+from tests.support.waiting import LONGEST_S
 from watcher.core.records import Decision, Ending, Filed, Identity, MoveOrder, Outcome, Timing
 from watcher.filing.decision_executor import DecisionExecutor
 from watcher.filing.destinations import Destinations
@@ -149,7 +150,7 @@ def test_parallel_writers_of_one_name(tmp_path: Path) -> None:
         writers = [
             subprocess.Popen([sys.executable, "-c", script, str(tmp_path / f"writer{n}"), target]) for n in range(4)
         ]
-        assert [writer.wait(timeout=100) for writer in writers] == [0, 0, 0, 0]
+        assert [writer.wait(timeout=LONGEST_S) for writer in writers] == [0, 0, 0, 0]
         daemon.until_filed(40)
         assert daemon.stop() == 0
     assert daemon.digests() == dropped

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon
+from tests.support.waiting import LONGEST_S
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
 pytestmark = pytest.mark.slow
@@ -80,7 +81,7 @@ def test_killed_there(exfat: Path, tmp_path: Path, place: str, name: str) -> Non
     daemon.environ["MEDNET_FAILPOINT"] = name
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(timeout=60) == -signal.SIGKILL
+    assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     del daemon.environ["MEDNET_FAILPOINT"]
     with daemon.start():
         daemon.until(lambda: not os.listdir(daemon.inbox))

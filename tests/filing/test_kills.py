@@ -15,6 +15,7 @@ import pytest
 from tests.proofs.chaos import Chaos
 from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
+from tests.support.waiting import LONGEST_S
 from watcher.core import failpoints
 
 ACROSS = ("mid-copy", "published")
@@ -29,7 +30,7 @@ def _die_and_recover(daemon: Daemon, name: str, count: int, below: Sequence[str]
     daemon.environ["MEDNET_FAILPOINT"] = f"{name}:{count}"
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(timeout=60) == -signal.SIGKILL, f"{name} was not reached"
+    assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL, f"{name} was not reached"
     del daemon.environ["MEDNET_FAILPOINT"]
     assert not producer.dropped - daemon.digests(), "lost at the very moment of the kill"
     with daemon.start():
@@ -113,7 +114,7 @@ def test_killed_in_recovery_itself(tmp_path: Path) -> None:
         daemon.environ["MEDNET_FAILPOINT"] = name
         daemon.start(wait=False)
         assert daemon.process is not None
-        assert daemon.process.wait(timeout=60) == -signal.SIGKILL, f"{name} was not reached"
+        assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL, f"{name} was not reached"
     del daemon.environ["MEDNET_FAILPOINT"]
     with daemon.start():
         daemon.until(lambda: not os.listdir(daemon.inbox))
@@ -204,7 +205,7 @@ def test_killed_and_started_before_the_inbox_is_mounted(tmp_path: Path, elsewher
         daemon.environ["MEDNET_FAILPOINT"] = name
         daemon.start(wait=False)
         assert daemon.process is not None
-        assert daemon.process.wait(timeout=60) == -signal.SIGKILL
+        assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
         daemon.environ.clear()
         subprocess.run(["umount", daemon.inbox], check=True)
         refused = subprocess.run([*daemon.command, daemon.config], capture_output=True, text=True, check=False)

@@ -205,9 +205,9 @@ class TestRejects:
         """Sixty megabytes of empty chunks are refused in a moment, not after minutes of parsing."""
         chunk = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt"))
         data = bare_png(64, 64)
-        started = time.perf_counter()
+        started = time.process_time()
         assert rejected(data[:33] + chunk * 5_000_000 + data[33:]) == "too_complex"
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
 
     def test_damaged_middle(self, png: Encoded) -> None:
         """A PNG whose pixel data are damaged is told so, by its checksum: it is no picture of something else."""

@@ -9,7 +9,6 @@ import signal
 import struct
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
@@ -20,6 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import waiting
+from tests.support.waiting import LONGEST_S
 from watcher.core.errors import WatcherError
 from watcher.core.records import Decoded, Identity, Rejected
 from watcher.images import decoder_pool
@@ -46,14 +47,16 @@ class Pool:
         self.clock = Clock()
         self.pool = DecoderPool(directory, limits, TIMEOUT_S, self.clock)
 
-    def answers(self, count: int, within_s: float = 10) -> list[Decoded | Rejected]:
+    def answers(self, count: int) -> list[Decoded | Rejected]:
         """The next ``count`` results, waiting for the processes as the loop does."""
         found: list[Decoded | Rejected] = []
-        deadline = time.monotonic() + within_s
-        while len(found) < count:
-            assert time.monotonic() < deadline, f"only {found}"
+
+        def collected() -> bool:
             wait(self.pool.connections, 1)
-            found += self.pool.collect()
+            found.extend(self.pool.collect())
+            return len(found) >= count
+
+        waiting.until(collected, lambda: f"only {found}")
         return found
 
     def ask(self, *names: str) -> list[Decoded | Rejected]:
@@ -393,7 +396,7 @@ class TestTakenOver:
         impostor("import os\nwhile True:\n    os.write(int(sys.argv[4]), bytes(1 << 16))")  # 16384 greetings each
         pool = pools(inbox)
         pool.pool.submit("a")
-        wait(pool.pool.connections, 10)
+        wait(pool.pool.connections, LONGEST_S)
         assert _ends(lambda: [list(pool.pool.collect()) for _ in range(5)], pool), "collect() does not come back"
 
     def test_half_an_answer_does_not_hold_the_daemon(
@@ -401,7 +404,7 @@ class TestTakenOver:
     ) -> None:
         """A process that stops in the middle of an answer is treated like one that gives none."""
         impostor(
-            "send(b'ready')\nrecv()\nimport os, time\nos.write(int(sys.argv[4]), b'\\0\\0\\1\\0half')\ntime.sleep(60)"
+            "send(b'ready')\nrecv()\nimport os, time\nos.write(int(sys.argv[4]), b'\\0\\0\\1\\0half')\ntime.sleep(1000)"
         )
         pool = pools(inbox)
         pool.pool.submit("a")
@@ -425,13 +428,13 @@ class TestLoading:
         self, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]
     ) -> None:
         """While it loads, the file and those behind it wait, for as long as a process may take to start."""
-        impostor("recv()\nsend(b'loading')\nrecv()\nimport time; time.sleep(60)")
+        impostor("recv()\nsend(b'loading')\nrecv()\nimport time; time.sleep(1000)")
         pool = pools(inbox)
         for name in "ab":
             pool.pool.submit(name)
-        wait(pool.pool.connections, 10)
+        wait(pool.pool.connections, LONGEST_S)
         assert list(pool.pool.collect()) == []
-        wait(pool.pool.connections, 10)
+        wait(pool.pool.connections, LONGEST_S)
         assert list(pool.pool.collect()) == []
         first = pool.process(0)
         pool.clock.now += decoder_pool.START_S - 1
@@ -447,11 +450,11 @@ class TestLoading:
         assert [reason(each) for each in pools(inbox).ask("a")] == [("a", "decoder_crashed")]
 
 
-def _ends(act: Callable[[], Any], pool: Pool, within_s: float = 3) -> bool:
+def _ends(act: Callable[[], Any], pool: Pool) -> bool:
     """Whether ``act`` comes to an end. If not, the processes are killed, so that the test can."""
     thread = threading.Thread(target=act)
     thread.start()
-    thread.join(within_s)
+    thread.join(3 * waiting.slowness())
     if not thread.is_alive():
         return True
     while thread.is_alive():

@@ -388,12 +388,12 @@ class TestHostile:
 
     def test_elements_without_end(self) -> None:
         """Any number of elements, or of sequences within each other, is refused in a moment."""
-        started = time.perf_counter()
+        started = time.process_time()
         head = dicom()[: dicom().index(b"\x08\x00\x16\x00", 140)]
         assert refused(head + b"\x08\0\x05\0CS\0\0" * 5_000_000) == "too_complex"
         deep = (b"\x08\0\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\xff\xff\xff\xff") * 100_000
         assert refused(head + deep) == "too_complex"
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
 
     def test_what_is_not_in_the_standard(self) -> None:
         """An unknown transfer syntax is told as that, and its text is kept back."""

@@ -14,6 +14,7 @@ from pydicom.sequence import Sequence
 
 from tests.support.daemon import Daemon, mednet
 from tests.support.dicom_files import SHADE, SYNTAXES, dataset, written
+from tests.support.waiting import LONGEST_S
 from watcher.images import dicom_filenames
 
 CANARY = b"CANARY^DOE"
@@ -75,7 +76,7 @@ def test_it_is_in_no_output_of_the_daemon(tmp_path: Path) -> None:
             os.rename(tmp_path / "outside", daemon.inbox / f"{name}.dcm")
         daemon.until_filed(len(dropped))
         where = daemon.events("metrics.serving")[-1]
-        with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=LONGEST_S) as answer:
             told = answer.read()
         outcomes = {line["name"].removesuffix(".dcm"): line for line in daemon.outcomes()}
         assert daemon.stop() == 0

@@ -47,6 +47,6 @@ def test_one_level_stays_one_level() -> None:
 
 def test_a_thread_of_pixels() -> None:
     """The most pixels allowed, in one row, are no square of that side in memory."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert resize.to_64(np.zeros((1, 64_000_000), np.uint8)).shape == (64, 64)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

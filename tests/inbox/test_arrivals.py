@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon
+from tests.support.waiting import LONGEST_S
 from watcher.core import mounts
 from watcher.core.errors import Retry
 from watcher.inbox.arrivals import Arrivals
@@ -188,7 +189,7 @@ def test_events_or_no_start(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, "inbox: {watch: events}\n", stub=True)
     daemon.command = ["unshare", "-Ur", "sh", "-c", f'{limited} "$@"', "sh", *daemon.command]
     daemon.start(wait=False)
-    assert daemon.process is not None and daemon.process.wait(timeout=60) == 5
+    assert daemon.process is not None and daemon.process.wait(timeout=LONGEST_S) == 5
     assert b"max_user_watches" in daemon.log.read_bytes()
 
 

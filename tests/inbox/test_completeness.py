@@ -136,7 +136,7 @@ class Model(RuleBasedStateMachine):
             waiting -= {ready.name for ready in handed(self.pending, self.now, self.disk)}
 
 
-Model.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+Model.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestModel = Model.TestCase
 
 

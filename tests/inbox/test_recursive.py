@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from watchdog.observers import inotify_c
 
 from tests.support.accounts import check, picture
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.waiting import LONGEST_S
 from watcher.core import no_overwrite, safe_paths
 from watcher.core.errors import Retry, Vanished
 from watcher.core.records import Decision, Filed, Identity, MoveOrder, Outcome, Returned, Timing
@@ -238,9 +238,8 @@ class Watched:
         return self.watch.watch_subdirectories(self.inbox.folders)
 
     def until(self, true: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 10
         while not true():
-            assert self.wakes.acquire(timeout=max(0.0, deadline - time.monotonic())), "was not woken"
+            assert self.wakes.acquire(timeout=LONGEST_S), "was not woken"
 
     def told_up_to(self, last: str) -> list[str]:
         names: list[str] = []
@@ -338,9 +337,7 @@ class TestArrivals:
         assert arrivals.due_s() == 5.0
         put(tmp_path, "new/a.png")
         assert arrivals.watch is not None
-        deadline = time.monotonic() + 10
-        while not arrivals.watch._new_directory.is_set():
-            assert time.monotonic() < deadline
+        assert arrivals.watch._new_directory.wait(LONGEST_S)
         arrivals.look(1.0)
         assert (arrivals.due_s(), "new/a.png" in arrivals.pending) == (1.0 + NEW_DIRECTORY_SCAN_S, False)
         arrivals.look(1.0 + NEW_DIRECTORY_SCAN_S)

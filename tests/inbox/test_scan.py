@@ -6,13 +6,13 @@ import os
 import resource
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from watchdog.observers import inotify_c
 
+from tests.support.waiting import LONGEST_S
 from watcher.config.settings import IGNORE
 from watcher.core.errors import Retry
 from watcher.core.records import Identity
@@ -125,9 +125,8 @@ class Watched:
 
     def until(self, true: Callable[[], bool]) -> None:
         """Wait for wake-ups until something holds: as the loop does, never by polling."""
-        deadline = time.monotonic() + 10
         while not true():
-            assert self.wakes.acquire(timeout=max(0.0, deadline - time.monotonic())), "was not woken"
+            assert self.wakes.acquire(timeout=LONGEST_S), "was not woken"
 
     def names_up_to(self, last: str) -> list[str]:
         """What was told, up to the sentinel that the test made last."""

@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.accounts import Producer, check, picture
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.waiting import LONGEST_S
 from watcher.core import no_overwrite
 from watcher.core.errors import Fatal, Retry
 from watcher.filing import put_back
@@ -67,7 +68,7 @@ def share(pair: Pair, files: int) -> float:
         pair.second.until(lambda: pair.outcomes() > files // 3 and bool(pair.second.outcomes()))
         assert pair.second.stop(signal.SIGKILL) == -signal.SIGKILL
         pair.second.process = None
-        pair.first.until(pair.drained, timeout_s=300)
+        pair.first.until(pair.drained)
         assert pair.first.stop() == 0
     check(pair.first, producer.dropped)
     owners = Counter(line["owner"] for daemon in (pair.first, pair.second) for line in daemon.events("daemon.starting"))
@@ -86,7 +87,7 @@ def test_a_worker_killed_at_any_step_is_taken_over(tmp_path: Path, name: str) ->
     pair.second.start()
     producer.drop(60)
     assert pair.second.process is not None
-    assert pair.second.process.wait(timeout=30) == -signal.SIGKILL
+    assert pair.second.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     assert not producer.dropped - pair.first.digests(), "lost at the very moment of the kill"
     pair.second.environ.clear()
     with pair.first:
@@ -106,7 +107,7 @@ def test_killed_while_taking_over(tmp_path: Path) -> None:
     daemon.environ["MEDNET_FAILPOINT"] = "adopted:3"
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(timeout=30) == -signal.SIGKILL
+    assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     daemon.environ.clear()
     with daemon.start():
         daemon.until_filed(10)
@@ -144,7 +145,7 @@ def test_a_daemon_alone_frees_what_workers_left(tmp_path: Path) -> None:
     producer.drop(20)
     daemon.start(wait=False)
     assert daemon.process is not None
-    assert daemon.process.wait(timeout=30) == -signal.SIGKILL
+    assert daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     daemon.environ.clear()
     daemon.config.write_text(daemon.config.read_text().replace("shared: true", "shared: false"))
     with daemon.start():
@@ -166,7 +167,7 @@ def test_workers_end_what_a_daemon_alone_left(tmp_path: Path, point: str) -> Non
         producer.drop(20)
         alone.start(wait=False)
         assert alone.process is not None
-        assert alone.process.wait(timeout=30) == -signal.SIGKILL
+        assert alone.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
         pair = Pair(tmp_path, output)
         for daemon in (pair.first, pair.second):
             daemon.places[1] = Path(elsewhere) / "sorted"

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import waiting
 from tests.support.accounts import Producer, check, metrics
 from tests.support.daemon import Daemon, mednet
+from tests.support.waiting import LONGEST_S
 from watcher.core.errors import Fatal
 from watcher.monitoring import metrics_server
 from watcher.monitoring.counters import Histogram
@@ -128,14 +130,16 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
         Producer(daemon, seed=1).drop(10)
         daemon.until_filed(10)
         where = daemon.events("metrics.serving")[-1]
-        with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=LONGEST_S) as answer:
             text = answer.read()
-    linted = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=60, check=False)
+    linted = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, timeout=LONGEST_S, check=False
+    )
     assert (linted.returncode, linted.stdout + linted.stderr) == (0, b"")
 
 
 def read(port: int, address: str = "127.0.0.1") -> bytes:
-    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=LONGEST_S) as answer:
         return bytes(answer.read())
 
 
@@ -152,11 +156,13 @@ class TestServer:
         """Fifty that connect and say nothing take no more than a few threads; soon others are answered again."""
         before = threading.active_count()
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
-        time.sleep(0.2)
-        assert 0 < threading.active_count() - before <= metrics_server.MAX_CLIENTS
-        time.sleep(1.5)
+        waiting.until(lambda: threading.active_count() > before)
+        for _ in range(10):
+            assert threading.active_count() - before <= metrics_server.MAX_CLIENTS
+            time.sleep(0.02)
+        waiting.until(lambda: threading.active_count() <= before)
         assert b"mednet_watcher_info" in read(port)
-        assert threading.active_count() - before <= 1
+        waiting.until(lambda: threading.active_count() <= before)
         for each in silent:
             each.close()
 

@@ -16,6 +16,7 @@ from numpy.random import default_rng
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon
 from tests.support.repository import TOP
+from tests.support.waiting import LONGEST_S
 from watcher.core.records import Decision, Filed, MoveOrder, Outcome, Timing
 from watcher.monitoring.counters import Counters, Totals
 from watcher.monitoring.metrics import Metrics
@@ -25,7 +26,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promto
 
 
 def tool(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=KIT)
+    return subprocess.run(words, capture_output=True, text=True, timeout=LONGEST_S, check=False, cwd=KIT)
 
 
 def queries() -> dict[str, str]:

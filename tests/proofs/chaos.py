@@ -67,7 +67,7 @@ class Chaos:
         with contextlib.ExitStack() as stack:
             for daemon in self.daemons:
                 stack.enter_context(daemon.start())
-            self.daemon.until(self._drained, timeout_s=300)
+            self.daemon.until(self._drained)
             self.daemon.until(lambda: metrics_of_all(self.daemons)["mednet_files_pending"] == 0)
             told = metrics_of_all(self.daemons)
             for daemon in self.daemons:

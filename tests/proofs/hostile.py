@@ -170,7 +170,7 @@ class Siege:
             self._swaps()
             daemon.until(
                 lambda: self._hang(hangs) and os.listdir(daemon.inbox) == ["directory.jpeg"],
-                timeout_s=600,
+                longest_s=1800,
             )
             daemon.until(lambda: metrics(daemon)["mednet_files_pending"] == 0)
             told = metrics(daemon)

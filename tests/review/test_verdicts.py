@@ -18,6 +18,7 @@ from tests.support.accounts import check
 from tests.support.daemon import Daemon, digest, mednet
 from tests.support.filing_site import BROKEN, HAND, NOW, ODD, audit
 from tests.support.review_site import ANNA, UNSURE, ReviewSite
+from tests.support.waiting import LONGEST_S
 from watcher.cli import main
 from watcher.cli.commands import review
 from watcher.core.errors import Exit, Fatal, Retry
@@ -771,7 +772,7 @@ def test_killed_daemon(house: House, name: str) -> None:
     house.daemon.environ["MEDNET_FAILPOINT"] = name
     with house.daemon.start():
         assert house.review("reject", house.waiting[0]) == Exit.OK
-        assert house.daemon.process is not None and house.daemon.process.wait(timeout=30) == -signal.SIGKILL
+        assert house.daemon.process is not None and house.daemon.process.wait(timeout=LONGEST_S) == -signal.SIGKILL
     assert (house.root / "rejected" / "a.jpeg").exists()
     house.check()
 

@@ -21,6 +21,7 @@ from PIL import Image
 from tests.support.filing_site import HAND
 from tests.support.repository import TOP
 from tests.support.review_site import ANNA, UNSURE, ReviewSite
+from tests.support.waiting import LONGEST_S
 from watcher.core.errors import Reject, Retry
 from watcher.core.records import Identity
 from watcher.images.decode import Limits
@@ -287,9 +288,9 @@ def test_command(site: ReviewSite) -> None:
         assert process.stdout is not None and process.stderr is not None
         address = process.stdout.readline().split()[-1]
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        with opener.open(address, timeout=30) as answer:
+        with opener.open(address, timeout=LONGEST_S) as answer:
             assert "a.png" in answer.read().decode()
         process.send_signal(signal.SIGINT)
-        code, told = process.wait(timeout=30), process.stderr.read()
+        code, told = process.wait(timeout=LONGEST_S), process.stderr.read()
     assert code in (0, 130), told
     assert "Traceback" not in told

@@ -17,6 +17,7 @@ from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
 from tests.support.repository import TOP
 from tests.support.torch_missing import needs_torch, skip_without_torch
+from tests.support.waiting import LONGEST_S
 from watcher.config.loader import load
 from watcher.core import mounts, no_overwrite
 from watcher.images.formats import detect
@@ -38,7 +39,7 @@ class House:
         skip_without_torch()
         line = [*wrap, sys.executable, "-m", "watcher", "doctor", "--json", "--config", str(self.config)]
         environ = {**os.environ, "PYTHONPATH": str(TOP)}
-        ended = subprocess.run(line, capture_output=True, text=True, timeout=100, env=environ, check=False)
+        ended = subprocess.run(line, capture_output=True, text=True, timeout=LONGEST_S, env=environ, check=False)
         assert ended.stderr == ""
         told = [json.loads(text) for text in ended.stdout.splitlines()]
         return ended.returncode, {each["what"]: each for each in sorted(told, key=lambda each: each["state"] != "ok")}

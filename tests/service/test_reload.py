@@ -19,6 +19,7 @@ from tests.support.daemon import Daemon, Sampler, digest
 from tests.support.dicom_files import SHADE, dicom
 from tests.support.reloadable_daemon import ReloadableDaemon
 from tests.support.service_manager import ServiceManager
+from tests.support.waiting import LONGEST_S
 from watcher.config import settings
 from watcher.core import shipped_files
 from watcher.core.errors import Reject
@@ -160,7 +161,7 @@ def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         daemon.until(lambda: bool(daemon.events("daemon.stopping")))
         (tmp_path / "hang").unlink()
-        assert daemon.process.wait(timeout=30) == 0
+        assert daemon.process.wait(timeout=LONGEST_S) == 0
     assert daemon.events("reload.done", "daemon.failed", "daemon.crashed") == []
 
 

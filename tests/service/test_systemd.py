@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from numpy.random import default_rng
 
+from tests.support import waiting
 from tests.support.accounts import picture
 from tests.support.daemon import Daemon
-from tests.support.service_manager import WATCHDOG_S, ServiceManager
+from tests.support.service_manager import ServiceManager
+from tests.support.waiting import LONGEST_S
 from watcher.service import systemd
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
@@ -64,28 +66,29 @@ def test_a_failed_start_is_never_ready(tmp_path: Path, manager: ServiceManager) 
     started.inbox.rmdir()
     started.start(wait=False)
     assert started.process is not None
-    assert started.process.wait(timeout=30) == 5
+    assert started.process.wait(timeout=LONGEST_S) == 5
     first, last = manager.hear()
     assert (first, last.startswith("STATUS=failed: "), str(started.inbox) in last) == ("STATUS=starting", True, True)
 
 
 def test_an_idle_inbox_feeds_the_watchdog(tmp_path: Path, manager: ServiceManager) -> None:
     """With nothing to do the watchdog is fed in time, also when scans are far apart."""
-    started = daemon(tmp_path, manager, STUB_LIMIT_S="0.2")
+    started = daemon(tmp_path, manager, STUB_LIMIT_S=str(0.2 * waiting.slowness()))
     started.config.write_text(started.config.read_text().replace("scan_interval_s: 0.3", "scan_interval_s: 3600"))
     with started:
-        assert manager.longest_silence_s(3 * WATCHDOG_S) < WATCHDOG_S
+        assert manager.longest_silence_s(3 * manager.watchdog_s) < manager.watchdog_s
         assert started.events("daemon.stuck") == []
 
 
 def test_slow_work_feeds_the_watchdog(tmp_path: Path, manager: ServiceManager) -> None:
     """A backlog that takes far longer than a station's limit is no reason to bite: each batch gets done."""
-    started = daemon(tmp_path, manager, STUB_LIMIT_S="1", STUB_INFER_S="0.5")
+    slowness = waiting.slowness()
+    started = daemon(tmp_path, manager, STUB_LIMIT_S=str(slowness), STUB_INFER_S=str(0.5 * slowness))
     started.config.write_text(started.config.read_text() + "batch: {size: 1}\n")
     with started:
         for number in range(6):
             drop(started, f"{number}.jpeg")
-        assert manager.longest_silence_s(3) < WATCHDOG_S
+        assert manager.longest_silence_s(3 * slowness) < manager.watchdog_s
         started.until_filed(6)
         assert started.events("daemon.stuck") == []
 
@@ -116,18 +119,21 @@ def test_a_stuck_station_starves_the_watchdog(
 
     When it gets on after all, so does the feeding.
     """
-    with daemon(tmp_path, manager, STUB_LIMIT_S="0.5", STUB_HANG_NETWORK=str(tmp_path / "hang")) as started:
+    hang_file = str(tmp_path / "hang")
+    with daemon(tmp_path, manager, STUB_LIMIT_S=str(waiting.slowness()), STUB_HANG_NETWORK=hang_file) as started:
+        drop(started, "first.jpeg")  # so that the decoder has started, and is not the one that is stuck
+        started.until_filed(1)
         release = hang(tmp_path, started)
         started.until(lambda: bool(started.events("daemon.stuck")))
         [told] = started.events("daemon.stuck")
         assert (told["owes"], told["level"]) == (1, "critical")
         assert told["station"] in stations
         fed = manager.count("WATCHDOG=1")
-        assert manager.longest_silence_s(1.5 * WATCHDOG_S) > 1.4 * WATCHDOG_S
+        assert manager.longest_silence_s(1.5 * manager.watchdog_s) > 1.4 * manager.watchdog_s
         assert manager.count("WATCHDOG=1") == fed
         assert manager.hear()[-1] == f"STATUS={told['station']} is stuck"
         release()
-        started.until_filed(1)
+        started.until_filed(2)
         started.until(lambda: manager.count("WATCHDOG=1") > fed)
         assert len(started.events("daemon.unstuck")) == 1
 
@@ -140,16 +146,17 @@ def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: ServiceManage
     with daemon(tmp_path, manager, STUB_HANG_LOOK=str(tmp_path / "hang")) as started:
         (tmp_path / "hang").touch()
         os.link(started.config, started.inbox / "a.jpeg")  # gives no event, so the scan finds it and looks
-        time.sleep(2 * WATCHDOG_S)
-        assert manager.longest_silence_s(1.5 * WATCHDOG_S) > 1.4 * WATCHDOG_S
+        time.sleep(2 * manager.watchdog_s)
+        assert manager.longest_silence_s(1.5 * manager.watchdog_s) > 1.4 * manager.watchdog_s
         assert started.stop(signal.SIGABRT) == -signal.SIGABRT
     assert "in look" in started.log.read_text()
 
 
 def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: ServiceManager) -> None:
     """A decoder that hangs is no reason to bite: the pool ends it, and its file is tried again."""
-    started = daemon(tmp_path, manager, STUB_LIMIT_S="3")
-    started.config.write_text(started.config.read_text() + "decode: {timeout_s: 1}\n")
+    slowness = waiting.slowness()
+    started = daemon(tmp_path, manager, STUB_LIMIT_S=str(3 * slowness))
+    started.config.write_text(started.config.read_text() + f"decode: {{timeout_s: {slowness}}}\n")
     with started:
         drop(started, "first.jpeg")
         started.until_filed(1)
@@ -157,7 +164,7 @@ def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: ServiceManager) 
         [child] = Path(f"/proc/{started.process.pid}/task/{started.process.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGSTOP)
         drop(started)
-        assert manager.longest_silence_s(3) < WATCHDOG_S
+        assert manager.longest_silence_s(3 * slowness) < manager.watchdog_s
         started.until_filed(2)
         assert started.outcomes()[1]["class"] is not None
         assert started.events("daemon.stuck") == []

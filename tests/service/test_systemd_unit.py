@@ -19,6 +19,7 @@ import pytest
 from tests.support.daemon import Sampler, mednet
 from tests.support.repository import TOP
 from tests.support.systemd_container import Container, missing
+from tests.support.waiting import LONGEST_S
 from watcher.cli.commands import install_service
 from watcher.config import loader
 from watcher.config.settings import Review
@@ -45,7 +46,7 @@ def install(prefix: Path, *words: str) -> Path:
 
 
 def analyze(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, timeout=LONGEST_S, check=False)
 
 
 @needs_systemd
@@ -377,7 +378,7 @@ def _metrics(booted: Container) -> None:
     lines = booted.run("journalctl", "-u", "mednet-watcher", "-g", "metrics.serving", "-o", "cat", "--no-pager").stdout
     port = json.loads(lines.splitlines()[-1])["port"]
     with urllib.request.urlopen(
-        f"http://127.0.0.1:{port}/metrics", timeout=10
+        f"http://127.0.0.1:{port}/metrics", timeout=LONGEST_S
     ) as answer:  # the container has our network
         assert b"mednet_inbox_reachable 1.0" in answer.read()
 

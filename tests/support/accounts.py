@@ -17,6 +17,7 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.daemon import Daemon, digest
+from tests.support.waiting import LONGEST_S
 from watcher.filing.quarantine_notes import SUFFIX
 from watcher.inbox import claims
 
@@ -81,7 +82,7 @@ def metrics_of_all(daemons: Sequence[Daemon]) -> dict[str, float]:
 def metrics(daemon: Daemon) -> dict[str, float]:
     """What the running daemon tells Prometheus, by name and labels."""
     where = daemon.events("metrics.serving")[-1]
-    with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=LONGEST_S) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {
         ",".join((sample.name, *sample.labels.values())): sample.value

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.support import event_catalogue, fork_server
+from tests.support import event_catalogue, fork_server, waiting
 from tests.support.repository import TOP
 from tests.support.torch_missing import skip_without_torch
+from tests.support.waiting import LONGEST_S
 from watcher.core import shipped_files
 from watcher.training.data import synthetic_images
 
@@ -42,6 +42,7 @@ class Daemon:
         self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
         self.root, self.inbox, self.log = root, root / "inbox", root / "log"
         self.config = root / "config.yaml"
+        self._read_bytes, self._lines = 0, list[dict[str, Any]]()
         self.process: subprocess.Popen[bytes] | fork_server.ForkedProcess | None = None
         self.inbox.mkdir(parents=True, exist_ok=True)
         pending = f"inbox: {{settle_s: 0.3, patience_s: {PATIENCE_S}, scan_interval_s: 0.5}}\n"
@@ -81,28 +82,35 @@ class Daemon:
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=LONGEST_S)
 
     def events(self, *names: str) -> list[dict[str, Any]]:
         """The log lines with one of these events. Every line must be JSON."""
-        if not self.log.exists():
-            return []
-        lines = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]]
-        return [line for line in lines if not names or line["event"] in names]
+        if self.log.exists():
+            with self.log.open("rb") as log:
+                log.seek(self._read_bytes)
+                fresh = log.read()
+            whole = fresh[: fresh.rfind(b"\n") + 1]
+            self._read_bytes += len(whole)
+            self._lines += [json.loads(line) for line in whole.splitlines()]
+        return [line for line in self._lines if not names or line["event"] in names]
 
     def outcomes(self) -> list[dict[str, Any]]:
         return self.events("image.sorted", "image.review", "image.quarantined")
 
-    def until(self, true: Callable[[], bool], timeout_s: float = 60) -> None:
-        """Wait for something that the real process does."""
-        deadline = time.monotonic() + timeout_s
-        while not true():
-            assert self.process is None or self.process.poll() is None, self.log.read_text()[-2000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
-            time.sleep(0.02)
+    def until(self, condition: Callable[[], bool], longest_s: float = LONGEST_S) -> None:
+        """Wait for something that the process does, while it runs."""
 
-    def until_filed(self, count: int, timeout_s: float = 60) -> None:
-        self.until(lambda: len(self.outcomes()) >= count, timeout_s)
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.process is None or self.alive, self.log.read_text()[-2000:]
+            return False
+
+        waiting.until(holds, lambda: self.log.read_text()[-2000:], longest_s)
+
+    def until_filed(self, count: int) -> None:
+        self.until(lambda: len(self.outcomes()) >= count)
 
     def emptied(self) -> bool:
         """Whether no file is left in the inbox, nor in a directory below."""
@@ -161,7 +169,7 @@ def mednet(
                 "watcher.cli.main:main", words, **streams, environ=environ, cwd=cwd, modules=modules
             )
         try:
-            code = process.wait(timeout=100)
+            code = process.wait(timeout=LONGEST_S)
         finally:
             process.kill()
         out.seek(0)

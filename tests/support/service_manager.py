@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-WATCHDOG_S = 0.9
+from tests.support import waiting
 
 
 class ServiceManager:
@@ -16,7 +16,8 @@ class ServiceManager:
         self.socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
         self.socket.setblocking(False)
         self.heard: list[str] = []
-        self.environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(WATCHDOG_S * 1e6))}
+        self.watchdog_s = 0.9 * waiting.slowness()
+        self.environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": str(int(self.watchdog_s * 1e6))}
 
     def hear(self) -> list[str]:
         """All messages up to now."""

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy
 
 from tests.support.repository import TOP
+from tests.support.waiting import LONGEST_S
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNITS = Path("/lib/systemd/system")
@@ -64,7 +65,7 @@ def missing() -> str | None:
         return "needs systemd, unshare and nsenter"
     probe = ["unshare", "-m", "-p", "-C", "-f", "sh", "-c", "mount -t tmpfs x /mnt && mkdir /mnt/a /mnt/b /mnt/c && "
              "mount -t overlay o -o lowerdir=/mnt/c,upperdir=/mnt/a,workdir=/mnt/b /mnt/c"]  # fmt: skip
-    if subprocess.run(probe, capture_output=True, timeout=20, check=False).returncode:
+    if subprocess.run(probe, capture_output=True, timeout=LONGEST_S, check=False).returncode:
         return "the kernel does not let us make namespaces and overlays"
     return None
 
@@ -140,7 +141,7 @@ class Container:
     def run(self, *words: str, check: bool = True, input: bytes = b"") -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root, and outside of any unit."""
         enter = ["nsenter", "-t", str(self.pid), "-m", "-p", "-u", "-i", "-C", "-r", "-w"]
-        ended = subprocess.run([*enter, *words], input=input, capture_output=True, timeout=60, check=False)
+        ended = subprocess.run([*enter, *words], input=input, capture_output=True, timeout=LONGEST_S, check=False)
         told = subprocess.CompletedProcess(words, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
         assert not check or ended.returncode == 0, (words, told)
         return told

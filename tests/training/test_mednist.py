@@ -37,7 +37,6 @@ CLASSES = {"ChestCT", "BreastMRI", "CXR", "AbdomenCT", "HeadCT", "Hand"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.needs_data,
-    pytest.mark.timeout(400),
     pytest.mark.skipif(not ARCHIVE.exists(), reason="MedNIST is not at hand (../shared/mednist or $MEDNIST)"),
 ]
 
@@ -165,7 +164,7 @@ def test_daemon_sorts_them(
             dropped[digest(content)] += 1
             (daemon.root / "staged").write_bytes(content)
             (daemon.root / "staged").rename(daemon.inbox / path.replace("/", "-"))
-        daemon.until(lambda: not os.listdir(daemon.inbox), timeout_s=200)
+        daemon.until(lambda: not os.listdir(daemon.inbox))
         assert daemon.stop() == 0
     assert daemon.digests() == dropped
     assert not list((daemon.root / "quarantine").iterdir())

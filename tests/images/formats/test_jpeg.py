@@ -141,9 +141,9 @@ class TestLongWork:
         """A file of 200 KB that takes a decoder longer than it has is refused before it is decoded, by its cause."""
         bomb = progressive(8000, 8000, 883)
         assert len(bomb) < 250_000
-        started = time.perf_counter()
+        started = time.process_time()
         assert refused(bomb) == ("too_complex", "a JPEG of 883 scans, the limit for 64000000 pixels is 32")
-        assert time.perf_counter() - started < 1
+        assert time.process_time() - started < 1
 
     @pytest.mark.parametrize(("side", "most"), [(80, 500), (400, 64)])
     def test_up_to_the_limit_scans_decode(self, side: int, most: int) -> None:
@@ -179,9 +179,9 @@ class TestLongWork:
     @pytest.mark.parametrize("segments", [b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xdb\0\2", b"\xff\xc4\0\2"])
     def test_a_file_of_nothing_but_segments(self, segments: bytes) -> None:
         """Sixty megabytes of empty segments are refused in a moment, not after minutes of parsing."""
-        started = time.perf_counter()
+        started = time.process_time()
         assert refused(b"\xff\xd8" + segments * 15_000_000)[0] == "too_complex"
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
 
 
 def refused(data: bytes, limits: Limits = Limits()) -> tuple[str, str]:

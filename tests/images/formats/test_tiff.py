@@ -110,12 +110,12 @@ class TestPages:
         """More pages or fields than any film has are refused in a moment."""
         page = struct.pack("<HHHIIHHII", 2, 273, 4, 1, 8, 279, 4, 1, 8)
         pages = b"".join(page + struct.pack("<I", 8 + 30 * number) for number in range(1, 100_001))
-        started = time.perf_counter()
+        started = time.process_time()
         assert refused(b"II*\0" + struct.pack("<I", 8) + pages) == "too_complex"
         fields = struct.pack("<H", 60_000) + page[2:] * 30_000
         turns = b"".join(fields + struct.pack("<I", 8 + (len(fields) + 4) * number) for number in (1, 2, 3))
         assert refused(b"II*\0" + struct.pack("<I", 8) + turns) == "too_complex"
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
 
 
 class TestWhole:

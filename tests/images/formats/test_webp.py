@@ -82,9 +82,9 @@ def test_it_says_that_it_is_huge() -> None:
 
 def test_chunks_without_end() -> None:
     """Any number of empty chunks, or of frames, is refused in a moment."""
-    started = time.perf_counter()
+    started = time.process_time()
     assert refused(extended(64, 64, b"JUNK\0\0\0\0" * 1_000_000)) == "too_complex"
     assert refused(extended(8000, 8000, b"ANMF\0\0\0\0" * 33)) == "too_complex"
     assert refused(extended(64, 64, b"VP8 \xff\0\0\0")) == "damaged"
     assert refused(b"RIFF\x04\0\0\0WEBP") == "unreadable"
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2

@@ -6,13 +6,13 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support import waiting
 from tests.support.repository import TOP
+from tests.support.waiting import LONGEST_S
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -49,19 +49,11 @@ def running(home: Path) -> list[int]:
     return found
 
 
-def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("not within 10 s")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ended_it_ends_its_trainings(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, which the trainings themselves do not hear, leaves none of them running; nor does SIGTERM."""
-    making = start(tmp_path, "exec sleep 30")
-    until(lambda: len(running(tmp_path)) == len(os.sched_getaffinity(0)))
+    making = start(tmp_path, "exec sleep 1000")
+    waiting.until(lambda: len(running(tmp_path)) == len(os.sched_getaffinity(0)))
     os.killpg(making.pid, number)
-    assert making.wait(timeout=10) != 0
-    until(lambda: running(tmp_path) == [])
+    assert making.wait(timeout=LONGEST_S) != 0
+    waiting.until(lambda: running(tmp_path) == [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tests.support import fork_server
+from tests.support import fork_server, waiting
 from tests.support.daemon import mednet
 from tests.support.repository import TOP
 from watcher.cli import main
@@ -436,13 +435,11 @@ def test_killed_study_goes_on(plan: Path, data: Path, tmp_path: Path) -> None:
             environ=os.environ,
             modules=fork_server.TRAINING,
         )
-    deadline = time.monotonic() + 60
-    while not (found := result_rows.read(out / "runs.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    waiting.until(lambda: result_rows.read(out / "runs.jsonl"))
     dying.kill()
     assert dying.wait() == -signal.SIGKILL
     before = len(result_rows.read(out / "runs.jsonl"))
-    assert found and before < 4
+    assert 0 < before < 4
     told = mednet(*words(plan, data, out)).stdout
     assert f"{before} of them done before" in told and "all runs done" in told
     assert len((out / "runs.jsonl").read_text().splitlines()) == 4
