@@ -19,11 +19,10 @@ import torch
 from PIL import Image
 
 from watcher.cli import judge_weights, main
-from watcher.cli.commands import promote
 from watcher.config import loader
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
-from watcher.model import checkpoint, mednet, out_of_distribution, promotions
+from watcher.model import checkpoint, mednet, out_of_distribution, promotions, weights_in_force
 from watcher.monitoring import drift
 from watcher.training.site import fine_tuning, promotion_gate, rehearsal, site_images
 from watcher.training.site.promotion_gate import Predictions
@@ -417,7 +416,7 @@ class TestPromote:
             checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
         judged = checkpoint.load(tmp_path / "a").digest
         with pytest.raises(Fatal, match="another file now"):
-            promote._promote(tmp_path / "state", tmp_path / "b", judged, None)
+            weights_in_force.put_in_force(tmp_path / "state", tmp_path / "b", judged, None, "me")
         assert list((tmp_path / "state" / promotions.DIRECTORY).glob("*.safetensors")) == []
         assert self.in_force(tmp_path) == shipped.digest
 
@@ -426,9 +425,9 @@ class TestPromote:
         for name in "ab":
             checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
         a, b = (checkpoint.load(tmp_path / name).digest for name in "ab")
-        promote._promote(tmp_path / "state", tmp_path / "a", a, None)
+        weights_in_force.put_in_force(tmp_path / "state", tmp_path / "a", a, None, "me")
         with pytest.raises(Fatal, match="other weights were put in force meanwhile"):
-            promote._promote(tmp_path / "state", tmp_path / "b", b, None)
+            weights_in_force.put_in_force(tmp_path / "state", tmp_path / "b", b, None, "me")
         assert self.in_force(tmp_path) == a
 
     def test_who_changes_the_list_is_waited_for(self, tmp_path: Path) -> None:

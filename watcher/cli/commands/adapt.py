@@ -8,7 +8,6 @@ import math
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.core.printable import printable
 from watcher.model import checkpoint, classifier, promotions
 from watcher.training.data.labelled_images import Examples
-from watcher.training.site import fine_tuning, rehearsal, site_images
+from watcher.training.site import adapted_weights, fine_tuning, rehearsal, site_images
 from watcher.training.site.rehearsal import REHEARSAL
 
 LEAST = 10
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         args.accept_rate,
         judge_weights.of_rehearsed(present, memory),
     )
-    saved = checkpoint.save(_checkpoint(present, found, learn, held), args.out)
+    saved = checkpoint.save(adapted_weights.make(present, found, learn, held), args.out)
     print(f"learnt from {len(learn.labels)} images ({_counts(learn)}), {len(held.labels)} kept back for promote")
     print(f"{args.out}: digest {saved.digest}")
     print(f"next: mednet-watcher promote {args.out} --data {args.data}")
@@ -100,25 +99,3 @@ def _refuse_in_use(out: Path, weights: Iterable[Path], promoted: Path) -> None:
 def _counts(data: Examples) -> str:
     counts = np.bincount(data.labels, minlength=len(data.classes) + 1).tolist()
     return ", ".join(f"{name} {n}" for name, n in zip((*data.classes, site_images.STRANGERS), counts, strict=True) if n)
-
-
-def _checkpoint(
-    present: checkpoint.Checkpoint, found: fine_tuning.Adapted, learn: Examples, held: Examples
-) -> checkpoint.Checkpoint:
-    tensors = {name: value.half().numpy() for name, value in found.net.state_dict().items()}
-    usual = {"review_rate": found.review_rate, "confidence_mean": float(found.confidence.mean())}
-    about = {"from": present.digest, "learnt": len(learn.labels), "kept_back": len(held.labels)}
-    return replace(
-        present,
-        tensors={**tensors, **found.known.tensors()},
-        thresholds={**asdict(found.limits), "temperature": found.temperature},
-        # What was measured to be wrong at them was measured on the weights of before.
-        operating=tuple({**point, **asdict(found.limits_at(point["accept_rate"]))} for point in present.operating),
-        training={
-            **present.training,
-            # What drift is measured against. The mix of classes is the base data's, and stays.
-            "validation": {**present.training.get("validation", {}), **usual},
-            "adapted": [*present.training.get("adapted", []), about],
-        },
-        digest="",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,30 +36,14 @@ def run(args: argparse.Namespace) -> int:
     slim, steps = compression.compress(
         net, data, valid, tuning, lambda s: print(f"epoch {s.epoch}: {s.valid_errors} wrong, loss {s.valid_loss:.6f}")
     )
-    shipped = replace(
-        full,
-        architecture=slim.config.to_dict(),
-        tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
-        thresholds={},
-    )
     heat = calibration.temperature(
         calibration.answers(slim, valid.images)[0], valid.labels, calibration.platt(valid.labels)
     )
-    shipped = replace(shipped, thresholds={"temperature": heat})
+    shipped = compression.weights(full, slim, heat)
     before, after = judge_weights.judge(full, valid), judge_weights.judge(shipped, valid)
-    shipped = checkpoint.save(
-        replace(
-            shipped,
-            thresholds={"temperature": heat, "min_confidence": evaluation.fit_min_confidence(after, GIVE_UP)},
-            training={
-                **full.training,
-                "compressed": {**asdict(tuning), "from": full.digest, "steps": [asdict(step) for step in steps]},
-                "valid_errors_full": len(before.errors),
-                "valid_errors_shipped": len(after.errors),
-            },
-        ),
-        args.out,
-    )
+    min_confidence = evaluation.fit_min_confidence(after, GIVE_UP)
+    errors = len(before.errors), len(after.errors)
+    shipped = checkpoint.save(compression.finished(shipped, full, min_confidence, tuning, steps, errors), args.out)
     print(f"full     {args.weights}: {before.correct} of {before.total} right, {_size(args.weights)}")
     print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
     changed = int((before.right != after.right).sum())

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 from watcher.cli import judge_weights
 from watcher.config import loader
 from watcher.config.settings import Review
-from watcher.core import atomic_write, shipped_files
+from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
-from watcher.model import checkpoint, classifier, promotions, thresholds
+from watcher.model import checkpoint, classifier, promotions, thresholds, weights_in_force
 from watcher.review import verdicts
 from watcher.training.site import promotion_gate, rehearsal, site_images
 from watcher.training.site.rehearsal import REHEARSAL
@@ -63,13 +60,14 @@ def run(args: argparse.Namespace) -> int:
         about["base validation"] = "not judged, the rehearsal belongs to other weights"
     page = promotion_gate.page(references, lines, present.classes, about)
     refused = [line for line in lines if line.worse]
-    report = _put(settings.state.path, f"{new.digest}.md", page)
+    report = weights_in_force.write_report(settings.state.path, new.digest, page)
     print(page.split("\n\n## ")[0])
     print(f"report with both confusion matrices of each set: {report}")
     if refused:
         print("refused: the weights in force stay", flush=True)
         return Exit.FAILED
-    _promote(settings.state.path, args.candidate, new.digest, before)
+    who = verdicts.current_reviewer(os.environ).user
+    weights_in_force.put_in_force(settings.state.path, args.candidate, new.digest, before, who)
     print(f"in force from the next start or reload on: {new.digest}")
     print(f"rollback would put {present.digest} in force again")
     return Exit.OK
@@ -97,54 +95,3 @@ def _references(
         yield promotion_gate.Reference(
             str(root), data.labels, *(judge_weights.of_images(w, data, review) for w in (present, new))
         )
-
-
-def _put(state: Path, name: str, text: str) -> Path:
-    try:
-        place = promotions.make_directory(state) / name
-        place.write_text(text, "utf-8")
-    except OSError as error:
-        raise Fatal(
-            f"the report can not be written to {state / promotions.DIRECTORY}: {error.strerror}",
-            "Run this as the daemon's user, or as root, and make room there.",
-            Exit.DIRECTORY,
-        ) from error
-    return place
-
-
-def _promote(state: Path, candidate: Path, digest: str, before: Path | None) -> None:
-    """Put the weights in force in the place of those they were judged against."""
-    place = promotions.weights_file(state, digest)
-    with promotions.locked(state):
-        if promotions.in_force(state) != before:
-            told = "other weights were put in force meanwhile"
-            raise Fatal(told, "Promote it anew, to be judged against those.", Exit.FAILED)
-        if not _is_there(place, digest):
-            _copy(candidate, place, digest)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        promotions.write(
-            state,
-            [*promotions.history(state), promotions.Promotion(digest, now, verdicts.current_reviewer(os.environ).user)],
-        )
-
-
-def _is_there(place: Path, digest: str) -> bool:
-    """From an earlier promotion, and still whole."""
-    try:
-        return checkpoint.load(place).digest == digest
-    except Fatal:
-        return False
-
-
-def _copy(candidate: Path, place: Path, digest: str) -> None:
-    try:
-        with atomic_write.replacing(place) as partial:
-            shutil.copyfile(candidate, partial)
-            if checkpoint.load(partial).digest != digest:
-                raise Fatal(f"{candidate} is another file now than was judged", "Promote it anew.", Exit.FAILED)
-    except OSError as error:
-        raise Fatal(
-            f"the weights can not be copied to {place}: {error.strerror}",
-            "Give yourself the right to write in the state directory, and make room there.",
-            Exit.DIRECTORY,
-        ) from error

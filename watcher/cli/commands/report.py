@@ -25,8 +25,6 @@ SHIPPED_CAPTION = """\
 Judged on validation images, at the temperature stored with the weights. Nearly all images have a confidence near 1: the
 lower panel counts them, and a bin of one or two images shows chance."""
 
-Picture = tuple[str, str, str]
-
 AUDIT = "audit.md"
 
 
@@ -41,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     table = study_report.lines(plan, runs)
     if args.data:
         _shipped(args, out)
-    audit, pictures = out / AUDIT, _draw(table, out)
+    audit, pictures = out / AUDIT, study_charts.draw(_controls(table), out)
     if (out / SHIPPED).exists():
         pictures.append(("Confidence of finished weights", SHIPPED, SHIPPED_CAPTION))
     text = study_report.page(plan, table, pictures, audit.read_text("utf-8") if audit.exists() else "")
@@ -57,34 +55,9 @@ def _counted(table: Sequence[study_report.Line], runs: Sequence[result_rows.Row]
     return f"{len(runs)} rows read{also}"
 
 
-def _draw(table: Sequence[study_report.Line], out: Path) -> list[Picture]:
-    """The figures of the recipes themselves, unchanged; titles, file names and captions."""
-    controls: Mapping[str, Sequence[result_rows.Row]] = {
-        line.variant.name: line.runs for line in table if not line.variant.change
-    }
-    if not controls:
-        return []
-    study_charts.confusions(controls, out / "confusion.svg")
-    study_charts.reliability(controls, out / "reliability.svg")
-    study_charts.curves(controls, out / "curves.svg")
-    return [
-        (
-            "Confusion of the recipes",
-            "confusion.svg",
-            "Mean counts over seeds. Errors are red, all panels on one scale.",
-        ),
-        (
-            "Is confidence worth its name?",
-            "reliability.svg",
-            "Of the trainings, without a temperature: who learns smoothed labels is less sure than right.",
-        ),
-        (
-            "Losses while training",
-            "curves.svg",
-            "Thin lines are runs, thick ones the mean of those still going. It is the loss that is trained on: with "
-            "smoothed labels it has a floor above zero, so do not compare it across recipes.",
-        ),
-    ]
+def _controls(table: Sequence[study_report.Line]) -> Mapping[str, Sequence[result_rows.Row]]:
+    """Return the runs of the recipes themselves, unchanged."""
+    return {line.variant.name: line.runs for line in table if not line.variant.change}
 
 
 def _shipped(args: argparse.Namespace, out: Path) -> None:

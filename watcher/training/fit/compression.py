@@ -9,14 +9,15 @@ for that, and the numbers are stored in half precision.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from watcher.model import mednet
+from watcher.model.checkpoint import Checkpoint
 from watcher.training.data.labelled_images import Examples
 from watcher.training.fit import recipe_training
 
@@ -67,6 +68,37 @@ def compress(
         steps.append(step)
         tell(step)
     return best, steps
+
+
+def weights(full: Checkpoint, slim: mednet.MedNet, temperature: float) -> Checkpoint:
+    """Return the checkpoint of the compressed network, without a threshold yet."""
+    return replace(
+        full,
+        architecture=slim.config.to_dict(),
+        tensors={name: value.half().numpy() for name, value in slim.state_dict().items()},
+        thresholds={"temperature": temperature},
+    )
+
+
+def finished(
+    slim: Checkpoint,
+    full: Checkpoint,
+    min_confidence: float,
+    tuning: Tuning,
+    steps: Sequence[Step],
+    errors: tuple[int, int],
+) -> Checkpoint:
+    """Add the threshold, and what people should know of the compression; ``errors`` are those before and after."""
+    return replace(
+        slim,
+        thresholds={**slim.thresholds, "min_confidence": min_confidence},
+        training={
+            **full.training,
+            "compressed": {**asdict(tuning), "from": full.digest, "steps": [asdict(step) for step in steps]},
+            "valid_errors_full": errors[0],
+            "valid_errors_shipped": errors[1],
+        },
+    )
 
 
 def _tune(slim: mednet.MedNet, data: Examples, loss: nn.Module, tuning: Tuning, epoch: int) -> None:

@@ -20,6 +20,33 @@ matplotlib.rcParams.update({"svg.hashsalt": "mednet-watcher", "svg.fonttype": "n
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red")
 
 
+def draw(controls: Mapping[str, Sequence[Row]], out: Path) -> list[tuple[str, str, str]]:
+    """Draw the figures of the recipes themselves, and return the title, file name and caption of each."""
+    if not controls:
+        return []
+    confusions(controls, out / "confusion.svg")
+    reliability(controls, out / "reliability.svg")
+    curves(controls, out / "curves.svg")
+    return [
+        (
+            "Confusion of the recipes",
+            "confusion.svg",
+            "Mean counts over seeds. Errors are red, all panels on one scale.",
+        ),
+        (
+            "Is confidence worth its name?",
+            "reliability.svg",
+            "Of the trainings, without a temperature: who learns smoothed labels is less sure than right.",
+        ),
+        (
+            "Losses while training",
+            "curves.svg",
+            "Thin lines are runs, thick ones the mean of those still going. It is the loss that is trained on: with "
+            "smoothed labels it has a floor above zero, so do not compare it across recipes.",
+        ),
+    ]
+
+
 def curves(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
     """Losses over epochs: thin lines are runs, thick ones the mean of those that got so far."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
