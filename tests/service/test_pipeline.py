@@ -67,13 +67,13 @@ class Executor:
     carried: int = 0
     failing: bool = False
     orders: list[MoveOrder] = field(default_factory=list)
-    behind: None = None
+    lag: None = None
 
     @property
     def ledger(self) -> Executor:
         return self
 
-    def catch_up(self) -> None:
+    def record_postponed(self) -> None:
         """Nothing is owed."""
 
     def handle(self, orders: Sequence[MoveOrder]) -> list[tuple[int, Result]]:
