@@ -295,7 +295,7 @@ def _people_sort(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["explain", "--config", str(daemon.config), "broken.jpeg"]) == 0
     assert "it was not moved" in capsys.readouterr().out
     assert main.main(["audit", "--config", str(daemon.config)]) == 0
-    assert "8 of those on disk people put there, after decisions in shadow mode" in capsys.readouterr().out
+    assert "8 of those on disk were put there by people, after decisions in shadow mode" in capsys.readouterr().out
     assert digest(b"x") in {line["digest"] for line in files.values()}
 
 
