@@ -149,7 +149,7 @@ def test_a_hung_loop_starves_the_watchdog(tmp_path: Path, manager: ServiceManage
         time.sleep(2 * manager.watchdog_s)
         assert manager.longest_silence_s(1.5 * manager.watchdog_s) > 1.4 * manager.watchdog_s
         assert started.stop(signal.SIGABRT) == -signal.SIGABRT
-    assert "in look" in started.log.read_text()
+    assert "in identify" in started.log.read_text()
 
 
 def test_a_stopped_decoder_is_replaced(tmp_path: Path, manager: ServiceManager) -> None:
