@@ -68,29 +68,29 @@ def examples(data: Path) -> labelled_images.Examples:
 
 
 @pytest.fixture(scope="module")
-def judged(examples: labelled_images.Examples) -> Callable[[str], evaluation.Report]:
+def judged(examples: labelled_images.Examples) -> Callable[[str], evaluation.Evaluation]:
     """Judges weights on the validation images, once for all tests, as ``evaluate`` does."""
 
     @functools.cache
-    def judge(name: str) -> evaluation.Report:
-        return judge_weights.judge(checkpoint.load(shipped_files.weights(f"{name}.safetensors")), examples)
+    def judge(name: str) -> evaluation.Evaluation:
+        return judge_weights.evaluate(checkpoint.load(shipped_files.weights(f"{name}.safetensors")), examples)
 
     return judge
 
 
 @pytest.mark.parametrize(("name", "most"), [("mednet-general", 2), ("mednet-plus", 0), ("mednet-improved", 4)])
 def test_shipped_weights_are_what_their_card_says(
-    judged: Callable[[str], evaluation.Report], name: str, most: int
+    judged: Callable[[str], evaluation.Evaluation], name: str, most: int
 ) -> None:
     """Few errors, confidence that is calibrated to 0.2 % (15 bins), and at most one error among the surest; small."""
     report = judged(name)
     assert report.total - report.correct <= most
-    assert evaluation.calibration(report).error <= 0.002
+    assert evaluation.reliability(report).error <= 0.002
     assert report.sure_errors <= 1
     assert shipped_files.weights(f"{name}.safetensors").stat().st_size <= 10e6
 
 
-def test_plus_is_worse_than_improved_in_no_class(judged: Callable[[str], evaluation.Report]) -> None:
+def test_plus_is_worse_than_improved_in_no_class(judged: Callable[[str], evaluation.Evaluation]) -> None:
     """Side by side on the validation images: of every class at least as many are told right."""
     reports = [judged(f"mednet-{name}") for name in ("plus", "improved")]
     plus, improved = (dict(zip(report.classes, report.confusion.diagonal(), strict=True)) for report in reports)
@@ -100,7 +100,7 @@ def test_plus_is_worse_than_improved_in_no_class(judged: Callable[[str], evaluat
 
 @pytest.mark.parametrize(("name", "least", "most"), [("mednet-general", 0.995, 1), ("mednet-improved", 0.999, 6)])
 def test_nearly_all_are_filed_and_filed_right(
-    judged: Callable[[str], evaluation.Report], name: str, least: float, most: int
+    judged: Callable[[str], evaluation.Evaluation], name: str, least: float, most: int
 ) -> None:
     """The thresholds file at least this share of the images, and at most so many of them wrong.
 
@@ -127,11 +127,11 @@ def test_compiled_network_agrees_with_the_trained_one(examples: labelled_images.
     )
     images = examples.images[::every]
     folded = mednet.fold_batch_norm(trained)
-    before, after = calibration.answers(trained, images)[0], calibration.answers(folded, images)[0]
+    before, after = calibration.predict(trained, images)[0], calibration.predict(folded, images)[0]
     np.testing.assert_allclose(after, before, atol=1e-3, rtol=0)
-    halved = calibration.answers(compression.halved(folded), images)[0]
+    halved = calibration.predict(compression.in_half_precision(folded), images)[0]
     np.testing.assert_allclose(halved, before, atol=0.02, rtol=0)
-    sent = calibration.answers(shipped, images)[0]
+    sent = calibration.predict(shipped, images)[0]
     np.testing.assert_allclose(sent, before, atol=5, rtol=0)
     assert all((logits.argmax(axis=1) == before.argmax(axis=1)).all() for logits in (after, halved, sent))
 
@@ -148,7 +148,7 @@ def test_daemon_sorts_them(
     tmp_path: Path,
     data: Path,
     truth: dict[str, str],
-    judged: Callable[[str], evaluation.Report],
+    judged: Callable[[str], evaluation.Evaluation],
     name: str,
     every: int,
 ) -> None:

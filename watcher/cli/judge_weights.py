@@ -1,4 +1,4 @@
-"""What weights with their thresholds say of images: by this ``adapt`` goes only so far, and ``promote`` judges."""
+"""Judge weights with their thresholds, as the daemon would decide."""
 
 from __future__ import annotations
 
@@ -8,70 +8,69 @@ import numpy as np
 
 from watcher.config.settings import Review
 from watcher.core.records import Outcome, Scored
-from watcher.model import checkpoint, classifier, decision, thresholds
-from watcher.model import decision as deciding
-from watcher.model.out_of_distribution import KnownImages
+from watcher.model import classifier, decision, thresholds
+from watcher.model.checkpoint import Checkpoint
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
 from watcher.training.fit import evaluation
-from watcher.training.site import fine_tuning, promotion_gate, rehearsal
+from watcher.training.site import fine_tuning
+from watcher.training.site.promotion_gate import Predictions
+from watcher.training.site.rehearsal import Rehearsal
 
 BATCH = 64
 
-FITTED = Review()
-"""Asks for nothing: the thresholds are those that were fitted with the weights."""
+FITTED_THRESHOLDS = Review()
+"""Settings that ask for nothing: the thresholds are those that were fitted with the weights."""
 
 
-def of_rehearsed(
-    weights: checkpoint.Checkpoint, memory: rehearsal.Rehearsal, review: Review = FITTED
-) -> promotion_gate.Predictions:
-    """Of the rehearsal's validation images, which are there as the first linear layer gave them.
+def predict_rehearsed(weights: Checkpoint, memory: Rehearsal, review: Review = FITTED_THRESHOLDS) -> Predictions:
+    """Predict the rehearsal's validation images, of which the outputs of the first linear layer are at hand.
 
-    ``review`` is what the operator asks for: by default the thresholds that were fitted.
+    ``review`` is what the operator asks for.
     """
-    logits, features = fine_tuning.answers(classifier.build(weights), memory.valid)
-    known: KnownImages | None = classifier.known_images(weights)
-    return _decided(weights, [Scored(logits, None if known is None else known.distance(features))], review)
+    logits, features = fine_tuning.predict(classifier.build(weights), memory.valid)
+    known = classifier.known_images(weights)
+    scored = Scored(logits, None if known is None else known.distance(features))
+    return _decided(weights, [scored], review)
 
 
-def of_images(weights: checkpoint.Checkpoint, data: Examples, review: Review = FITTED) -> promotion_gate.Predictions:
-    """Of images (n, 64, 64), by the stations of the daemon. ``review`` as above."""
+def predict_images(weights: Checkpoint, data: Examples, review: Review = FITTED_THRESHOLDS) -> Predictions:
+    """Predict images. ``review`` is what the operator asks for."""
+    return _decided(weights, _scored(weights, data), review)
+
+
+def _scored(weights: Checkpoint, data: Examples) -> list[Scored]:
+    """Score images (n, 64, 64) by the daemon's stations, batch by batch, on the device there is."""
     station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
     network = classifier.make_scorer(station, weights)
-    batches = (data.images[start : start + BATCH] for start in range(0, len(data.images), BATCH))
-    return _decided(weights, [network(batch) for batch in batches], review)
+    return [network(data.images[start : start + BATCH]) for start in range(0, len(data.images), BATCH)]
 
 
-def _decided(weights: checkpoint.Checkpoint, scored: list[Scored], review: Review) -> promotion_gate.Predictions:
+def _decided(weights: Checkpoint, scored: Sequence[Scored], review: Review) -> Predictions:
     policy = thresholds.policy(review, weights)
-    decisions = [d for each in scored for d in decision.decide(each, [False] * len(each.logits), policy)]
-    labels = [0 if d.label is None else weights.classes.index(d.label) for d in decisions]
-    return promotion_gate.Predictions(
-        np.array(labels, np.int64), np.array([d.outcome is Outcome.SORTED for d in decisions], np.bool_)
-    )
+    decisions = [each for batch in scored for each in decision.decide(batch, [False] * len(batch.logits), policy)]
+    labels = [0 if each.label is None else weights.classes.index(each.label) for each in decisions]
+    filed = [each.outcome is Outcome.SORTED for each in decisions]
+    return Predictions(np.array(labels, np.int64), np.array(filed, np.bool_))
 
 
-def judge(weights: checkpoint.Checkpoint, data: labelled_images.Examples) -> evaluation.Report:
-    """Classify every image as the daemon would, on the device there is.
+def evaluate(weights: Checkpoint, data: Examples) -> evaluation.Evaluation:
+    """Classify every image as the daemon would, and compare with the labels.
 
     Raises:
         Fatal: exit code 5; the data has classes that the weights do not know.
     """
     data = relabelled(data, weights.classes)
     classifier.use_threads(0)
-    station = classifier.Classifier(classifier.build(weights), classifier.choose_device("auto"))
-    network, policy = classifier.make_scorer(station, weights), thresholds.policy(Review(), weights)
-    shares, filed = [np.zeros((0, len(weights.classes)))], [np.zeros(0, np.bool_)]
-    for start in range(0, len(data.images), BATCH):
-        scored = network(data.images[start : start + BATCH])
-        shares.append(deciding.probabilities(scored.logits, policy.temperature)[:, : len(weights.classes)])
-        decisions = deciding.decide(scored, [False] * len(scored.logits), policy)
-        filed.append(np.array([decision.outcome is Outcome.SORTED for decision in decisions]))
-    return evaluation.report(data, np.concatenate(shares), np.concatenate(filed))
+    scored, policy = _scored(weights, data), thresholds.policy(FITTED_THRESHOLDS, weights)
+    count = len(weights.classes)
+    parts = [decision.probabilities(batch.logits, policy.temperature)[:, :count] for batch in scored]
+    filed = _decided(weights, scored, FITTED_THRESHOLDS).filed
+    return evaluation.evaluate(data, np.concatenate([np.zeros((0, count)), *parts]), filed)
 
 
-def relabelled(data: labelled_images.Examples, classes: Sequence[str]) -> labelled_images.Examples:
-    """The same images with labels in the weights' own class order.
+def relabelled(data: Examples, classes: Sequence[str]) -> Examples:
+    """Return images with labels in the order of the weights' classes.
 
     Raises:
         Fatal: exit code 5; the data has classes that are none of these.

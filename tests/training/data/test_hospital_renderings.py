@@ -10,7 +10,7 @@ import torch
 
 from watcher.images import decode
 from watcher.training.data import hospital_renderings, synthetic_outliers
-from watcher.training.data.hospital_renderings import BEARS, Bears, RandomDraws
+from watcher.training.data.hospital_renderings import VARIATIONS, RandomDraws, Variation
 
 N = 24
 
@@ -24,7 +24,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def dice(seed: int = 0, n: int = N) -> RandomDraws:
+def draws(seed: int = 0, n: int = N) -> RandomDraws:
     return RandomDraws(torch.Generator().manual_seed(seed), n)
 
 
@@ -55,43 +55,43 @@ def test_window_is_linear_and_clips() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda x, d: hospital_renderings.placed(x, [Bears(any_way=1, quarter=1)] * N, d),
-        lambda x, d: hospital_renderings.shaded(x, [Bears(inverted=0.5, gamma=1)] * N, d),
-        lambda x, d: hospital_renderings.worn(x, d),
-        lambda x, d: synthetic_outliers.from_images(x, torch.arange(N), torch.ones(N, dtype=torch.bool), d),
-        lambda x, d: synthetic_outliers.from_nothing(d),
+        lambda x, d: hospital_renderings.repositioned(x, [Variation(any_angle=1, quarter_turn=1)] * N, d),
+        lambda x, d: hospital_renderings.with_other_tones(x, [Variation(inverted=0.5, gamma=1)] * N, d),
+        lambda x, d: hospital_renderings.degraded(x, d),
+        lambda x, d: synthetic_outliers.near_outliers(x, torch.arange(N), torch.ones(N, dtype=torch.bool), d),
+        lambda x, d: synthetic_outliers.far_outliers(d),
         lambda x, d: hospital_renderings.from_hounsfield(x * 3000, d),
         lambda x, d: hospital_renderings.from_raw(x.cumsum(1) ** 4, d),
     ],
     ids=["placed", "shaded", "worn", "near", "far", "hounsfield", "raw"],
 )
 def test_gives_pictures_and_the_same_for_the_same_dice(images: torch.Tensor, change) -> None:  # type: ignore[no-untyped-def]
-    """Whatever is done, finite grey levels in [0, 1] of 64 x 64 come out; the same dice do the same, others do not."""
-    made = change(images, dice())
+    """Whatever is done, finite grey levels in [0, 1] of 64 x 64 come out; the same draws do the same, others do not."""
+    made = change(images, draws())
     assert made.shape == (N, 64, 64)
     assert torch.isfinite(made).all()
     assert made.min() >= -1e-6
     assert made.max() <= 1 + 1e-6
-    assert torch.equal(made, change(images, dice()))
-    assert not torch.equal(made, change(images, dice(seed=1)))
+    assert torch.equal(made, change(images, draws()))
+    assert not torch.equal(made, change(images, draws(seed=1)))
 
 
 def test_what_a_class_does_not_bear_is_not_done(images: torch.Tensor) -> None:
     """A class that is never inverted, turned or mirrored keeps dark dark and up up."""
-    upright = Bears(tilt=0, quarter=0, mirrored=0, inverted=0)
-    placed = hospital_renderings.placed(images, [upright] * N, dice())
+    upright = Variation(tilt=0, quarter_turn=0, mirrored=0, inverted=0)
+    placed = hospital_renderings.repositioned(images, [upright] * N, draws())
     tall = (placed > 0.3).any(dim=2).sum(dim=1)
     wide = (placed[:, :16] > 0.3).any(dim=1).sum(dim=1)
     assert (tall > wide).all(), "the upright of the L stands"
-    shaded = hospital_renderings.shaded(images, [upright] * N, dice())
+    shaded = hospital_renderings.with_other_tones(images, [upright] * N, draws())
     assert (shaded[:, 60, 60] < shaded[:, 46, 15]).all()
 
 
 def test_quarter_turn_turns(images: torch.Tensor) -> None:
     """A class mounted on its side at every turn does not stay upright."""
-    turned = Bears(tilt=0, quarter=1, mirrored=0)
-    placed = hospital_renderings.placed(images, [turned] * N, dice())
-    straight = hospital_renderings.placed(images, [Bears(tilt=0, quarter=0, mirrored=0)] * N, dice())
+    turned = Variation(tilt=0, quarter_turn=1, mirrored=0)
+    placed = hospital_renderings.repositioned(images, [turned] * N, draws())
+    straight = hospital_renderings.repositioned(images, [Variation(tilt=0, quarter_turn=0, mirrored=0)] * N, draws())
     assert (placed - straight).abs().amax((1, 2)).min() > 0.3
 
 
@@ -99,7 +99,7 @@ def test_framed_film_is_whole_and_smaller() -> None:
     """On a larger canvas of one level a film is there from corner to corner, upright, two fifths as wide or more."""
     films = 0.5 + torch.zeros(N, 64, 64)
     films[:, :12, :12] = 0.9
-    found = hospital_renderings._framed(films, dice(), often=1.0)
+    found = hospital_renderings._framed(films, draws(), often=1.0)
     for canvas in found:
         film, corner = (canvas - 0.5).abs() < 0.01, (canvas - 0.9).abs() < 0.01
         rows, columns = ((film | corner).any(axis).nonzero()[:, 0] for axis in (1, 0))
@@ -114,20 +114,20 @@ def test_framed_film_is_whole_and_smaller() -> None:
 
 def test_nothing_framed_is_nothing_changed(images: torch.Tensor) -> None:
     """Where no film is framed all come back level for level; by default most do."""
-    assert hospital_renderings._framed(images, dice(), often=0.0).equal(images)
-    same = (hospital_renderings._framed(images, dice(), hospital_renderings.FRAMED) == images).all(2).all(1)
+    assert hospital_renderings._framed(images, draws(), often=0.0).equal(images)
+    same = (hospital_renderings._framed(images, draws(), hospital_renderings.FRAMED_SHARE) == images).all(2).all(1)
     assert N // 2 < int(same.sum()) < N
 
 
 def test_every_class_of_mednist_has_its_own() -> None:
     """None of the six is changed by what was meant for another; what is no class has its own as well."""
-    assert set(BEARS) == {"ChestCT", "AbdomenCT", "HeadCT", "BreastMRI", "CXR", "Hand", "outlier"}
+    assert set(VARIATIONS) == {"ChestCT", "AbdomenCT", "HeadCT", "BreastMRI", "CXR", "Hand", "outlier"}
 
 
 def test_near_strangers_are_not_what_they_are_made_of(images: torch.Tensor) -> None:
     """None is left as it was: an image of a class must not be taught as none of them."""
     for seed in range(20):
-        made = synthetic_outliers.from_images(
-            images, torch.arange(N) % 3, torch.tensor([True, False, False]), dice(seed)
+        made = synthetic_outliers.near_outliers(
+            images, torch.arange(N) % 3, torch.tensor([True, False, False]), draws(seed)
         )
         assert (made - images).abs().mean((1, 2)).min() > 0.003

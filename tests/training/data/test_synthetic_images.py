@@ -42,7 +42,7 @@ def test_same_seed_same_image(small: synthetic_images.Sketch) -> None:
 def test_fit_is_deterministic() -> None:
     """The same images and seed give the same sketch, to the last bit."""
     images = {"a": some_images(40)}
-    first, again = (synthetic_images.fit(images, 4, 3, np.random.default_rng(5)).portraits["a"] for _ in range(2))
+    first, again = (synthetic_images.fit(images, 4, 3, np.random.default_rng(5)).by_class["a"] for _ in range(2))
     for name, value in vars(first).items():
         assert np.array_equal(value, getattr(again, name)), name
 
@@ -55,8 +55,8 @@ def test_round_trip(small: synthetic_images.Sketch, tmp_path: Path) -> None:
     assert loaded.classes == ("a", "b")
     assert dict(loaded.provenance) == synthetic_images.PROVENANCE
     for label in loaded.classes:
-        for name, value in vars(small.portraits[label]).items():
-            assert np.allclose(getattr(loaded.portraits[label], name), value, rtol=1e-3, atol=1e-3), name
+        for name, value in vars(small.by_class[label]).items():
+            assert np.allclose(getattr(loaded.by_class[label], name), value, rtol=1e-3, atol=1e-3), name
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
@@ -64,14 +64,14 @@ def test_views_are_never_few_images() -> None:
     """A view stands for at least a quarter of a small class: no image is stored as the mean of itself."""
     images = some_images(12)
     images[0] = 255  # far from all others: k-means would leave it alone in a cluster
-    portrait = synthetic_images.fit({"a": images}, components=3, views=8).portraits["a"]
+    portrait = synthetic_images.fit({"a": images}, components=3, views=8).by_class["a"]
     assert portrait.shares.min() * 12 >= 3
     assert portrait.shares.sum() == pytest.approx(1)
 
 
 def test_components_are_orthonormal_and_bounded(small: synthetic_images.Sketch) -> None:
     """No more components than asked for, at right angles and of length one."""
-    basis = small.portraits["a"].components
+    basis = small.by_class["a"].components
     assert basis.shape == (3, 64 * 64)
     assert np.allclose(basis @ basis.T, np.eye(3), atol=1e-3)
 
@@ -134,7 +134,7 @@ def test_shipped_samples_vary(label: str) -> None:
 
 def test_shipped_views_stand_for_many_images() -> None:
     """No view of the shipped sketch is a mean over less than a fortieth of its class's 7,100 to 8,000 images."""
-    for portrait in synthetic_images.Sketch.load(SHIPPED).portraits.values():
+    for portrait in synthetic_images.Sketch.load(SHIPPED).by_class.values():
         assert portrait.shares.min() >= 1 / 40
 
 

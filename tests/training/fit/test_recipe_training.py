@@ -336,7 +336,7 @@ class TestSettings:
     def test_changed_recipe(self) -> None:
         """Settings of the training and of the network are changed alike, lists as YAML has them; the rest stays."""
         improved = recipes.RECIPES["improved"]
-        found = recipes.changed(improved, {"filters": [5, 10], "momentum": 0.9})
+        found = recipes.with_changes(improved, {"filters": [5, 10], "momentum": 0.9})
         assert found == replace(improved, network=replace(improved.network, filters=(5, 10)), momentum=0.9)
 
     @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ class TestSettings:
     def test_change_that_is_none(self, change: dict[str, Any]) -> None:
         """A setting that there is not, or a value that is none for it, is refused."""
         with pytest.raises(ValueError):
-            recipes.changed(recipes.RECIPES["improved"], change)
+            recipes.with_changes(recipes.RECIPES["improved"], change)
 
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -369,7 +369,7 @@ class TestSettings:
     def test_change_that_nothing_can_be_trained_with(self, change: dict[str, Any], says: str) -> None:
         """What would end a study in the middle, hours later, is refused before it begins, in words."""
         with pytest.raises(ValueError, match=says):
-            recipes.changed(recipes.RECIPES["improved"], change)
+            recipes.with_changes(recipes.RECIPES["improved"], change)
 
 
 class TestCompress:
@@ -401,7 +401,7 @@ class TestCompress:
 
     def test_numbers_fit_half_precision(self, tmp_path: Path) -> None:
         """What is judged is what is stored: every number survives the trip through half precision."""
-        slim = compression.halved(run(tmp_path).learner.net)
+        slim = compression.in_half_precision(run(tmp_path).learner.net)
         assert all(torch.equal(value, value.half().float()) for value in slim.parameters())
 
 
@@ -483,12 +483,12 @@ class TestCompressCommand:
         valid = judge_weights.relabelled(
             labelled_images.load(labelled_images.listing(home, home / "split.csv", "valid")), ("CXR", "Hand")
         )
-        logits, _ = calibration.answers(classifier.build(slim), valid.images)
+        logits, _ = calibration.predict(classifier.build(slim), valid.images)
 
         heat = slim.thresholds["temperature"]
-        assert heat == calibration.temperature(logits, valid.labels, doubt=1 / 6)
+        assert heat == calibration.temperature(logits, valid.labels, smoothing=1 / 6)
         shares = calibration.probabilities(logits, heat)[np.arange(4), valid.labels]
-        assert judge_weights.judge(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
+        assert judge_weights.evaluate(slim, valid).loss == pytest.approx(-np.log(shares).mean(), rel=1e-4)
 
     def test_the_threshold_is_that_of_what_is_stored(self, home: Path) -> None:
         """Fitted on the confidences of the compressed network at its temperature: no right answer lies below it."""
@@ -497,10 +497,10 @@ class TestCompressCommand:
         assert self.call(home, "--rank", "1", "--epochs", "0") == 0
         slim = checkpoint.load(home / "slim.safetensors")
         valid = labelled_images.load(labelled_images.listing(home, split, "valid"))
-        judged = judge_weights.judge(slim, valid)
+        judged = judge_weights.evaluate(slim, valid)
         least = judged.confidences[judged.right].min()
         assert slim.thresholds["min_confidence"] == pytest.approx(np.floor(least * 1e4) / 1e4)
-        full = judge_weights.judge(checkpoint.load(home / "full.safetensors"), valid)
+        full = judge_weights.evaluate(checkpoint.load(home / "full.safetensors"), valid)
         assert abs(full.confidences[full.right].min() - least) > 1e-3, "else it says nothing"
 
     @pytest.mark.parametrize(
@@ -630,7 +630,7 @@ class TestDataset:
 
 class TestEvaluate:
     @pytest.fixture
-    def judged(self) -> evaluation.Report:
+    def judged(self) -> evaluation.Evaluation:
         """Four images of two classes, one taken for the other, and one file that could not be decoded."""
         data = Examples(
             ("CXR", "Hand"),
@@ -639,9 +639,9 @@ class TestEvaluate:
             np.array([0, 0, 1, 1]),
             (("4", 1, "truncated"),),
         )
-        return evaluation.report(data, np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.05, 0.95]]))
+        return evaluation.evaluate(data, np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.05, 0.95]]))
 
-    def test_counts(self, judged: evaluation.Report) -> None:
+    def test_counts(self, judged: evaluation.Evaluation) -> None:
         """Right of total, the confusion with true rows, and each error by file; a broken file is an error too."""
         assert (judged.correct, judged.total) == (3, 5)
         assert judged.confusion.tolist() == [[1, 1], [0, 2]]
@@ -651,11 +651,11 @@ class TestEvaluate:
     def test_errors_that_were_given_as_sure(self) -> None:
         """An error counts as sure from 99 % on; calibration is over 15 bins, as in the papers."""
         data = Examples(("a", "b"), ("0", "1", "2"), np.zeros((3, 64, 64), np.uint8), np.array([0, 0, 0]), ())
-        judged = evaluation.report(data, np.array([[0.01, 0.99], [0.011, 0.989], [0.999, 0.001]]))
+        judged = evaluation.evaluate(data, np.array([[0.01, 0.99], [0.011, 0.989], [0.999, 0.001]]))
         assert (len(judged.errors), judged.sure_errors) == (2, 1)
-        assert (evaluation.BINS, evaluation.SURE) == (15, 0.99)
+        assert (evaluation.BINS, evaluation.HIGH_CONFIDENCE) == (15, 0.99)
 
-    def test_json_is_a_contract(self, judged: evaluation.Report) -> None:
+    def test_json_is_a_contract(self, judged: evaluation.Evaluation) -> None:
         """The object of ``evaluate --json`` is plain JSON with exactly these keys."""
         assert json.loads(json.dumps(judged.to_dict())) == {
             "total": 5,
@@ -670,23 +670,23 @@ class TestEvaluate:
             "sure_errors": 0,
         }
 
-    def test_table_reads_as_the_matrix(self, judged: evaluation.Report) -> None:
+    def test_table_reads_as_the_matrix(self, judged: evaluation.Evaluation) -> None:
         """Each row of the text has the true class, the counts in the order of the head, and the share that is right."""
-        head, *rows = (line.split() for line in evaluation.table(judged).splitlines())
+        head, *rows = (line.split() for line in evaluation.confusion_table(judged).splitlines())
         assert head == ["CXR", "Hand", "right"]
         assert rows == [["CXR", "1", "1", "50.00%"], ["Hand", "0", "2", "100.00%"]]
 
-    def test_picture_is_drawn(self, judged: evaluation.Report, tmp_path: Path) -> None:
+    def test_picture_is_drawn(self, judged: evaluation.Evaluation, tmp_path: Path) -> None:
         """The matrix is drawn as a PNG, directories made as needed."""
         pytest.importorskip("matplotlib")
-        evaluation.picture(judged, tmp_path / "docs" / "confusion.png", "title")
+        evaluation.draw_confusion(judged, tmp_path / "docs" / "confusion.png", "title")
         assert (tmp_path / "docs" / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
 class TestCalibration:
     @staticmethod
-    def measured(confidences: list[float], right: list[bool]) -> evaluation.Calibration:
-        return evaluation.calibration(np.array(confidences), np.array(right, bool))
+    def measured(confidences: list[float], right: list[bool]) -> evaluation.Reliability:
+        return evaluation.reliability(np.array(confidences), np.array(right, bool))
 
     def test_perfect_and_boastful(self) -> None:
         """Right as often as confident is no error; sure and wrong is an error of 1."""
@@ -719,7 +719,7 @@ def test_fitted_threshold_gives_up_no_more_than_asked(rows: list[tuple[int, bool
     """At most the given share of the rightly recognised goes to review, and a threshold just above sends more."""
     confidences = np.array([value / 10_000 for value, _ in rows])
     right = np.array([flag for _, flag in rows])
-    judged = evaluation.Report(("a",), len(rows), (), np.zeros((1, 1), np.int64), confidences, right)
+    judged = evaluation.Evaluation(("a",), len(rows), (), np.zeros((1, 1), np.int64), confidences, right)
     fitted = evaluation.fit_min_confidence(judged, give_up)
     assert 0 <= fitted <= 1
     if right.any():

@@ -116,7 +116,10 @@ def test_every_image_is_judged_by_a_network_that_never_saw_it(home: Path) -> Non
         ("ChestCT", "north", 36),
         ("ChestCT", "south", 12),
     ]
-    assert [(row["kind"], row["images"]) for row in generalisation_report.kinds(folds)] == [("knee", 9), ("photo", 9)]
+    assert [(row["kind"], row["images"]) for row in generalisation_report.outlier_kinds(folds)] == [
+        ("knee", 9),
+        ("photo", 9),
+    ]
 
 
 def test_counts_add_up(home: Path) -> None:
@@ -208,7 +211,7 @@ def test_seeds_side_by_side() -> None:
 
     judged = {name: {"seed": n, "valid": valid(n, n + 1)} for n, name in enumerate(("shipped", "shipped-seed1"))}
     judged["a"] = {"seed": 0, "valid": valid(0, 99)}
-    table = seed_spread.beside(judged, [row(0, 4), row(1, 7)])[-1].splitlines()
+    table = seed_spread.shipped_recipe(judged, [row(0, 4), row(1, 7)])[-1].splitlines()
     assert table[2:] == [
         "| improved recipe | 0 | 4 | 3 | 1 | 0 | 0.10% |",
         "| improved recipe | 1 | 7 | 6 | 1 | 0 | 0.10% |",
@@ -218,7 +221,7 @@ def test_seeds_side_by_side() -> None:
         "| **as shipped** | mean of 2, sd 0.7 | 1.5 | 0.5 | 1.0 | 0.0 | 0.10% |",
     ]
     assert table[0].count("|") == table[1].count("|") == table[2].count("|")
-    assert seed_spread.beside({"shipped": judged["shipped"]}, []) == []
+    assert seed_spread.shipped_recipe({"shipped": judged["shipped"]}, []) == []
 
 
 def test_small_sources_have_the_mean_of_their_seeds() -> None:
@@ -229,9 +232,9 @@ def test_small_sources_have_the_mean_of_their_seeds() -> None:
         return {"seed": seed, "sources": [row, {**row, "view": unseen_sources.VIEWS[1], "right": 0}]}
 
     judged = {"a": found(0, 1), "b-seed2": found(2, 3), "b": found(0, 4), "b-seed1": found(1, 5)}
-    table = seed_spread.small(judged)[-1].splitlines()
+    table = seed_spread.small_sources(judged)[-1].splitlines()
     assert table[2:] == ["| b | Hand | south | 5 | 4, 5, 3 | 80.0% |"]
-    assert seed_spread.small({"a": found(0, 1)}) == []
+    assert seed_spread.small_sources({"a": found(0, 1)}) == []
 
 
 def test_without_data_it_says_what_it_needs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,7 +257,7 @@ def test_mahalanobis_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     groups = [rng.normal(size=(50, 3)) + shift for shift in (0.0, 6.0)]
     monkeypatch.setattr(novelty_scores, "RIDGE", 0.0)
-    found = novelty_scores.spread([np.concatenate(groups)], [np.repeat([0, 1], 50)])
+    found = novelty_scores.fit_gaussians([np.concatenate(groups)], [np.repeat([0, 1], 50)])
     within = np.concatenate([group - group.mean(axis=0) for group in groups])
     inverse = np.linalg.inv(within.T @ within / len(within))
     x = np.array([[1.0, 2, 3]])

@@ -21,10 +21,10 @@ from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import calibration
 from watcher.training.multi_source import left_out_folds, mixture_training
-from watcher.training.multi_source.mixture_training import Mixture
+from watcher.training.multi_source.mixture_training import MixtureRecipe
 
 CLASSES = ("ChestCT", "Hand")
-SMALL = Mixture(
+SMALL = MixtureRecipe(
     network=mednet.MedNetConfig(classes=3, none=True, filters=(2, 3), kernels=(5, 5), pool=4, hidden=(8, 6)),
     steps=4,
     base=6,
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(autouse=True)
 def small_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps an epoch."""
-    monkeypatch.setattr(mixture_training, "EPOCH", 2)
+    monkeypatch.setattr(mixture_training, "STEPS_AN_EPOCH", 2)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ class TestPool:
 
     def test_chooses(self, tmp_path: Path, table: Path) -> None:
         """A part of it has its own rows in every column."""
-        part = multi_source_pool.load(tmp_path, table, CLASSES).chosen(np.array([False, True]))
+        part = multi_source_pool.load(tmp_path, table, CLASSES).subset(np.array([False, True]))
         assert (len(part), part.kinds, part.grades) == (1, ("photo",), ("B",))
 
     def test_image_that_is_missing(self, tmp_path: Path, table: Path) -> None:
@@ -239,7 +239,7 @@ class TestCalibration:
         """With a share in doubt the temperature found is that at which the answers give the label the rest of it."""
         labels = np.zeros(50, np.int64)
         logits = np.tile(np.array([[4.0, 0.0, 0.0, 0.0, 0.0]], np.float32), (50, 1))
-        sure = calibration.probabilities(logits, calibration.temperature(logits, labels, doubt=0.1))
+        sure = calibration.probabilities(logits, calibration.temperature(logits, labels, smoothing=0.1))
         np.testing.assert_allclose(sure[0], [0.9, 0.025, 0.025, 0.025, 0.025], atol=1e-3)
 
     def test_being_right_each_time_is_not_certainty(self) -> None:
@@ -248,7 +248,9 @@ class TestCalibration:
         labels = rng.integers(0, 3, 400)
         logits = (np.eye(3)[labels] * rng.uniform(2, 9, (400, 1))).astype(np.float32)
         assert calibration.temperature(logits, labels) == pytest.approx(0.1, abs=0.001)  # the least that is looked at
-        sure = calibration.probabilities(logits, calibration.temperature(logits, labels, calibration.platt(labels)))
+        sure = calibration.probabilities(
+            logits, calibration.temperature(logits, labels, calibration.platt_smoothing(labels))
+        )
         assert 0.98 < sure.max(axis=1).mean() < 1 - 1 / 402 and sure.max(axis=1).min() < 0.95
 
     @pytest.mark.parametrize("rate", [0.5, 0.9, 0.995, 1.0])
@@ -289,7 +291,7 @@ class TestCalibration:
         """A large source does not crowd out a small one, and strangers are not remembered as known."""
         labels = np.array([0] * 50 + [1] * 3 + [OUTLIER] * 5)
         origins = ["north"] * 50 + ["north", "south", "south"] + ["web"] * 5
-        chosen = calibration.remembered(labels, origins, 2)
+        chosen = calibration.sample_per_group(labels, origins, 2)
         assert Counter((int(labels[n]), origins[n]) for n in chosen) == {
             (0, "north"): 2,
             (1, "north"): 1,

@@ -61,7 +61,7 @@ def net() -> mednet.MedNet:
     blank = mednet.MedNet(config_).eval()
     images = np.concatenate([pictures(kind, 30, kind) for kind in range(3)])
     labels = np.repeat([0, 1, NONE], 30)
-    inputs, answers = torch.from_numpy(rehearsal.wide(blank, images)), torch.from_numpy(labels)
+    inputs, answers = torch.from_numpy(rehearsal.layer_outputs(blank, images)), torch.from_numpy(labels)
     optimizer = torch.optim.Adam([*blank.fc2.parameters(), *blank.fc3.parameters()], 0.01)
     for _ in range(200):
         optimizer.zero_grad()
@@ -75,22 +75,22 @@ def memory(net: mednet.MedNet) -> rehearsal.Rehearsal:
     train, valid = (np.concatenate([pictures(kind, 40, 10 * part + kind) for kind in range(3)]) for part in (1, 2))
     labels = np.repeat([0, 1, NONE], 40)
     return rehearsal.Rehearsal(
-        rehearsal.trunk(net), rehearsal.wide(net, train), labels, rehearsal.wide(net, valid), labels
+        rehearsal.trunk(net), rehearsal.layer_outputs(net, train), labels, rehearsal.layer_outputs(net, valid), labels
     )
 
 
 @pytest.fixture(scope="module")
 def present(net: mednet.MedNet, memory: rehearsal.Rehearsal) -> Predictions:
     """What the weights in force say of what is rehearsed: all of it right."""
-    return fine_tuning._said(
-        fine_tuning.settle(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9),
+    return fine_tuning._predictions(
+        fine_tuning.calibrate(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9),
         memory,
         len(CLASSES),
     )
 
 
 def right(net: mednet.MedNet, images: np.ndarray, label: int) -> float:
-    return float((fine_tuning.answers(net, rehearsal.wide(net, images))[0].argmax(axis=1) == label).mean())
+    return float((fine_tuning.predict(net, rehearsal.layer_outputs(net, images))[0].argmax(axis=1) == label).mean())
 
 
 class TestAdapt:
@@ -105,7 +105,7 @@ class TestAdapt:
         assert right(found.net, rest, 1) > 0.9
         for kind in range(3):
             assert right(found.net, pictures(kind, 40, 99), kind) > 0.9
-        far = found.known.distance(fine_tuning.answers(found.net, rehearsal.wide(net, rest))[1])
+        far = found.known.distance(fine_tuning.predict(found.net, rehearsal.layer_outputs(net, rest))[1])
         assert np.median(far) <= found.limits.max_distance, "what is like the site's images is known"
 
     def test_goes_only_so_far_that_nothing_is_forgotten(
@@ -137,19 +137,19 @@ class TestAdapt:
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
         """Where every rehearsed image is told right, as here, confidence says that so many tell it, and is not 1."""
-        found = fine_tuning.settle(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9)
+        found = fine_tuning.calibrate(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9)
         assert (present.label == memory.valid_labels)[memory.valid_labels < len(CLASSES)].all()
         assert found.temperature > 0.2 and 0.9 < found.confidence.mean() < 1 - 1 / 82
 
     def test_what_is_like_a_changed_image_is_known_too(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
-        """Of a site's image also the turned, shaded and worn copies are remembered: no two pictures are the same."""
+        """The turned, retoned and degraded copies of a site's images are remembered: no two pictures are the same."""
         taught, labels, tuning = pictures(3, 12, 7), np.ones(12, np.int64), replace(TUNING, copies=3)
         found = fine_tuning.adapt(net, memory, taught, labels, CLASSES, 0.9, present, tuning)
-        copies, _ = fine_tuning._own(net, taught, labels, CLASSES, tuning)
+        copies, _ = fine_tuning._site_outputs(net, taught, labels, CLASSES, tuning)
         assert len(copies) == 48
-        assert found.known.distance(fine_tuning.answers(found.net, copies)[1]).max() < 1e-3
+        assert found.known.distance(fine_tuning.predict(found.net, copies)[1]).max() < 1e-3
 
     def test_a_little_worse_everywhere_is_worse(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, monkeypatch: pytest.MonkeyPatch
@@ -162,10 +162,10 @@ class TestAdapt:
         one = labels.copy()
         one[0] = 1
         filed = np.zeros(len(labels), bool)  # so that the gate has nothing to say
-        monkeypatch.setattr(fine_tuning, "_said", lambda answers, *_: Predictions(answers, filed))
-        assert fine_tuning._forgets(Predictions(labels, filed), worse, spread, "abcde")  # type: ignore[arg-type]
-        assert not fine_tuning._forgets(Predictions(worse, filed), labels, spread, "abcde")  # type: ignore[arg-type]
-        assert not fine_tuning._forgets(Predictions(labels, filed), one, spread, "abcde")  # type: ignore[arg-type]
+        monkeypatch.setattr(fine_tuning, "_predictions", lambda labels, *_: Predictions(labels, filed))
+        assert fine_tuning._is_worse(Predictions(labels, filed), worse, spread, "abcde")  # type: ignore[arg-type]
+        assert not fine_tuning._is_worse(Predictions(worse, filed), labels, spread, "abcde")  # type: ignore[arg-type]
+        assert not fine_tuning._is_worse(Predictions(labels, filed), one, spread, "abcde")  # type: ignore[arg-type]
 
     def test_changes_the_last_layers_only(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
@@ -274,12 +274,12 @@ class TestSite:
 
 
 class TestGate:
-    def reference(self, labels: list[int], before: list[int], after: list[int]) -> promotion_gate.Reference:
+    def reference(self, labels: list[int], before: list[int], after: list[int]) -> promotion_gate.ReferenceSet:
         """Labels as told; NONE means review."""
         said = [Predictions(np.array(each) % NONE, np.array(each) != NONE) for each in (before, after)]
-        return promotion_gate.Reference("set", np.array(labels), *said)
+        return promotion_gate.ReferenceSet("set", np.array(labels), *said)
 
-    def worse(self, ref: promotion_gate.Reference) -> dict[str, str | None]:
+    def worse(self, ref: promotion_gate.ReferenceSet) -> dict[str, str | None]:
         return {line.label: line.worse for line in promotion_gate.compare([ref], CLASSES)}
 
     def test_no_difference_is_no_worse(self) -> None:
@@ -327,7 +327,7 @@ class TestPromote:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: mednet.MedNet, memory: rehearsal.Rehearsal
     ) -> checkpoint.Checkpoint:
         place = tmp_path / "shipped"
-        settled = fine_tuning.settle(net, memory, memory.train[:1], memory.train_labels[:1], 2, 0.95)
+        settled = fine_tuning.calibrate(net, memory, memory.train[:1], memory.train_labels[:1], 2, 0.95)
         saved = checkpoint.save(self.made(net, settled), place / "mednet.safetensors")
         rehearsal.save(memory, place / "rehearsal.safetensors")
         monkeypatch.setattr(shipped_files, "weights", lambda name="mednet.safetensors": place / name)
@@ -370,7 +370,7 @@ class TestPromote:
         assert new.training["adapted"] == [{"from": shipped.digest, "learnt": 42, "kept_back": 18}]
         usual = drift.validation(new.training["validation"])
         base = rehearsal.load(shipped_files.weights("rehearsal.safetensors"))
-        said_of, inside = judge_weights.of_rehearsed(new, base), base.valid_labels < len(CLASSES)
+        said_of, inside = judge_weights.predict_rehearsed(new, base), base.valid_labels < len(CLASSES)
         assert usual.review_rate == pytest.approx(1 - said_of.filed[inside].mean(), abs=0.01)
         assert usual.confidence is not None
         assert self.in_force(tmp_path) == shipped.digest

@@ -39,7 +39,7 @@ class TestTwins:
         images = drawn(6).images[[0, 1, 0, 2, 3, 0, 1, 4]]
         images[7] = images[3]
         images[7, 5, 5] ^= 1
-        assert near_duplicates.copies(images) == [[0, 2, 5], [1, 6]]
+        assert near_duplicates.exact_copies(images) == [[0, 2, 5], [1, 6]]
 
     def test_hash_survives_what_a_neighbouring_slice_changes(self) -> None:
         """A little noise, brightness or a shift by a pixel leaves a hash near; another image is far."""
@@ -63,7 +63,7 @@ class TestTwins:
     def test_nearest_is_the_least_of_all_distances(self) -> None:
         """For each image the nearest of its class and of the others, as comparing one by one finds them."""
         asked, among = drawn(30, 1), drawn(200, 2)
-        own, other = near_duplicates.nearest(asked, among)
+        own, other = near_duplicates.nearest_distances(asked, among)
         mine, theirs = near_duplicates.hashes(asked.images), near_duplicates.hashes(among.images)
         for number, label in enumerate(asked.labels):
             bits = np.bitwise_count(mine[number] ^ theirs).sum(axis=1)
@@ -74,14 +74,14 @@ class TestTwins:
         """A class without any image to compare with has no near one."""
         asked = drawn(6)
         few = Examples(asked.classes, asked.paths[:1], asked.images[:1], asked.labels[:1])
-        own, other = near_duplicates.nearest(asked, few)
-        assert own[0] == 0 and (own[1:] == near_duplicates.ALIEN).all()
-        assert other[0] == near_duplicates.ALIEN and (other[1:] < near_duplicates.ALIEN).all()
+        own, other = near_duplicates.nearest_distances(asked, few)
+        assert own[0] == 0 and (own[1:] == near_duplicates.NO_NEIGHBOUR).all()
+        assert other[0] == near_duplicates.NO_NEIGHBOUR and (other[1:] < near_duplicates.NO_NEIGHBOUR).all()
 
     @given(st.lists(st.integers(0, near_duplicates.BITS), min_size=1, max_size=300), st.sampled_from([0.0, 0.005, 0.1]))
     def test_reach_is_the_most_that_chance_allows(self, other: list[int], chance: float) -> None:
         """At the reach at most that share has an image of another class as near, one bit further more has."""
-        found = near_duplicates.reach(other, chance)
+        found = near_duplicates.largest_distance(other, chance)
         near = np.array(other)
         assert (near <= found).mean() <= chance or found == near_duplicates.BITS
         assert (near <= found + 1).mean() > chance or found == near_duplicates.BITS
@@ -92,8 +92,8 @@ class TestCounts:
         """Validation images that are trained on are counted, and groups with two labels are named."""
         train, valid = drawn(12, 1), drawn(6, 2)
         valid.images[0], valid.images[1] = train.images[0], train.images[2]
-        found = data_quality.count_copies(train, valid)
-        assert (found.groups, found.spare, found.across) == (2, 2, 2)
+        found = data_quality.count_exact_copies(train, valid)
+        assert (found.groups, found.surplus, found.across) == (2, 2, 2)
         assert found.by_class == {train.classes[0]: 1, train.classes[1]: 1}
         assert found.contradictions == ((train.paths[2], valid.paths[1]),)
 
@@ -101,14 +101,14 @@ class TestCounts:
         """With a reach given, near are those of the own class within it."""
         train, valid = drawn(60, 1), drawn(12, 2)
         valid.images[3] = train.images[3]
-        found = data_quality.find_twins(valid, train, reach=0)
+        found = data_quality.find_near_duplicates(valid, train, max_distance=0)
         assert found.near[3] and (found.near == (found.own == 0)).all()
 
     def test_interval(self) -> None:
         """The upper end of Wilson's interval: 4 of 100 are at most 9.84%; of nothing everything can be wrong."""
-        assert data_quality.at_most(4, 100) == pytest.approx(0.0984, abs=1e-4)
-        assert 0 < data_quality.at_most(0, 100) < 0.04
-        assert data_quality.at_most(0, 0) == 1
+        assert data_quality.wilson_upper_bound(4, 100) == pytest.approx(0.0984, abs=1e-4)
+        assert 0 < data_quality.wilson_upper_bound(0, 100) < 0.04
+        assert data_quality.wilson_upper_bound(0, 0) == 1
 
 
 def run(*wrong: tuple[str, str, float], errors: int = 10) -> result_rows.Row:
@@ -118,7 +118,7 @@ def run(*wrong: tuple[str, str, float], errors: int = 10) -> result_rows.Row:
 def test_study_by_twins() -> None:
     """Errors are told apart by whether the image has a near twin; a run that does not list them is left out."""
     judged = drawn(12)
-    near = data_quality.Twins(5, np.arange(12) < 4, np.zeros(12, np.uint8), np.zeros(12, np.uint8))
+    near = data_quality.NearDuplicates(5, np.arange(12) < 4, np.zeros(12, np.uint8), np.zeros(12, np.uint8))
     wrong = [(judged.paths[number], "Other", 0.9) for number in (1, 5, 7)]
     told = data_quality.about_study(judged, near, {"a": [run(*wrong, errors=3), run(errors=9)], "b": [run(errors=9)]})
     assert told[-1] == "| `a` | 1.0 of 4 (25.00%) | 2.0 of 8 (25.00%) | 1 |"
@@ -135,20 +135,20 @@ class TestSuspects:
             run(("Hand/1.jpeg", "CXR", 0.6)),
             run(),
         ]
-        assert data_quality.suspects(runs) == [
-            data_quality.Suspect("AbdomenCT/1.jpeg", "AbdomenCT", "ChestCT", 2, 4, pytest.approx(0.99))
+        assert data_quality.suspected_labels(runs) == [
+            data_quality.SuspectedLabel("AbdomenCT/1.jpeg", "AbdomenCT", "ChestCT", 2, 4, pytest.approx(0.99))
         ]
 
     def test_bad_runs_have_no_say(self) -> None:
         """A run with many errors doubts much; too few good runs doubt nothing."""
-        assert data_quality.suspects([run(self.SURE)] * 2 + [run(self.SURE, errors=100)]) == []
-        [found] = data_quality.suspects([run(self.SURE)] * 3 + [run(self.SURE, errors=100)])
+        assert data_quality.suspected_labels([run(self.SURE)] * 2 + [run(self.SURE, errors=100)]) == []
+        [found] = data_quality.suspected_labels([run(self.SURE)] * 3 + [run(self.SURE, errors=100)])
         assert (found.runs, found.of) == (3, 3)
 
     def test_cost(self) -> None:
         """The share of a run's errors that are suspects', on average."""
-        found = data_quality.suspects([run(self.SURE)] * 3)
-        told = data_quality.cost(found, [run(self.SURE, errors=6), run(errors=4)])
+        found = data_quality.suspected_labels([run(self.SURE)] * 3)
+        told = data_quality.cost_of_suspects(found, [run(self.SURE, errors=6), run(errors=4)])
         assert told == "0.5 of 5.0 errors"
 
 
@@ -187,7 +187,7 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
             "epochs": task.recipe.max_epochs, "finished": "2026-11-25", "versions": {}, "classes": images.classes,
             "wrong": [[doubted, "Other", 0.98]],
         }  # fmt: skip
-        result_rows.add(tmp_path / "runs.jsonl", row)
+        result_rows.append(tmp_path / "runs.jsonl", row)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         words = ["--data", str(data), "--split", str(split), "--study", str(plan), "--out", str(tmp_path / "out")]

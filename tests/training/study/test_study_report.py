@@ -71,8 +71,8 @@ def told(*words: str) -> str:
     return printed.getvalue()
 
 
-def lines(runs: list[result_rows.Row]) -> dict[str, study_report.Line]:
-    return {line.variant.name: line for line in study_report.lines(study_plan.Study.model_validate(PLAN), runs)}
+def lines(runs: list[result_rows.Row]) -> dict[str, study_report.VariantResult]:
+    return {line.variant.name: line for line in study_report.results(study_plan.Study.model_validate(PLAN), runs)}
 
 
 class TestLines:
@@ -97,7 +97,9 @@ class TestLines:
         """Rows of fewer images, of other epochs or of another form of training never make one mean with the others."""
         sizes = {"train_images": 60, "judge_images": 1000}
         plan = study_plan.Study.model_validate({**PLAN, "budget": {**PLAN["budget"], **sizes}})
-        table = {line.variant.name: line for line in study_report.lines(plan, [*RUNS, row("elu", 0, 1, ELU, **other)])}
+        table = {
+            line.variant.name: line for line in study_report.results(plan, [*RUNS, row("elu", 0, 1, ELU, **other)])
+        }
         assert table["elu"].errors == [90, 91, 92]
 
     def test_a_run_that_stopped_early_counts(self) -> None:
@@ -106,9 +108,9 @@ class TestLines:
         variants = [{"name": "stop", "recipe": "improved", "change": change}]
         plan = study_plan.Study.model_validate({**PLAN, "variants": variants})
         run = row("stop", 0, 5, change)
-        assert study_report.lines(plan, [run]) == []
+        assert study_report.results(plan, [run]) == []
         run["history"][-1]["overfit_epochs"] = 1
-        assert [line.errors for line in study_report.lines(plan, [run])] == [[5]]
+        assert [line.errors for line in study_report.results(plan, [run])] == [[5]]
 
     def test_of_two_rows_of_a_seed_the_newest_counts(self) -> None:
         """Done anew on other images, a run does not count twice."""
@@ -127,23 +129,23 @@ class TestLines:
         """``ablate`` does not do them again, so the page has to find them; so it does for a second name of one."""
         variants = [{"name": "elu-units", "recipe": "improved", "change": {**ELU, "dropout": 0}}, *PLAN["variants"][:2]]
         plan = study_plan.Study.model_validate({**PLAN, "variants": variants})
-        table = {line.variant.name: line.errors for line in study_report.lines(plan, RUNS)}
+        table = {line.variant.name: line.errors for line in study_report.results(plan, RUNS)}
         assert table["elu-units"] == table["elu"] == [90, 91, 92]
 
     def test_only_the_planned_seeds_count(self) -> None:
         """Rows of other seeds than the study's, or the variant's own, are left out; the page counts what is planned."""
         variants = [{**PLAN["variants"][0], "seeds": [0, 1, 2]}, PLAN["variants"][1]]
         plan = study_plan.Study.model_validate({**PLAN, "seeds": [0, 7], "variants": variants})
-        table = {line.variant.name: line.errors for line in study_report.lines(plan, RUNS)}
+        table = {line.variant.name: line.errors for line in study_report.results(plan, RUNS)}
         assert table == {"improved": [50, 51, 52], "elu": [90]}
-        assert "4 of 5 runs are finished" in study_report.page(plan, study_report.lines(plan, RUNS), [])
+        assert "4 of 5 runs are finished" in study_report.page(plan, study_report.results(plan, RUNS), [])
 
     def test_rows_of_another_precision_do_not_count(self) -> None:
         """Trainings in bfloat16 and in float32, which rows without the word are, never make one mean."""
         half = {"budget": {**PLAN["budget"], "precision": "bfloat16"}}
         plan = study_plan.Study.model_validate({**PLAN, **half})
-        assert study_report.lines(plan, RUNS) == []
-        table = study_report.lines(plan, [*RUNS, row("elu", 0, 7, ELU) | {"precision": "bfloat16"}])
+        assert study_report.results(plan, RUNS) == []
+        table = study_report.results(plan, [*RUNS, row("elu", 0, 7, ELU) | {"precision": "bfloat16"}])
         assert [(line.variant.name, line.errors) for line in table] == [("elu", [7])]
 
     def test_without_its_control_a_variant_has_no_verdict(self) -> None:
@@ -160,7 +162,7 @@ class TestLines:
             {**PLAN, "budget": {"epochs": {"improved": 2, "baseline": 2}}, "variants": variants}
         )
         runs = [*RUNS[:3], *(row("baseline", seed, 500 + seed) | {"recipe": "baseline"} for seed in range(3))]
-        table = study_report.lines(plan, runs)
+        table = study_report.results(plan, runs)
         assert table[1].verdict is not None
         assert (table[1].verdict.word, table[1].verdict.difference) == ("hurt", 450)
         page = study_report.page(plan, table, [])
@@ -175,7 +177,7 @@ class TestLines:
             *(row("improved", seed, errors) for seed, errors in enumerate((20, 60, 100))),
             *(row("baseline", seed, 90) | {"recipe": "baseline"} for seed in range(3)),
         ]
-        verdict = study_report.lines(plan, runs)[1].verdict
+        verdict = study_report.results(plan, runs)[1].verdict
         assert verdict is not None and verdict.word == "no difference"
 
     def test_work_counts_only_where_it_was_counted_throughout(self) -> None:
@@ -183,8 +185,8 @@ class TestLines:
         half = row("elu", 1, 90, ELU, cpu_seconds=45.0)
         half["history"][0].pop("cpu_seconds")
         plan = study_plan.Study.model_validate(PLAN)
-        assert "| 90 |\n" in study_report.page(plan, study_report.lines(plan, [row("elu", 0, 90, ELU), half]), [])
-        assert "| - |\n" in study_report.page(plan, study_report.lines(plan, [half]), [])
+        assert "| 90 |\n" in study_report.page(plan, study_report.results(plan, [row("elu", 0, 90, ELU), half]), [])
+        assert "| - |\n" in study_report.page(plan, study_report.results(plan, [half]), [])
 
 
 class TestReport:
@@ -244,7 +246,7 @@ class TestReport:
     def test_rows_that_do_not_count_are_told(self, home: Path) -> None:
         """Rows of another study are not left out in silence."""
         pytest.importorskip("matplotlib")
-        result_rows.add(home / "runs.jsonl", row("other", 0, 3, {"pool": 7}))
+        result_rows.append(home / "runs.jsonl", row("other", 0, 3, {"pool": 7}))
         assert "9 rows read, 1 of them of other studies" in told("report", "--study", str(home / "study.yaml"))
 
     def test_rows_that_were_named_and_are_not_there(self, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,10 +287,10 @@ class TestReport:
             *(row("improved", seed, 50, wrong=wrong[: seed + 1]) for seed in range(2)),
             row("elu", 0, 90, ELU, wrong=[wrong[0]]),
         ]
-        page = study_report.page(plan, study_report.lines(plan, runs), [])
+        page = study_report.page(plan, study_report.results(plan, runs), [])
         assert "| Hand/1.png | CXR | 2 of 2 | 1 of 1 |\n| CXR/2.png | broken | 1 of 2 | 0 of 1 |" in page
         assert "Hand/1.png" not in study_report.page(
-            study_plan.Study.model_validate(PLAN), study_report.lines(study_plan.Study.model_validate(PLAN), runs), []
+            study_plan.Study.model_validate(PLAN), study_report.results(study_plan.Study.model_validate(PLAN), runs), []
         )
 
     @pytest.mark.parametrize(
@@ -308,7 +310,7 @@ class TestReport:
         """What the proof of concept is named for in the study has a row that says whether it holds."""
         variants = [PLAN["variants"][0], {**PLAN["variants"][1], "claim": "undone"}]
         plan = study_plan.Study.model_validate({**PLAN, "variants": variants})
-        page = study_report.page(plan, study_report.lines(plan, RUNS), [])
+        page = study_report.page(plan, study_report.results(plan, RUNS), [])
         assert "| `elu` | ELU for ReLU | to take it back hurts | hurt | **holds** |" in page
 
     @pytest.mark.parametrize("name", [".", "full"])

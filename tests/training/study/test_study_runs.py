@@ -228,7 +228,7 @@ class TestStudy:
 
     def test_a_new_setting_at_its_default_changes_no_digest(self) -> None:
         """What makes a training this one is only what differs from the defaults."""
-        told = recipes.RECIPES["improved"].unusual()
+        told = recipes.RECIPES["improved"].non_default()
         assert told == {
             "learning_rate": 0.05, "batch_size": 64, "t2v_ratio": 1.5, "t2v_epochs": 4, "network": {},
         }  # fmt: skip
@@ -273,20 +273,20 @@ class TestRows:
     def test_each_run_once(self, tmp_path: Path) -> None:
         """Rows of several files are read together; a run that is in two of them comes once."""
         one, other = tmp_path / "1", tmp_path / "2"
-        result_rows.add(one, {"digest": "a", "errors": 1})
-        result_rows.add(one, {"digest": "b", "errors": 2})
-        result_rows.add(other, {"digest": "a", "errors": 3})
+        result_rows.append(one, {"digest": "a", "errors": 1})
+        result_rows.append(one, {"digest": "b", "errors": 2})
+        result_rows.append(other, {"digest": "a", "errors": 3})
         assert [row["errors"] for row in result_rows.read(one, other, tmp_path / "absent")] == [1, 2]
 
     def test_a_torn_last_line_is_not_there(self, tmp_path: Path) -> None:
         """A crash while a row is written loses that row only, and the next one takes its place."""
         path = tmp_path / "runs"
-        result_rows.add(path, {"digest": "a"})
+        result_rows.append(path, {"digest": "a"})
         whole = path.read_bytes()
         for cut in range(len(whole)):
             path.write_bytes(whole + whole[:cut])
             assert len(result_rows.read(path)) == 1
-            result_rows.add(path, {"digest": "b"})
+            result_rows.append(path, {"digest": "b"})
             assert [row["digest"] for row in result_rows.read(path)] == ["a", "b"]
 
     @pytest.mark.parametrize("line", ["{}", "[]", "word", '{"digest": '])
@@ -345,7 +345,7 @@ class TestAblate:
         seen: dict[str, list[torch.dtype]] = {"float32": [], "bfloat16": []}
         results = {}
         for precision in seen:
-            task = replace(tasks[0], recipe=recipes.changed(tasks[0].recipe, {"precision": precision}))
+            task = replace(tasks[0], recipe=recipes.with_changes(tasks[0].recipe, {"precision": precision}))
             run = recipe_training.prepare(
                 task.recipe, *[study_runs.images(drawn(data), tmp_path).train] * 2, tmp_path / precision, 0
             )
@@ -364,7 +364,7 @@ class TestAblate:
         self, plan: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Losses that are no numbers any more end as a bad row that can be read, its errors counted, not listed."""
-        monkeypatch.setattr(study_runs, "LISTED", 3)
+        monkeypatch.setattr(study_runs, "MAX_LISTED", 3)
         found, tasks = planned(plan, data)
         task = replace(tasks[0], recipe=replace(tasks[0].recipe, learning_rate=1e30))
         study_runs.perform(task, found.budget, study_runs.images(drawn(data), tmp_path), tmp_path, lambda e: None)

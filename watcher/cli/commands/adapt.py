@@ -20,7 +20,6 @@ from watcher.core.printable import printable
 from watcher.model import checkpoint, classifier, promotions
 from watcher.training.data.labelled_images import Examples
 from watcher.training.site import adapted_weights, fine_tuning, rehearsal, site_images
-from watcher.training.site.rehearsal import REHEARSAL
 
 LEAST = 10
 """Different images to learn from, at least: from fewer, chance is learnt."""
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     present = checkpoint.load(path)
     classifier.use_threads(args.threads)
     net = classifier.build(present)
-    memory = rehearsal.load(args.rehearsal or shipped_files.weights(REHEARSAL))
+    memory = rehearsal.load(args.rehearsal or shipped_files.weights(rehearsal.FILENAME))
     if memory.trunk != rehearsal.trunk(net):
         raise Fatal(
             f"the rehearsal belongs to other weights than {path}",
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         learn.labels,
         present.classes,
         args.accept_rate,
-        judge_weights.of_rehearsed(present, memory),
+        judge_weights.predict_rehearsed(present, memory),
     )
     saved = checkpoint.save(adapted_weights.make(present, found, learn, held), args.out)
     print(f"learnt from {len(learn.labels)} images ({_counts(learn)}), {len(held.labels)} kept back for promote")
@@ -98,4 +97,6 @@ def _refuse_in_use(out: Path, weights: Iterable[Path], promoted: Path) -> None:
 
 def _counts(data: Examples) -> str:
     counts = np.bincount(data.labels, minlength=len(data.classes) + 1).tolist()
-    return ", ".join(f"{name} {n}" for name, n in zip((*data.classes, site_images.STRANGERS), counts, strict=True) if n)
+    return ", ".join(
+        f"{name} {n}" for name, n in zip((*data.classes, site_images.OUTLIER_DIRECTORY), counts, strict=True) if n
+    )

@@ -21,17 +21,17 @@ def run(args: argparse.Namespace) -> int:
         for part in (args.train_part, args.part)
     )
     labelled_images.refuse_broken(train, valid)
-    near = data_quality.find_twins(valid, train)
+    near = data_quality.find_near_duplicates(valid, train)
     judged = [_judged(path, valid) for path in args.weights or [shipped_files.weights()]]
     parts = {args.train_part: train, args.part: valid}
     studies = [
-        study_audit.lines(plan, args.data, args.split, args.runs, parts, near.reach)
+        study_audit.lines(plan, args.data, args.split, args.runs, parts, near.max_distance)
         for plan in args.study
         if plan.exists()
     ]
     page = data_quality.page(
         (train, valid),
-        data_quality.count_copies(train, valid),
+        data_quality.count_exact_copies(train, valid),
         near,
         judged,
         [lines for lines in studies if lines],
@@ -48,4 +48,4 @@ def run(args: argparse.Namespace) -> int:
 def _judged(path: Path, valid: Examples) -> tuple[str, str, list[str]]:
     """Return name and digest of weights, and the paths of the images that they get wrong."""
     weights = checkpoint.load(path)
-    return weights.name, weights.digest[:12], [error.path for error in judge_weights.judge(weights, valid).errors]
+    return weights.name, weights.digest[:12], [error.path for error in judge_weights.evaluate(weights, valid).errors]

@@ -37,18 +37,18 @@ def run(args: argparse.Namespace) -> int:
         net, data, valid, tuning, lambda s: print(f"epoch {s.epoch}: {s.valid_errors} wrong, loss {s.valid_loss:.6f}")
     )
     heat = calibration.temperature(
-        calibration.answers(slim, valid.images)[0], valid.labels, calibration.platt(valid.labels)
+        calibration.predict(slim, valid.images)[0], valid.labels, calibration.platt_smoothing(valid.labels)
     )
-    shipped = compression.weights(full, slim, heat)
-    before, after = judge_weights.judge(full, valid), judge_weights.judge(shipped, valid)
+    shipped = compression.to_checkpoint(full, slim, heat)
+    before, after = judge_weights.evaluate(full, valid), judge_weights.evaluate(shipped, valid)
     min_confidence = evaluation.fit_min_confidence(after, GIVE_UP)
     errors = len(before.errors), len(after.errors)
-    shipped = checkpoint.save(compression.finished(shipped, full, min_confidence, tuning, steps, errors), args.out)
+    shipped = checkpoint.save(compression.with_results(shipped, full, min_confidence, tuning, steps, errors), args.out)
     print(f"full     {args.weights}: {before.correct} of {before.total} right, {_size(args.weights)}")
     print(f"shipped  {args.out}: {after.correct} of {after.total} right, {_size(args.out)}")
     changed = int((before.right != after.right).sum())
     print(f"decisions that changed between right and wrong: {changed}")
-    print(_apart(calibration.answers(net, valid.images)[0], calibration.answers(slim, valid.images)[0]))
+    print(_apart(calibration.predict(net, valid.images)[0], calibration.predict(slim, valid.images)[0]))
     print(f"temperature {heat:.4f}, threshold {shipped.thresholds['min_confidence']:.4f}, digest {shipped.digest}")
     return Exit.OK
 

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from watcher.cli.judge_weights import judge
+from watcher.cli.judge_weights import evaluate
 from watcher.config.settings import Review
 from watcher.core import shipped_files
 from watcher.core.errors import Exit, Fatal
@@ -24,9 +24,11 @@ def run(args: argparse.Namespace) -> int:
     path = args.weights or shipped_files.weights()
     weights = checkpoint.load(path)
     data = labelled_images.load(labelled_images.listing(args.data, args.split, args.part))
-    judged = judge(weights, data)
+    judged = evaluate(weights, data)
     if args.picture:
-        evaluation.picture(judged, args.picture, f"{weights.name} {weights.digest[:12]}, {args.part or args.data}")
+        evaluation.draw_confusion(
+            judged, args.picture, f"{weights.name} {weights.digest[:12]}, {args.part or args.data}"
+        )
     print(json.dumps(judged.to_dict()) if args.json else _text(path, weights, judged))
     return Exit.OK
 
@@ -36,7 +38,7 @@ def _thresholds(weights: checkpoint.Checkpoint) -> str:
     return f"{policy.min_confidence:.4f}" + (f", distance {policy.max_distance:.4f}" if policy.max_distance < 3 else "")
 
 
-def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluation.Report) -> str:
+def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluation.Evaluation) -> str:
     filed = judged.filed
     assert filed is not None
     lines = [
@@ -44,10 +46,10 @@ def _text(path: Path, weights: checkpoint.Checkpoint, judged: evaluation.Report)
         f"right      {judged.correct} of {judged.total} ({len(judged.errors)} wrong)",
         f"thresholds {_thresholds(weights)}: {int((filed & judged.right).sum())} filed right, "
         f"{int((filed & ~judged.right).sum())} filed wrong, {int((~filed).sum())} to review",
-        f"confidence expected calibration error {judged.calibration.error:.2%} ({evaluation.BINS} bins); "
-        f"{judged.sure_errors} wrong of those given {evaluation.SURE:.0%} or more",
+        f"confidence expected calibration error {judged.reliability.error:.2%} ({evaluation.BINS} bins); "
+        f"{judged.sure_errors} wrong of those given {evaluation.HIGH_CONFIDENCE:.0%} or more",
         "",
-        evaluation.table(judged),
+        evaluation.confusion_table(judged),
     ]
     if judged.errors:
         lines += ["", "wrong:"]

@@ -25,7 +25,6 @@ from watcher.training.multi_source.fold_runs import FoldRuns
 from watcher.training.multi_source.seed_spread import SHIPPED
 from watcher.training.multi_source.unseen_sources import Pictures
 from watcher.training.site import rehearsal
-from watcher.training.site.rehearsal import REHEARSAL
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +51,7 @@ def _pool_root(args: argparse.Namespace) -> Path:
 
 
 def _pictures(args: argparse.Namespace, runs: FoldRuns) -> Pictures:
-    return unseen_sources.views(runs.pool, _pool_root(args))
+    return unseen_sources.rendered(runs.pool, _pool_root(args))
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -105,10 +104,10 @@ def _ship(args: argparse.Namespace) -> int:
     net = runs.finished(SHIPPED)
     pictures = _pictures(args, runs)
     results = fold_figures.read(_results(args))
-    figures, ref = fold_figures.judge(runs, SHIPPED, net, pictures, args.accept_rate)
-    made = shipped_weights.make(runs, net, ref, figures, fold_figures.of_folds(results))
+    figures, baseline = fold_figures.judge(runs, SHIPPED, net, pictures, args.accept_rate)
+    made = shipped_weights.make(runs, net, baseline, figures, fold_figures.of_folds(results))
     saved = checkpoint.save(made, args.out)
-    rehearsal.save(fold_figures.rehearse(runs, SHIPPED, net, pictures), args.out.with_name(REHEARSAL))
+    rehearsal.save(fold_figures.make_rehearsal(runs, SHIPPED, net, pictures), args.out.with_name(rehearsal.FILENAME))
     results[SHIPPED] = {**figures, "digest": saved.digest}
     fold_figures.write(_results(args), results)
     _say(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB, digest {saved.digest}")
@@ -126,7 +125,7 @@ def _report(args: argparse.Namespace) -> int:
     generalisation_chart.draw(measured, home / "general.svg")
     improved = [row for row in result_rows.read(home.parent / "full" / "runs.jsonl") if row["variant"] == "improved"]
     improved.sort(key=lambda row: int(row["seed"]))
-    seeds = seed_spread.small(results) + seed_spread.beside(results, improved)
+    seeds = seed_spread.small_sources(results) + seed_spread.shipped_recipe(results, improved)
     (home / "report.md").write_text(generalisation_report.page(measured, results.get(SHIPPED), seeds), "utf-8")
     _say(f"{home / 'report.md'}: {len(measured)} folds")
     return Exit.OK

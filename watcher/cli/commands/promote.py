@@ -14,7 +14,6 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import checkpoint, classifier, promotions, thresholds, weights_in_force
 from watcher.review import verdicts
 from watcher.training.site import promotion_gate, rehearsal, site_images
-from watcher.training.site.rehearsal import REHEARSAL
 
 
 def run(args: argparse.Namespace) -> int:
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return Exit.OK
     thresholds.policy(settings.review, new)  # refused here rather than at the next start
     classifier.use_threads(0)
-    memory = rehearsal.load(args.rehearsal or shipped_files.weights(REHEARSAL))
+    memory = rehearsal.load(args.rehearsal or shipped_files.weights(rehearsal.FILENAME))
     rehearsed = {rehearsal.trunk(classifier.build(weights)) for weights in (present, new)} == {memory.trunk}
     if not rehearsed and args.data is not None and not args.reference:
         raise Fatal(
@@ -79,19 +78,17 @@ def _references(
     present: checkpoint.Checkpoint,
     new: checkpoint.Checkpoint,
     memory: rehearsal.Rehearsal | None,
-) -> Iterator[promotion_gate.Reference]:
+) -> Iterator[promotion_gate.ReferenceSet]:
     """What both say as the daemon here would, at the operating point that the config asks for."""
     if memory is not None:
-        both = [judge_weights.of_rehearsed(weights, memory, review) for weights in (present, new)]
-        yield promotion_gate.Reference("base validation", memory.valid_labels, *both)
+        both = [judge_weights.predict_rehearsed(weights, memory, review) for weights in (present, new)]
+        yield promotion_gate.ReferenceSet("base validation", memory.valid_labels, *both)
     if args.data is not None:
         _, held = site_images.split(site_images.load(args.data, present.classes))
         if len(held.labels):
-            yield promotion_gate.Reference(
-                "verdicts kept back", held.labels, *(judge_weights.of_images(w, held, review) for w in (present, new))
-            )
+            both = [judge_weights.predict_images(weights, held, review) for weights in (present, new)]
+            yield promotion_gate.ReferenceSet("verdicts kept back", held.labels, *both)
     for root in args.reference:
         data = site_images.load(root, present.classes)
-        yield promotion_gate.Reference(
-            str(root), data.labels, *(judge_weights.of_images(w, data, review) for w in (present, new))
-        )
+        both = [judge_weights.predict_images(weights, data, review) for weights in (present, new)]
+        yield promotion_gate.ReferenceSet(str(root), data.labels, *both)

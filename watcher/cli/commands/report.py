@@ -35,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     plan = study_plan.read(args.study)
     home: Path = args.study.parent
     out: Path = args.out or home
-    runs = result_rows.named(args.runs, home / "runs.jsonl")
-    table = study_report.lines(plan, runs)
+    runs = result_rows.read_named(args.runs, home / "runs.jsonl")
+    table = study_report.results(plan, runs)
     if args.data:
         _shipped(args, out)
     audit, pictures = out / AUDIT, study_charts.draw(_controls(table), out)
@@ -49,13 +49,13 @@ def run(args: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _counted(table: Sequence[study_report.Line], runs: Sequence[result_rows.Row]) -> str:
+def _counted(table: Sequence[study_report.VariantResult], runs: Sequence[result_rows.Row]) -> str:
     left = len({run["digest"] for run in runs} - {run["digest"] for line in table for run in line.runs})
     also = f", {left} of them of other studies, variants, budgets or seeds, which do not count" if left else ""
     return f"{len(runs)} rows read{also}"
 
 
-def _controls(table: Sequence[study_report.Line]) -> Mapping[str, Sequence[result_rows.Row]]:
+def _controls(table: Sequence[study_report.VariantResult]) -> Mapping[str, Sequence[result_rows.Row]]:
     """Return the runs of the recipes themselves, unchanged."""
     return {line.variant.name: line.runs for line in table if not line.variant.change}
 
@@ -66,15 +66,15 @@ def _shipped(args: argparse.Namespace, out: Path) -> None:
     calibrated = {}
     for path in args.weights or [shipped_files.weights()]:
         weights = checkpoint.load(path)
-        judged = judge_weights.judge(weights, data)
-        found = judged.calibration
+        judged = judge_weights.evaluate(weights, data)
+        found = judged.reliability
         bins = [list(column) for column in zip(*found.bins, strict=True)]
         calibrated[weights.name] = [{"bins": bins, "ece": found.error}]
         print(_sheet(args, weights, judged, out))
     study_charts.reliability(calibrated, out / SHIPPED)
 
 
-def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: evaluation.Report, out: Path) -> str:
+def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: evaluation.Evaluation, out: Path) -> str:
     path = out / SHEET.format(weights.name)
     heading = f"{weights.name} {weights.digest[:12]}: {len(judged.errors)} of {judged.total} wrong"
     tiles = [_tile(args.data, error) for error in judged.errors]

@@ -20,11 +20,11 @@ def run(args: argparse.Namespace) -> int:
     fitted = synthetic_images.fit(images, args.components, rng=np.random.default_rng(args.seed))
     out: Path = args.out
     fitted.save(out)
-    for label, portrait in fitted.portraits.items():
-        smallest = round(float(portrait.shares.min()) * len(images[label]))
+    for label, statistics in fitted.by_class.items():
+        smallest = round(float(statistics.shares.min()) * len(images[label]))
         print(
-            f"  {label:12} {len(images[label]):6} images, {len(portrait.shares)} views of at least {smallest} images, "
-            f"{len(portrait.components)} components"
+            f"  {label:12} {len(images[label]):6} images, {len(statistics.shares)} views of at least "
+            f"{smallest} images, {len(statistics.components)} components"
         )
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB of statistics, no images")
     return Exit.OK

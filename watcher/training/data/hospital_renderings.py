@@ -1,7 +1,7 @@
 """What hospitals do to a picture before it arrives: windows, films hung askew, markers, inversion, artefacts.
 
 Everything works on a batch of float tensors (n, h, w) and draws from one
-``torch.Generator``. What a class bears is said by :data:`BEARS`: a hand may lie
+``torch.Generator``. What a class bears is said by :data:`VARIATIONS`: a hand may lie
 any way, a body on a CT may be mounted on its side or upside down, a chest film
 hangs upright.
 """
@@ -22,32 +22,32 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
-class Bears:
+class Variation:
     """What a class bears and is still itself. Angles in degrees, others shares or factors."""
 
     tilt: float = 10.0
     """Standard deviation of its angle."""
-    any_way: float = 0.0
+    any_angle: float = 0.0
     """How often it lies at any angle at all."""
-    quarter: float = 0.1
+    quarter_turn: float = 0.1
     """How often it is turned by 90, 180 or 270 degrees."""
     mirrored: float = 0.5
     upside_down: float = 0.0
     inverted: float = 0.03
-    half: float = 0.0
+    half_shown: float = 0.0
     """How often only one side of it is on the picture."""
     gamma: float = 0.4
     """Natural logarithm of the largest gamma."""
 
 
-BEARS = {
-    "ChestCT": Bears(quarter=0.12, upside_down=0.2, gamma=0.3),
-    "AbdomenCT": Bears(quarter=0.12, upside_down=0.2, gamma=0.3),
-    "HeadCT": Bears(quarter=0.12, upside_down=0.2),
-    "BreastMRI": Bears(quarter=0.4, upside_down=0.2, half=0.5),
-    "CXR": Bears(tilt=6.0, quarter=0.04, inverted=0.12),
-    "Hand": Bears(tilt=20.0, any_way=0.5, inverted=0.12),
-    "outlier": Bears(upside_down=0.15, inverted=0.08),
+VARIATIONS = {
+    "ChestCT": Variation(quarter_turn=0.12, upside_down=0.2, gamma=0.3),
+    "AbdomenCT": Variation(quarter_turn=0.12, upside_down=0.2, gamma=0.3),
+    "HeadCT": Variation(quarter_turn=0.12, upside_down=0.2),
+    "BreastMRI": Variation(quarter_turn=0.4, upside_down=0.2, half_shown=0.5),
+    "CXR": Variation(tilt=6.0, quarter_turn=0.04, inverted=0.12),
+    "Hand": Variation(tilt=20.0, any_angle=0.5, inverted=0.12),
+    "outlier": Variation(upside_down=0.15, inverted=0.08),
 }
 
 # Level and width in HU of the windows that viewers offer; then MedNIST's own: nothing below water is told apart.
@@ -108,46 +108,48 @@ def windowed(hounsfield: Tensor, level: Tensor | float, width: Tensor | float) -
     return ((hounsfield - level) / width + 0.5).clamp(0, 1)
 
 
-def from_hounsfield(levels: Tensor, dice: RandomDraws) -> Tensor:
+def from_hounsfield(levels: Tensor, draws: RandomDraws) -> Tensor:
     """CT levels, HU + 1024, through a window drawn at random."""
     hu = levels - HU_OFFSET
-    presets = torch.tensor(WINDOWS)[dice.integers(len(WINDOWS))[:, 0, 0]]  # (n, 2)
-    level = presets[:, 0].view(-1, 1, 1) + 40 * dice.normal()
-    width = presets[:, 1].view(-1, 1, 1) * torch.exp(0.25 * dice.normal())
+    presets = torch.tensor(WINDOWS)[draws.integers(len(WINDOWS))[:, 0, 0]]  # (n, 2)
+    level = presets[:, 0].view(-1, 1, 1) + 40 * draws.normal()
+    width = presets[:, 1].view(-1, 1, 1) * torch.exp(0.25 * draws.normal())
     image = windowed(hu, level, width)
-    free = windowed(hu, dice.uniform(-500, 300), torch.exp(dice.uniform(math.log(150), math.log(3000))))
-    image = torch.where(dice.chance(0.25), free, image)
+    free = windowed(hu, draws.uniform(-500, 300), torch.exp(draws.uniform(math.log(150), math.log(3000))))
+    image = torch.where(draws.chance(0.25), free, image)
     top = hu.amax((1, 2), keepdim=True)
-    floor = dice.uniform(-60, 60)
-    mednist = (hu - floor).clamp_min(0) / (top * dice.uniform(0.3, 1.0) - floor).clamp_min(100)
-    image = torch.where(dice.chance(0.2), mednist.clamp(0, 1), image)
-    return torch.where(dice.chance(0.1), scaled(hu), image)  # all levels, as where a file names no window
+    floor = draws.uniform(-60, 60)
+    mednist = (hu - floor).clamp_min(0) / (top * draws.uniform(0.3, 1.0) - floor).clamp_min(100)
+    image = torch.where(draws.chance(0.2), mednist.clamp(0, 1), image)
+    return torch.where(draws.chance(0.1), scaled(hu), image)  # all levels, as where a file names no window
 
 
-def from_raw(levels: Tensor, dice: RandomDraws) -> Tensor:
+def from_raw(levels: Tensor, draws: RandomDraws) -> Tensor:
     """Deep levels without a unit, cut off at the top as viewers do."""
     low, top = levels.amin((1, 2), keepdim=True), levels.amax((1, 2), keepdim=True)
     some = levels.flatten(1)[:, ::37].sort(1).values  # (n, 443), enough to tell where the top begins
     high = some[:, int(0.985 * some.shape[1])].view(-1, 1, 1)
-    high = high + (top - high) * dice.uniform(-0.2, 1.0)
+    high = high + (top - high) * draws.uniform(-0.2, 1.0)
     image = ((levels - low) / (high - low).clamp_min(1)).clamp(0, 1)
-    return torch.where(dice.chance(0.3), scaled(levels), image)
+    return torch.where(draws.chance(0.3), scaled(levels), image)
 
 
-def placed(images: Tensor, bears: list[Bears], dice: RandomDraws) -> Tensor:
+def repositioned(images: Tensor, variations: list[Variation], draws: RandomDraws) -> Tensor:
     """Turned, mirrored, scaled, shifted and resampled to 64 x 64."""
-    angle = _column(bears, lambda b: b.tilt) * dice.normal() * (math.pi / 180)
-    angle = torch.where(dice.chance(_column(bears, lambda b: b.any_way)), dice.uniform(-math.pi, math.pi), angle)
-    quarter = dice.chance(_column(bears, lambda b: b.quarter))
-    angle = angle + torch.where(quarter, (dice.integers(3) + 1) * (math.pi / 2), torch.zeros(()))
-    zoom = torch.exp(dice.uniform(-0.3, 0.3))  # above 1: less of it is seen
-    half = dice.chance(_column(bears, lambda b: b.half))
-    zoom = torch.where(half, 1.2 + 0.5 * dice.uniform(), zoom)
-    stretch = torch.where(dice.chance(0.4), torch.exp(dice.uniform(-0.22, 0.22)), torch.ones(()))
-    left = torch.where(dice.chance(_column(bears, lambda b: b.mirrored)), -1.0, 1.0)
-    down = torch.where(dice.chance(_column(bears, lambda b: b.upside_down)), -1.0, 1.0)
-    across, along = dice.uniform(-0.15, 0.15), dice.uniform(-0.15, 0.15)
-    across = torch.where(half, 0.45 * torch.where(dice.chance(0.5), -1.0, 1.0) * dice.uniform(0.6, 1.0), across)
+    angle = _for_each(variations, lambda b: b.tilt) * draws.normal() * (math.pi / 180)
+    angle = torch.where(
+        draws.chance(_for_each(variations, lambda b: b.any_angle)), draws.uniform(-math.pi, math.pi), angle
+    )
+    quarter = draws.chance(_for_each(variations, lambda b: b.quarter_turn))
+    angle = angle + torch.where(quarter, (draws.integers(3) + 1) * (math.pi / 2), torch.zeros(()))
+    zoom = torch.exp(draws.uniform(-0.3, 0.3))  # above 1: less of it is seen
+    half = draws.chance(_for_each(variations, lambda b: b.half_shown))
+    zoom = torch.where(half, 1.2 + 0.5 * draws.uniform(), zoom)
+    stretch = torch.where(draws.chance(0.4), torch.exp(draws.uniform(-0.22, 0.22)), torch.ones(()))
+    left = torch.where(draws.chance(_for_each(variations, lambda b: b.mirrored)), -1.0, 1.0)
+    down = torch.where(draws.chance(_for_each(variations, lambda b: b.upside_down)), -1.0, 1.0)
+    across, along = draws.uniform(-0.15, 0.15), draws.uniform(-0.15, 0.15)
+    across = torch.where(half, 0.45 * torch.where(draws.chance(0.5), -1.0, 1.0) * draws.uniform(0.6, 1.0), across)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     theta = torch.cat(
         [
@@ -156,53 +158,53 @@ def placed(images: Tensor, bears: list[Bears], dice: RandomDraws) -> Tensor:
         ],
         1,
     )  # (n, 2, 3)
-    return resampled(images, theta, dice)
+    return resampled(images, theta, draws)
 
 
-def resampled(images: Tensor, theta: Tensor, dice: RandomDraws) -> Tensor:
+def resampled(images: Tensor, theta: Tensor, draws: RandomDraws) -> Tensor:
     """Through affine maps (n, 2, 3) to (n, 64, 64); beyond the edge the edge goes on, or black."""
     grid = functional.affine_grid(theta, [len(images), 1, SIDE, SIDE], align_corners=False)
     edge = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     black = functional.grid_sample(images[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
-    return torch.where(dice.chance(0.25), black, edge)
+    return torch.where(draws.chance(0.25), black, edge)
 
 
-def shaded(images: Tensor, bears: list[Bears], dice: RandomDraws) -> Tensor:
+def with_other_tones(images: Tensor, variations: list[Variation], draws: RandomDraws) -> Tensor:
     """Other grey levels for the same thing: gamma, curves, clipping, inversion, uneven light. From and to [0, 1]."""
-    strength = _column(bears, lambda b: b.gamma)
-    gamma = torch.exp(strength * dice.uniform(-1, 1))
-    x = torch.where(dice.chance(0.5), images.clamp_min(1e-4) ** gamma, images)
-    x = torch.where(dice.chance(0.15), torch.maximum(x, dice.uniform(0, 0.3)), x)
-    x = torch.where(dice.chance(0.25), torch.minimum(x, dice.uniform(0.6, 1)), x)
+    strength = _for_each(variations, lambda b: b.gamma)
+    gamma = torch.exp(strength * draws.uniform(-1, 1))
+    x = torch.where(draws.chance(0.5), images.clamp_min(1e-4) ** gamma, images)
+    x = torch.where(draws.chance(0.15), torch.maximum(x, draws.uniform(0, 0.3)), x)
+    x = torch.where(draws.chance(0.25), torch.minimum(x, draws.uniform(0.6, 1)), x)
     x = scaled(x)
-    bend = dice.uniform(-0.35, 0.35)
-    x = torch.where(dice.chance(0.25), x + bend * torch.sin(math.pi * x) * x * (1 - x) * 2, x)
+    bend = draws.uniform(-0.35, 0.35)
+    x = torch.where(draws.chance(0.25), x + bend * torch.sin(math.pi * x) * x * (1 - x) * 2, x)
     rows = torch.linspace(-1, 1, x.shape[1])[None, :, None]
     columns = torch.linspace(-1, 1, x.shape[2])[None, None, :]
-    light = 1 + dice.uniform(-0.3, 0.3) * rows + dice.uniform(-0.3, 0.3) * columns
-    x = torch.where(dice.chance(0.15), x * light, x).clamp(0, 1)
-    return torch.where(dice.chance(_column(bears, lambda b: b.inverted)), 1 - x, x)
+    light = 1 + draws.uniform(-0.3, 0.3) * rows + draws.uniform(-0.3, 0.3) * columns
+    x = torch.where(draws.chance(0.15), x * light, x).clamp(0, 1)
+    return torch.where(draws.chance(_for_each(variations, lambda b: b.inverted)), 1 - x, x)
 
 
-FRAMED = 0.08
+FRAMED_SHARE = 0.08
 """How often a film is small on a larger canvas."""
 
 
-def worn(images: Tensor, dice: RandomDraws, framed: float = FRAMED) -> Tensor:
+def degraded(images: Tensor, draws: RandomDraws, framed: float = FRAMED_SHARE) -> Tensor:
     """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation, burned-in markers, and a larger canvas."""
     soft = _blurred(images)
-    sharpness = torch.where(dice.chance(0.3), -dice.uniform(0.3, 1.0), torch.zeros(()))
-    sharpness = torch.where(dice.chance(0.12), dice.uniform(0.3, 1.2), sharpness)
+    sharpness = torch.where(draws.chance(0.3), -draws.uniform(0.3, 1.0), torch.zeros(()))
+    sharpness = torch.where(draws.chance(0.12), draws.uniform(0.3, 1.2), sharpness)
     x = images + sharpness * (images - soft)
     coarse = functional.interpolate(functional.avg_pool2d(x[:, None], 2), scale_factor=2, mode="nearest")[:, 0]
-    x = torch.where(dice.chance(0.08), coarse, x)
-    grain = torch.rand(x.shape, generator=dice.generator) - 0.5
-    x = x + grain * torch.where(dice.chance(0.25), dice.uniform(0, 0.25), torch.zeros(()))
-    x = _collimated(x, dice)
-    x = _marked(x, grain, dice)
+    x = torch.where(draws.chance(0.08), coarse, x)
+    grain = torch.rand(x.shape, generator=draws.generator) - 0.5
+    x = x + grain * torch.where(draws.chance(0.25), draws.uniform(0, 0.25), torch.zeros(()))
+    x = _collimated(x, draws)
+    x = _with_marker(x, grain, draws)
     if framed:
-        x = _framed(x, dice, framed)
-    return _blocked(x.clamp(0, 1), dice)
+        x = _framed(x, draws, framed)
+    return _jpeg_compressed(x.clamp(0, 1), draws)
 
 
 def _blurred(x: Tensor) -> Tensor:
@@ -213,34 +215,34 @@ def _blurred(x: Tensor) -> Tensor:
     return (columns[:, :, :-2] + 2 * columns[:, :, 1:-1] + columns[:, :, 2:]) / 4
 
 
-def _box(dice: RandomDraws, low: float, high: float) -> Tensor:
+def _box(draws: RandomDraws, low: float, high: float) -> Tensor:
     """Boxes at random places, their sides these shares of the image's: masks (n, 64, 64)."""
     rows = torch.arange(SIDE)[None, :, None]
     columns = torch.arange(SIDE)[None, None, :]
-    height, width = dice.uniform(low, high) * SIDE, dice.uniform(low, high) * SIDE
-    top, left = dice.uniform() * (SIDE - height), dice.uniform() * (SIDE - width)
+    height, width = draws.uniform(low, high) * SIDE, draws.uniform(low, high) * SIDE
+    top, left = draws.uniform() * (SIDE - height), draws.uniform() * (SIDE - width)
     return ((rows >= top) & (rows < top + height)) & ((columns >= left) & (columns < left + width))
 
 
-def _collimated(x: Tensor, dice: RandomDraws) -> Tensor:
-    inside = _box(dice, 0.75, 0.97)
-    level = torch.where(dice.chance(0.75), torch.zeros(()), dice.uniform())
-    return torch.where(dice.chance(0.12) & ~inside, level, x)
+def _collimated(x: Tensor, draws: RandomDraws) -> Tensor:
+    inside = _box(draws, 0.75, 0.97)
+    level = torch.where(draws.chance(0.75), torch.zeros(()), draws.uniform())
+    return torch.where(draws.chance(0.12) & ~inside, level, x)
 
 
-def _marked(x: Tensor, grain: Tensor, dice: RandomDraws) -> Tensor:
-    inside = _box(dice, 0.04, 0.2)
-    strokes = grain + 0.5 < dice.uniform(0.3, 1.0)
-    level = torch.where(dice.chance(0.8), dice.uniform(0.8, 1.0), dice.uniform(0.0, 0.2))
-    return torch.where(dice.chance(0.2) & inside & strokes, level, x)
+def _with_marker(x: Tensor, grain: Tensor, draws: RandomDraws) -> Tensor:
+    inside = _box(draws, 0.04, 0.2)
+    strokes = grain + 0.5 < draws.uniform(0.3, 1.0)
+    level = torch.where(draws.chance(0.8), draws.uniform(0.8, 1.0), draws.uniform(0.0, 0.2))
+    return torch.where(draws.chance(0.2) & inside & strokes, level, x)
 
 
-def _framed(x: Tensor, dice: RandomDraws, often: float) -> Tensor:
+def _framed(x: Tensor, draws: RandomDraws, often: float) -> Tensor:
     """A film that is small on a larger canvas: scanned with what lay around it, or exported with its page."""
-    share = dice.uniform(0.4, 0.85)
-    across, along = ((1 / share - 1) * dice.uniform(-1, 1) for _ in range(2))
-    canvas = torch.where(dice.chance(0.5), torch.zeros(()), dice.uniform() ** 2)
-    chosen = dice.chance(often)[:, 0, 0]
+    share = draws.uniform(0.4, 0.85)
+    across, along = ((1 / share - 1) * draws.uniform(-1, 1) for _ in range(2))
+    canvas = torch.where(draws.chance(0.5), torch.zeros(()), draws.uniform() ** 2)
+    chosen = draws.chance(often)[:, 0, 0]
     if not chosen.any():
         return x
     still = torch.zeros_like(share)
@@ -275,16 +277,16 @@ _QUANTA = torch.tensor(
 )
 
 
-def _blocked(x: Tensor, dice: RandomDraws) -> Tensor:
+def _jpeg_compressed(x: Tensor, draws: RandomDraws) -> Tensor:
     """As JPEG leaves it, at a quality from fair to poor."""
-    worn_too = dice.chance(0.3)
+    chosen = draws.chance(0.3)
     blocks = x.reshape(-1, 8, 8, 8, 8).transpose(2, 3) * 255 - 128  # (n, down, across, 8, 8)
-    quanta = (_QUANTA * dice.uniform(0.1, 1.5))[:, None, None].clamp_min(1)
+    quanta = (_QUANTA * draws.uniform(0.1, 1.5))[:, None, None].clamp_min(1)
     spectrum = _DCT @ blocks @ _DCT.T
     back = _DCT.T @ ((spectrum / quanta).round() * quanta) @ _DCT
     image = ((back + 128) / 255).clamp(0, 1).transpose(2, 3).reshape(x.shape)
-    return torch.where(worn_too, image, x)
+    return torch.where(chosen, image, x)
 
 
-def _column(bears: list[Bears], of: Callable[[Bears], float]) -> Tensor:
-    return torch.tensor([of(each) for each in bears]).view(-1, 1, 1)
+def _for_each(variations: list[Variation], of: Callable[[Variation], float]) -> Tensor:
+    return torch.tensor([of(each) for each in variations]).view(-1, 1, 1)

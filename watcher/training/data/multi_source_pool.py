@@ -54,7 +54,7 @@ class Pool:
         """How many images there are."""
         return len(self.labels)
 
-    def chosen(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Pool:
+    def subset(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Pool:
         """A part of it, by index or by mask."""
         places = np.arange(len(self))[which]
         columns = ("paths", "kinds", "origins", "renderings", "grades")

@@ -16,7 +16,7 @@ BITS = 112
 CHANCE = 0.005
 """The share of images that may have a near twin in another class: so often, nearness is chance."""
 
-ALIEN = 255
+NO_NEIGHBOUR = 255
 """The distance where there is no image to compare with."""
 
 Grey = npt.NDArray[np.uint8]
@@ -27,7 +27,7 @@ _CHUNK = 64  # hashes that are compared with all others at once
 _STEP = 2.0  # grey levels; less is the noise of a background
 
 
-def copies(images: Grey) -> list[list[int]]:
+def exact_copies(images: Grey) -> list[list[int]]:
     """Groups of images that are equal pixel for pixel, each in order."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for number, image in enumerate(images):
@@ -50,30 +50,30 @@ def hashes(images: Grey) -> Hashes:
     return np.asarray(packed.view(np.uint64))
 
 
-def nearest(asked: Examples, among: Examples) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Bits by which each image asked of differs from the nearest of its own class, and of the other classes."""
-    mine, theirs = hashes(asked.images), hashes(among.images)
-    own, other = np.full(len(mine), ALIEN, np.uint8), np.full(len(mine), ALIEN, np.uint8)
-    for label in range(len(asked.classes)):
-        members = theirs[among.labels == label]
-        distances = _to_nearest(mine, members)
-        same = asked.labels == label
+def nearest_distances(images: Examples, others: Examples) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Bits by which each image images of differs from the nearest of its own class, and of the other classes."""
+    hashes_asked, hashes_of_others = hashes(images.images), hashes(others.images)
+    own, other = np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8), np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8)
+    for label in range(len(images.classes)):
+        members = hashes_of_others[others.labels == label]
+        distances = _to_nearest(hashes_asked, members)
+        same = images.labels == label
         own[same] = distances[same]
         other[~same] = np.minimum(other[~same], distances[~same])
     return own, other
 
 
-def _to_nearest(mine: Hashes, theirs: Hashes) -> npt.NDArray[np.uint8]:
-    found = np.full(len(mine), ALIEN, np.uint8)
-    for start in range(0, len(mine) if len(theirs) else 0, _CHUNK):
-        some = mine[start : start + _CHUNK]
-        bits = np.bitwise_count(some[:, None] ^ theirs[None])  # (chunk, m, 2)
+def _to_nearest(hashes_asked: Hashes, hashes_of_others: Hashes) -> npt.NDArray[np.uint8]:
+    found = np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8)
+    for start in range(0, len(hashes_asked) if len(hashes_of_others) else 0, _CHUNK):
+        some = hashes_asked[start : start + _CHUNK]
+        bits = np.bitwise_count(some[:, None] ^ hashes_of_others[None])  # (chunk, m, 2)
         found[start : start + _CHUNK] = (bits[..., 0] + bits[..., 1]).min(axis=1)
     return found
 
 
-def reach(other: Sequence[int] | npt.NDArray[np.uint8], chance: float = CHANCE) -> int:
+def largest_distance(other: Sequence[int] | npt.NDArray[np.uint8], chance: float = CHANCE) -> int:
     """The most bits two near twins may differ in: at most a share ``chance`` has one of another class that near."""
-    counts = np.bincount(np.asarray(other, np.int64), minlength=ALIEN + 1).cumsum()
+    counts = np.bincount(np.asarray(other, np.int64), minlength=NO_NEIGHBOUR + 1).cumsum()
     near = np.flatnonzero(counts > chance * len(other))
     return int(near[0]) - 1 if len(near) else BITS

@@ -62,7 +62,7 @@ Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Portrait:
+class ClassStatistics:
     """One class: v views and k principal components of p = 64 * 64 pixels."""
 
     shares: Floats  # (v,), how often each view occurs, sum 1
@@ -77,13 +77,13 @@ class Portrait:
 class Sketch:
     """Portraits by class name, and where they come from."""
 
-    portraits: Mapping[str, Portrait]
+    by_class: Mapping[str, ClassStatistics]
     provenance: Mapping[str, str] = field(default_factory=lambda: dict(PROVENANCE))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes that can be sampled, in the order of training."""
-        return tuple(self.portraits)
+        return tuple(self.by_class)
 
     def sample(self, label: str, rng: np.random.Generator) -> Grey:
         """One synthetic image, (64, 64) uint8. The same generator state gives the same image.
@@ -91,14 +91,14 @@ class Sketch:
         Raises:
             KeyError: the sketch has no such class.
         """
-        portrait = self.portraits[label]
-        shares = portrait.shares.astype(np.float64)
+        statistics = self.by_class[label]
+        shares = statistics.shares.astype(np.float64)
         view = rng.choice(len(shares), p=shares / shares.sum())
-        noise = rng.standard_normal(len(portrait.components)).clip(-REACH, REACH)
-        drawn = portrait.means[view] + (noise * BREADTH * portrait.deviations[view]) @ portrait.components
-        drawn += rng.standard_normal(drawn.shape).clip(-REACH, REACH) * portrait.grain[view] * GRAIN
+        noise = rng.standard_normal(len(statistics.components)).clip(-REACH, REACH)
+        drawn = statistics.means[view] + (noise * BREADTH * statistics.deviations[view]) @ statistics.components
+        drawn += rng.standard_normal(drawn.shape).clip(-REACH, REACH) * statistics.grain[view] * GRAIN
         levels = np.empty(SIDE * SIDE)
-        levels[drawn.argsort(kind="stable")] = np.interp(np.arange(SIDE * SIDE), _RANKS, portrait.tones[view])
+        levels[drawn.argsort(kind="stable")] = np.interp(np.arange(SIDE * SIDE), _RANKS, statistics.tones[view])
         return np.rint(levels).clip(0, 255).astype(np.uint8).reshape(SIDE, SIDE)
 
     def save(self, path: Path) -> None:
@@ -109,8 +109,8 @@ class Sketch:
         """
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(value, dtype=np.float16)
-            for number, portrait in enumerate(self.portraits.values())
-            for name, value in vars(portrait).items()
+            for number, statistics in enumerate(self.by_class.values())
+            for name, value in vars(statistics).items()
         }
         header = {"format": FORMAT, "classes": list(self.classes), **self.provenance}
         with atomic_write.replacing(path) as partial:
@@ -147,10 +147,10 @@ def fit(
     places the first views; the same one gives the same sketch.
     """
     rng = rng or np.random.default_rng(0)
-    return Sketch({label: _portrait(images, components, views, rng) for label, images in images_by_class.items()})
+    return Sketch({label: _describe_class(images, components, views, rng) for label, images in images_by_class.items()})
 
 
-def _portrait(images: Grey, components: int, views: int, rng: np.random.Generator) -> Portrait:
+def _describe_class(images: Grey, components: int, views: int, rng: np.random.Generator) -> ClassStatistics:
     """Cluster by view in the class's own main components, then describe what varies within views."""
     pixels = images.reshape(len(images), -1).astype(np.float32)  # (n, p)
     centred = pixels - pixels.mean(axis=0)
@@ -167,7 +167,7 @@ def _portrait(images: Grey, components: int, views: int, rng: np.random.Generato
     grain = np.stack([left[view_of == view].std(axis=0) for view in range(count)])
     ranked = np.sort(pixels, axis=1)[:, _RANKS]  # (n, t)
     tones = np.stack([ranked[view_of == view].mean(axis=0) for view in range(count)])
-    return Portrait(shares.astype(np.float32), means, basis, deviations, grain, tones)
+    return ClassStatistics(shares.astype(np.float32), means, basis, deviations, grain, tones)
 
 
 def _principal(centred: Floats, count: int, rng: np.random.Generator) -> Floats:
@@ -206,15 +206,15 @@ def _nearest(scores: Floats, centres: Floats) -> npt.NDArray[np.intp]:
 def _checked(header: dict[str, Any], tensors: Mapping[str, Floats]) -> Sketch:
     if header.pop("format") != FORMAT:
         raise ValueError(f"not in the format {FORMAT}")
-    portraits: dict[str, Portrait] = {}
+    by_class: dict[str, ClassStatistics] = {}
     for number, label in enumerate(header.pop("classes")):
-        found = Portrait(**{part.name: tensors[f"{number}.{part.name}"] for part in fields(Portrait)})
+        found = ClassStatistics(**{part.name: tensors[f"{number}.{part.name}"] for part in fields(ClassStatistics)})
         views, count, pixels = len(found.shares), len(found.components), SIDE * SIDE
         expected = ((views,), (views, pixels), (count, pixels), (views, count), (views, pixels), (views, len(_RANKS)))
         if tuple(value.shape for value in vars(found).values()) != expected:
             raise ValueError(f"the shapes of {label} do not fit together")
-        portraits[label] = found
-    return Sketch(portraits, header)
+        by_class[label] = found
+    return Sketch(by_class, header)
 
 
 def _fatal(problem: str) -> Fatal:

@@ -19,14 +19,14 @@ from watcher.images import decode
 from watcher.model import mednet
 
 Logits = npt.NDArray[np.float32]
-Shares = npt.NDArray[np.float64]
+Probabilities = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 
 BATCH = 256
 
 
 @torch.inference_mode()
-def answers(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, Features]:
+def predict(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, Features]:
     """Logits (n, k) and penultimate features (n, d) of images (n, 64, 64), in evaluation mode."""
     net.eval()
     logits, features = (
@@ -40,19 +40,19 @@ def answers(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, 
     return np.concatenate(logits), np.concatenate(features)
 
 
-def probabilities(logits: Logits, temperature: float = 1.0) -> Shares:
+def probabilities(logits: Logits, temperature: float = 1.0) -> Probabilities:
     """Softmax over all answers, in double precision; as the daemon computes it."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def temperature(logits: Logits, labels: npt.NDArray[np.int64], doubt: float = 0.0) -> float:
+def temperature(logits: Logits, labels: npt.NDArray[np.int64], smoothing: float = 0.0) -> float:
     """What to divide logits by so that the likelihood of the labels is greatest.
 
     Where no label is missed, it is greatest with no temperature left, and every
-    confidence would be 1. ``doubt`` is the share of each label that is given to
-    the other classes; :func:`platt` has one for so many labels.
+    confidence would be 1. ``smoothing`` is the share of per_group label that is given to
+    the other classes; :func:`platt_smoothing` has one for so many labels.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section
     4.2. Searched by golden sections of the logarithm, between 0.1 and 10.
@@ -62,7 +62,7 @@ def temperature(logits: Logits, labels: npt.NDArray[np.int64], doubt: float = 0.
     def loss(log_t: float) -> float:
         rows = np.log(np.maximum(probabilities(logits, float(np.exp(log_t))), 1e-300))
         own = rows[np.arange(len(labels)), labels]
-        return float(-((1 - doubt) * own + doubt * (rows.sum(axis=1) - own) / others).mean())
+        return float(-((1 - smoothing) * own + smoothing * (rows.sum(axis=1) - own) / others).mean())
 
     low, high = np.log(0.1), np.log(10.0)
     golden = (np.sqrt(5) - 1) / 2
@@ -75,8 +75,8 @@ def temperature(logits: Logits, labels: npt.NDArray[np.int64], doubt: float = 0.
     return float(np.exp((low + high) / 2))
 
 
-def platt(labels: npt.NDArray[np.int64]) -> float:
-    """The share of labels to be in doubt of, however many were told right: 1 / (n + 2).
+def platt_smoothing(labels: npt.NDArray[np.int64]) -> float:
+    """The share of labels to be in smoothing of, however many were told right: 1 / (n + 2).
 
     Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines",
     section 2.2, where the target of n examples is (n + 1) / (n + 2).
@@ -91,17 +91,19 @@ class Thresholds:
     min_confidence: float
     max_distance: float
 
-    def accept(self, shares: Shares, distance: npt.NDArray[np.floating[Any]], classes: int) -> npt.NDArray[np.bool_]:
+    def accept(
+        self, shares: Probabilities, distance: npt.NDArray[np.floating[Any]], classes: int
+    ) -> npt.NDArray[np.bool_]:
         """Mask (n,) of what is filed, as ``decide`` does; ``shares`` (n, answers) are probabilities."""
         sure = shares[:, :classes].max(axis=1)
         likely = shares[:, classes:].sum(axis=1) <= sure
         return np.asarray(likely & (sure >= self.min_confidence) & (distance <= self.max_distance))
 
 
-LEAST = 0.5
+LEAST_CONFIDENCE = 0.5
 """No image is filed under a class that it more probably is not of."""
 
-UNSURE = 0.125
+CONFIDENCE_PART = 0.125
 """The part of what may be sent to review that goes for low confidence; the rest goes for distance."""
 
 
@@ -110,11 +112,11 @@ def thresholds(
 ) -> Thresholds:
     """Those at which at least ``accept_rate`` of some images, (n,) each, are accepted.
 
-    Fewer only where more of them have a confidence below :data:`LEAST`. The distance lies midway between the last image
-    accepted and the first that is not: what computes in another precision or order is to accept the same ones.
+    Fewer only where more of them have a confidence below :data:`LEAST_CONFIDENCE`. The distance lies midway between the
+    last image accepted and the first that is not: what computes in another precision is to accept the same ones.
     """
     spare = int((1 - accept_rate) * len(confidence) + 1e-9)  # images
-    lowest = max(float(np.sort(confidence)[int(spare * UNSURE)]), LEAST)
+    lowest = max(float(np.sort(confidence)[int(spare * CONFIDENCE_PART)]), LEAST_CONFIDENCE)
     sure = confidence >= lowest
     far = np.sort(distance[sure])[::-1]
     last = min(max(spare - int((~sure).sum()), 0), len(far) - 1)
@@ -122,9 +124,9 @@ def thresholds(
     return Thresholds(float(np.floor(lowest * 1e6) / 1e6), float(np.ceil(highest * 1e6) / 1e6))
 
 
-def remembered(labels: npt.NDArray[np.int64], origins: Sequence[str], each: int) -> npt.NDArray[np.int64]:
-    """Which images a checkpoint remembers: at most ``each`` of every class from every origin, strangers none."""
+def sample_per_group(labels: npt.NDArray[np.int64], origins: Sequence[str], per_group: int) -> npt.NDArray[np.int64]:
+    """Which images a checkpoint remembers: at most ``per_group`` of every class from every origin, strangers none."""
     rng = np.random.default_rng(0)
     groups = np.array([f"{label} {origin}" for label, origin in zip(labels, origins, strict=True)])
-    chosen = [rng.permutation(np.flatnonzero(groups == name))[:each] for name in np.unique(groups[labels >= 0])]
+    chosen = [rng.permutation(np.flatnonzero(groups == name))[:per_group] for name in np.unique(groups[labels >= 0])]
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)

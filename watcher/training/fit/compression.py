@@ -34,7 +34,7 @@ class Tuning:
 
 
 @dataclass(frozen=True)
-class Step:
+class TuningEpoch:
     """What one stage of the way costs on validation. Epoch 0 is before any tuning."""
 
     epoch: int
@@ -47,30 +47,30 @@ def compress(
     data: Examples,
     valid: Examples,
     tuning: Tuning,
-    tell: Callable[[Step], None] = lambda step: None,
-) -> tuple[mednet.MedNet, list[Step]]:
+    on_epoch: Callable[[TuningEpoch], None] = lambda step: None,
+) -> tuple[mednet.MedNet, list[TuningEpoch]]:
     """The compressed network with the fewest validation errors among all epochs, and the way there.
 
     What is judged is always the network as it will be stored, in half precision.
     """
     slim = mednet.factor(mednet.fold_batch_norm(net), tuning.rank)
     loss = nn.CrossEntropyLoss(recipe_training.class_weights(data.labels, len(data.classes)))
-    steps: list[Step] = []
-    best = halved(slim)
+    steps: list[TuningEpoch] = []
+    best = in_half_precision(slim)
     for epoch in range(tuning.epochs + 1):
         if epoch:
             _tune(slim, data, loss, tuning, epoch)
-        stored = halved(slim)
+        stored = in_half_precision(slim)
         valid_loss, wrong = recipe_training.judge(stored, valid, loss)
-        step = Step(epoch, valid_loss, wrong)
+        step = TuningEpoch(epoch, valid_loss, wrong)
         if not steps or (wrong, valid_loss) < min((s.valid_errors, s.valid_loss) for s in steps):
             best = stored
         steps.append(step)
-        tell(step)
+        on_epoch(step)
     return best, steps
 
 
-def weights(full: Checkpoint, slim: mednet.MedNet, temperature: float) -> Checkpoint:
+def to_checkpoint(full: Checkpoint, slim: mednet.MedNet, temperature: float) -> Checkpoint:
     """Return the checkpoint of the compressed network, without a threshold yet."""
     return replace(
         full,
@@ -80,12 +80,12 @@ def weights(full: Checkpoint, slim: mednet.MedNet, temperature: float) -> Checkp
     )
 
 
-def finished(
+def with_results(
     slim: Checkpoint,
     full: Checkpoint,
     min_confidence: float,
     tuning: Tuning,
-    steps: Sequence[Step],
+    steps: Sequence[TuningEpoch],
     errors: tuple[int, int],
 ) -> Checkpoint:
     """Add the threshold, and what people should know of the compression; ``errors`` are those before and after."""
@@ -114,11 +114,11 @@ def _tune(slim: mednet.MedNet, data: Examples, loss: nn.Module, tuning: Tuning, 
         optimizer.step()
 
 
-def halved(net: mednet.MedNet) -> mednet.MedNet:
+def in_half_precision(net: mednet.MedNet) -> mednet.MedNet:
     """A copy whose numbers went through half precision, as they do on disk."""
-    twin = copy.deepcopy(net).eval()
+    copied = copy.deepcopy(net).eval()
     with torch.no_grad():
-        for tensor in twin.state_dict().values():
+        for tensor in copied.state_dict().values():
             if tensor.is_floating_point():
                 tensor.copy_(tensor.half().float())
-    return twin
+    return copied

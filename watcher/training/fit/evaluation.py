@@ -15,7 +15,7 @@ from watcher.training.data.labelled_images import Examples
 
 BINS = 15
 """Of the expected calibration error, as in Guo et al. 2017."""
-SURE = 0.99
+HIGH_CONFIDENCE = 0.99
 """From this confidence on an error is one that nobody would have looked for."""
 
 
@@ -30,7 +30,7 @@ class Error:
 
 
 @dataclass(frozen=True)
-class Report:
+class Evaluation:
     """How well labelled images were recognised, before any threshold.
 
     ``confusion`` is (classes, classes): rows are true, columns predicted. Files
@@ -56,13 +56,13 @@ class Report:
 
     @property
     def sure_errors(self) -> int:
-        """Errors that were given a confidence of at least ``SURE``."""
-        return sum(error.confidence >= SURE for error in self.errors)
+        """Errors that were given a confidence of at least ``HIGH_CONFIDENCE``."""
+        return sum(error.confidence >= HIGH_CONFIDENCE for error in self.errors)
 
     @property
-    def calibration(self) -> Calibration:
+    def reliability(self) -> Reliability:
         """Whether its confidences mean something."""
-        return calibration(self.confidences, self.right)
+        return reliability(self.confidences, self.right)
 
     def to_dict(self) -> dict[str, Any]:
         """The object that ``evaluate --json`` prints: a contract, its keys stay."""
@@ -72,14 +72,14 @@ class Report:
             "errors": [vars(error) for error in self.errors],
             "classes": list(self.classes),
             "confusion": self.confusion.tolist(),
-            "calibration_error": self.calibration.error,
+            "calibration_error": self.reliability.error,
             "sure_errors": self.sure_errors,
         }
 
 
-def report(
+def evaluate(
     data: Examples, probabilities: npt.NDArray[np.float64], filed: npt.NDArray[np.bool_] | None = None
-) -> Report:
+) -> Evaluation:
     """Compare probabilities (n, classes), in the order of ``data.classes``, with the labels."""
     predicted = probabilities.argmax(axis=1)
     confidences = probabilities.max(axis=1)
@@ -94,11 +94,11 @@ def report(
     total = len(data.labels) + len(data.broken)
     true = probabilities[np.arange(len(data.labels)), data.labels]
     loss = float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean()) if len(true) else math.nan
-    return Report(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss, filed)
+    return Evaluation(names, total, (*wrong, *broken), confusion, confidences, predicted == data.labels, loss, filed)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Reliability:
     """Whether confidence means something: of each bin its images, summed confidence, and how many are right."""
 
     bins: tuple[tuple[int, float, int], ...]
@@ -107,21 +107,21 @@ class Calibration:
     def error(self) -> float:
         """Expected calibration error: mean over images of |share right - mean confidence| of their bin.
 
-        Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", equation 3.
+        Source: Guo et al. 2017, "On Reliability of Modern Neural Networks", equation 3.
         """
         total = sum(count for count, _, _ in self.bins)
         return sum(abs(right - confidence) for _, confidence, right in self.bins) / max(total, 1)
 
 
-def calibration(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:
+def reliability(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Reliability:
     """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
     sure = np.nan_to_num(confidences)  # a training that diverged has none
     which = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
     sums = np.bincount(which, minlength=BINS), np.bincount(which, sure, BINS), np.bincount(which, right, BINS)
-    return Calibration(tuple((int(n), float(c), int(r)) for n, c, r in zip(*sums, strict=True)))
+    return Reliability(tuple((int(n), float(c), int(r)) for n, c, r in zip(*sums, strict=True)))
 
 
-def fit_min_confidence(judged: Report, give_up: float) -> float:
+def fit_min_confidence(judged: Evaluation, give_up: float) -> float:
     """The highest threshold that sends at most ``give_up`` of the rightly recognised images to review.
 
     ``give_up`` is a share in [0, 1]. Fit on validation images. Every image with
@@ -133,7 +133,7 @@ def fit_min_confidence(judged: Report, give_up: float) -> float:
     return float(np.floor(right[min(int(give_up * len(right)), len(right) - 1)] * 1e4) / 1e4)
 
 
-def table(judged: Report) -> str:
+def confusion_table(judged: Evaluation) -> str:
     """The confusion matrix as text, with class names; rows are true."""
     names: Sequence[str] = judged.classes
     width = max(10, *(len(name) + 1 for name in names))
@@ -149,7 +149,7 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}%" if whole else "-"
 
 
-def picture(judged: Report, path: Path, title: str) -> None:
+def draw_confusion(judged: Evaluation, path: Path, title: str) -> None:
     """The confusion matrix as a PNG: counts in the cells, colour by the share of the row."""
     from matplotlib.figure import Figure
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from watcher.core.errors import Exit, Fatal
 
 
-class Strict(BaseModel):
+class PlanPart(BaseModel):
     """A part of such a file: an unknown key is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Plan = TypeVar("Plan", bound=Strict)
+Plan = TypeVar("Plan", bound=PlanPart)
 
 
 def read(path: Path, form: type[Plan], contradictions: Callable[[Plan], list[str]], advice: str) -> Plan:

@@ -51,14 +51,14 @@ class Recipe:
         """Plain values, equal to themselves after a trip through JSON."""
         return dict(json.loads(json.dumps(asdict(self))))
 
-    def unusual(self) -> dict[str, Any]:
+    def non_default(self) -> dict[str, Any]:
         """Plain values that differ from the defaults, without the name: what makes this training this one.
 
         A setting that is added later, at its default, does not change it.
         """
-        usual = Recipe("", mednet.MedNetConfig(), math.nan, 0, math.nan, 0).plain()
-        network = {k: v for k, v in self.plain()["network"].items() if v != usual["network"][k]}
-        own = {k: v for k, v in self.plain().items() if v != usual[k] and k not in ("name", "network")}
+        defaults = Recipe("", mednet.MedNetConfig(), math.nan, 0, math.nan, 0).plain()
+        network = {k: v for k, v in self.plain()["network"].items() if v != defaults["network"][k]}
+        own = {k: v for k, v in self.plain().items() if v != defaults[k] and k not in ("name", "network")}
         return {**own, "network": network}
 
 
@@ -82,7 +82,7 @@ _NETWORK = {part.name for part in fields(mednet.MedNetConfig)} - {"classes", "no
 _TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
 
 
-def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """A copy with some settings changed, those of the network among them.
 
     Raises:
@@ -101,7 +101,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    wrong = _impossible(found)
+    wrong = _problems(found)
     if wrong:
         raise ValueError("; ".join(wrong))
     return found
@@ -114,7 +114,7 @@ def unknown_classes(recipe: Recipe, classes: Sequence[str]) -> list[str]:
     return sorted(named - set(classes))
 
 
-def _impossible(recipe: Recipe) -> list[str]:
+def _problems(recipe: Recipe) -> list[str]:
     """What no training can be done with, in words."""
     net = recipe.network
     least = {

@@ -31,8 +31,8 @@ def read(*paths: Path) -> list[Row]:
     return list(found.values())
 
 
-def named(paths: Sequence[Path] | None, usual: Path) -> list[Row]:
-    """The rows of files that somebody named, or of the usual one, which need not be there yet.
+def read_named(paths: Sequence[Path] | None, default: Path) -> list[Row]:
+    """The rows of files that somebody named, or of the default one, which need not be there yet.
 
     Raises:
         Fatal: exit code 5; as for :func:`read`, and where a file that was named is not there.
@@ -40,10 +40,10 @@ def named(paths: Sequence[Path] | None, usual: Path) -> list[Row]:
     for path in paths or ():
         if not path.exists():
             raise Fatal(f"{path} does not exist, so no row of it can count", "Give another --runs.", Exit.DIRECTORY)
-    return read(*(paths or [usual]))
+    return read(*(paths or [default]))
 
 
-def add(path: Path, row: Row) -> None:
+def append(path: Path, row: Row) -> None:
     """Put a row on disk, after all others. Several processes may."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file, _locked(file.fileno()):

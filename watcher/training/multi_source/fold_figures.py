@@ -12,7 +12,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import mednet
 from watcher.training.multi_source import seed_spread, unseen_sources, verdict_benefit
 from watcher.training.multi_source.fold_runs import FoldRuns
-from watcher.training.multi_source.unseen_sources import Pictures, Reference
+from watcher.training.multi_source.unseen_sources import Baseline, Pictures
 from watcher.training.site.rehearsal import Rehearsal
 
 Figures = dict[str, Any]
@@ -49,25 +49,27 @@ def of_folds(results: Mapping[str, Figures]) -> dict[str, Figures]:
 
 def judge(
     runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures, accept_rate: float
-) -> tuple[Figures, Reference]:
+) -> tuple[Figures, Baseline]:
     """Judge a network on what its run left out of the pool; ``pictures`` are those of the whole pool."""
     seen, left = runs.trained_on(name), runs.judged_on(name)
-    ref = unseen_sources.reference(net, runs.train, runs.valid, runs.pool.chosen(seen), pictures[seen])
-    found = unseen_sources.judge(net, ref, runs.pool.chosen(left), pictures[left], accept_rate)
+    baseline = unseen_sources.baseline(net, runs.train, runs.valid, runs.pool.subset(seen), pictures[seen])
+    found = unseen_sources.judge(net, baseline, runs.pool.subset(left), pictures[left], accept_rate)
     about = {"steps": runs.steps(name), "seed": runs.seeds[name], "pool_images": int(seen.sum())}
-    return {**about, "accept_rate": accept_rate, **found}, ref
+    return {**about, "accept_rate": accept_rate, **found}, baseline
 
 
 def judge_fold(runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures, accept_rate: float) -> Figures:
     """Judge a network as :func:`judge` does, and what verdicts on the sources left out change."""
-    figures, ref = judge(runs, name, net, pictures, accept_rate)
-    memory, left = rehearse(runs, name, net, pictures), runs.judged_on(name)
-    taught = verdict_benefit.teach(net, ref, memory, runs.pool.chosen(left), pictures[left], accept_rate)
-    refused = verdict_benefit.spoil(net, ref, memory, runs.train.classes, accept_rate)
+    figures, baseline = judge(runs, name, net, pictures, accept_rate)
+    memory, left = make_rehearsal(runs, name, net, pictures), runs.judged_on(name)
+    taught = verdict_benefit.adapt_to_each_source(
+        net, baseline, memory, runs.pool.subset(left), pictures[left], accept_rate
+    )
+    refused = verdict_benefit.wrong_labels_are_refused(net, baseline, memory, runs.train.classes, accept_rate)
     return {**figures, "taught": taught, "spoilt_refused": refused}
 
 
-def rehearse(runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures) -> Rehearsal:
+def make_rehearsal(runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures) -> Rehearsal:
     """Return the rehearsal of a network: of the base data and the part of the pool that it was trained on."""
     seen = runs.trained_on(name)
-    return unseen_sources.rehearse(net, runs.train, runs.valid, runs.pool.chosen(seen), pictures[seen])
+    return unseen_sources.make_rehearsal(net, runs.train, runs.valid, runs.pool.subset(seen), pictures[seen])

@@ -41,32 +41,32 @@ class FoldRuns:
         more = {**{run: fold.more_seeds for run, fold in plan.folds.items()}, SHIPPED: plan.shipped.more_seeds}
         return {
             **dict.fromkeys(more, plan.seed),
-            **{seed_spread.name(run, seed): seed for run, others in more.items() for seed in others},
+            **{seed_spread.run_name(run, seed): seed for run, others in more.items() for seed in others},
         }
 
     def trained_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Return a mask of the pool's images that a run is trained on."""
-        run = seed_spread.origin(name)
+        run = seed_spread.fold_of(name)
         if run == SHIPPED:
             return ~np.isin(self.pool.grades, self.plan.shipped.without_grades)
         return left_out_folds.trained_on(self.plan.folds[run], self.pool)
 
     def judged_on(self, name: str) -> npt.NDArray[np.bool_]:
         """Return a mask of the pool's images that a run is judged on."""
-        run = seed_spread.origin(name)
+        run = seed_spread.fold_of(name)
         return ~self.trained_on(name) if run == SHIPPED else left_out_folds.left_out(self.plan.folds[run], self.pool)
 
     def steps(self, name: str) -> int:
         """Return for how many steps a run is trained."""
-        return self.plan.shipped.steps if seed_spread.origin(name) == SHIPPED else self.plan.steps
+        return self.plan.shipped.steps if seed_spread.fold_of(name) == SHIPPED else self.plan.steps
 
-    def recipe(self, name: str) -> mixture_training.Mixture:
+    def recipe(self, name: str) -> mixture_training.MixtureRecipe:
         """Return the recipe of a run."""
-        return replace(mixture_training.Mixture(), steps=self.steps(name))
+        return replace(mixture_training.MixtureRecipe(), steps=self.steps(name))
 
     def training(self, name: str) -> TrainingRun:
         """Return the training of a run, at the point where it was left."""
-        part = self.pool.chosen(self.trained_on(name))
+        part = self.pool.subset(self.trained_on(name))
         seed, out = self.seeds[name], self.directory / name
         training = mixture_training.prepare(self.recipe(name), self.train, part, out, seed, f"{NAME}-{name}")
         training.resume()
@@ -91,4 +91,4 @@ class FoldRuns:
                 Exit.DIRECTORY,
             )
         net = networks.build(checkpoint.load(self.directory / name / "net.safetensors"))
-        return compression.halved(mednet.fold_batch_norm(net))
+        return compression.in_half_precision(mednet.fold_batch_norm(net))

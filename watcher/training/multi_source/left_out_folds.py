@@ -12,7 +12,7 @@ from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import plan_files
 
 
-class Fold(plan_files.Strict):
+class Fold(plan_files.PlanPart):
     """What one network is not trained on. ``more_seeds`` are for sources of so few images that one run says little."""
 
     sources: tuple[str, ...] = ()
@@ -20,7 +20,7 @@ class Fold(plan_files.Strict):
     more_seeds: tuple[int, ...] = ()
 
 
-class Shipped(plan_files.Strict):
+class Shipped(plan_files.PlanPart):
     """The network for use: more steps, and no image of some licences.
 
     ``more_seeds`` are trained and judged as well, and shipped never: they tell
@@ -32,7 +32,7 @@ class Shipped(plan_files.Strict):
     more_seeds: tuple[int, ...] = ()
 
 
-class Folds(plan_files.Strict):
+class Folds(plan_files.PlanPart):
     """The whole file."""
 
     seed: int

@@ -23,7 +23,7 @@ from torch.optim import swa_utils
 
 from watcher.model import checkpoint, mednet
 from watcher.training.data import hospital_renderings, labelled_images, multi_source_pool, synthetic_outliers
-from watcher.training.data.hospital_renderings import BEARS, RandomDraws
+from watcher.training.data.hospital_renderings import VARIATIONS, RandomDraws
 from watcher.training.data.labelled_images import Examples
 from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import resume
@@ -32,7 +32,7 @@ from watcher.training.fit.training_loop import Epoch, Plan, TrainingRun
 
 
 @dataclass(frozen=True)
-class Mixture:
+class MixtureRecipe:
     """How the network that generalises is trained. Counts are of images a step."""
 
     network: mednet.MedNetConfig = field(
@@ -68,7 +68,7 @@ class Mixture:
         return dict(json.loads(json.dumps(asdict(self))))
 
 
-EPOCH = 500
+STEPS_AN_EPOCH = 500
 """Steps between two checkpoints."""
 
 GRADIENT_NORM = 5.0
@@ -78,7 +78,7 @@ GRADIENT_NORM = 5.0
 class Sampler:
     """Draws the images of a step. ``base`` is held as bytes, the pool at 64 x 64 with all levels."""
 
-    def __init__(self, recipe: Mixture, base: Examples, pool: Pool, generator: torch.Generator) -> None:
+    def __init__(self, recipe: MixtureRecipe, base: Examples, pool: Pool, generator: torch.Generator) -> None:
         self.recipe, self.base, self.generator, self.classes = recipe, base, generator, base.classes
         levels = torch.from_numpy(pool.levels.astype(np.float32))[:, None]
         self.smooth = functional.avg_pool2d(levels, 2)[:, 0]  # (n, 64, 64)
@@ -106,9 +106,9 @@ class Sampler:
         foreign, _ = self._of_pool(self.outside, r.foreign)
         which = torch.randperm(r.base + r.pooled, generator=self.generator)[: r.near]
         known, kinds = torch.cat([base, pooled])[which], torch.cat([labels, pooled_labels])[which]
-        near = synthetic_outliers.from_images(known, kinds, self.tomograms, RandomDraws(self.generator, r.near))
-        far = hospital_renderings.worn(
-            synthetic_outliers.from_nothing(RandomDraws(self.generator, r.far)), RandomDraws(self.generator, r.far)
+        near = synthetic_outliers.near_outliers(known, kinds, self.tomograms, RandomDraws(self.generator, r.near))
+        far = hospital_renderings.degraded(
+            synthetic_outliers.far_outliers(RandomDraws(self.generator, r.far)), RandomDraws(self.generator, r.far)
         )
         images = torch.cat([base, pooled, foreign, near, far])
         answers = torch.cat([labels, pooled_labels, torch.full((len(foreign) + len(near) + len(far),), none)])
@@ -126,21 +126,21 @@ class Sampler:
 
     def _of_pool(self, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
         which = torch.multinomial(weights, count, replacement=True, generator=self.generator)
-        dice = RandomDraws(self.generator, count)
-        levels = torch.where(dice.chance(0.15), self.coarse[which], self.smooth[which])
+        draws = RandomDraws(self.generator, count)
+        levels = torch.where(draws.chance(0.15), self.coarse[which], self.smooth[which])
         form = self.form[which].view(-1, 1, 1)
-        images = torch.where(form == 0, hospital_renderings.from_hounsfield(levels, dice), levels / 255)
-        images = torch.where(form == 1, hospital_renderings.from_raw(levels, dice), images)
+        images = torch.where(form == 0, hospital_renderings.from_hounsfield(levels, draws), levels / 255)
+        images = torch.where(form == 1, hospital_renderings.from_raw(levels, draws), images)
         labels = self.labels[which]
-        plain = dice.chance(0.2)
+        plain = draws.chance(0.2)
         return torch.where(plain, hospital_renderings.scaled(images), self._changed(images, labels)), labels
 
     def _changed(self, images: Tensor, labels: Tensor) -> Tensor:
         names = [self.classes[n] if n != OUTLIER else "outlier" for n in labels.tolist()]
-        bears = [BEARS.get(name, BEARS["outlier"]) for name in names]
-        dice = RandomDraws(self.generator, len(images))
-        placed = hospital_renderings.placed(hospital_renderings.scaled(images), bears, dice)
-        return hospital_renderings.worn(hospital_renderings.shaded(placed, bears, dice), dice)
+        variations = [VARIATIONS.get(name, VARIATIONS["outlier"]) for name in names]
+        draws = RandomDraws(self.generator, len(images))
+        placed = hospital_renderings.repositioned(hospital_renderings.scaled(images), variations, draws)
+        return hospital_renderings.degraded(hospital_renderings.with_other_tones(placed, variations, draws), draws)
 
 
 def _weights(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_]) -> Tensor:
@@ -155,7 +155,7 @@ def _weights(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], gro
     return torch.from_numpy(weights)
 
 
-def prepare(recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, name: str) -> TrainingRun:
+def prepare(recipe: MixtureRecipe, base: Examples, pool: Pool, out: Path, seed: int, name: str) -> TrainingRun:
     """Return the training on a mixture, at its beginning. It writes ``net.safetensors``: the averaged network."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -179,7 +179,7 @@ def prepare(recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, n
         done = steps_done(row.epoch, recipe.steps)
         checkpoint.save(_checkpoint(recipe, learner.result, base.classes, seed, done, name), out / "net.safetensors")
 
-    plan = Plan(math.ceil(recipe.steps / EPOCH), sampler.epoch, save_weights)
+    plan = Plan(math.ceil(recipe.steps / STEPS_AN_EPOCH), sampler.epoch, save_weights)
     identity = resume.Identity(recipe.plain(), seed, f"{labelled_images.digest(base)} {multi_source_pool.digest(pool)}")
     last = resume.LastCheckpoint(out, identity, net, optimizer, averaged, generator)
     return TrainingRun(out, learner, plan, last)
@@ -187,17 +187,17 @@ def prepare(recipe: Mixture, base: Examples, pool: Pool, out: Path, seed: int, n
 
 def steps_done(epochs: int, steps: int) -> int:
     """Return how many of ``steps`` are done after so many epochs."""
-    return min(epochs * EPOCH, steps)
+    return min(epochs * STEPS_AN_EPOCH, steps)
 
 
-def rate(recipe: Mixture, step: int) -> float:
+def rate(recipe: MixtureRecipe, step: int) -> float:
     """Return the learning rate of a step, counted from 0: it rises evenly at first, and falls as half a cosine."""
     rising = min(1.0, (step + 1) / recipe.warm_up)
     return recipe.learning_rate * rising * (1 + math.cos(math.pi * step / recipe.steps)) / 2
 
 
 def _checkpoint(
-    recipe: Mixture, net: mednet.MedNet, classes: tuple[str, ...], seed: int, steps: int, name: str
+    recipe: MixtureRecipe, net: mednet.MedNet, classes: tuple[str, ...], seed: int, steps: int, name: str
 ) -> checkpoint.Checkpoint:
     settings = recipe.plain()
     del settings["network"]

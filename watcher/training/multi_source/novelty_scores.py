@@ -14,7 +14,7 @@ from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import calibration
 
 if TYPE_CHECKING:
-    from watcher.training.multi_source.unseen_sources import Reference
+    from watcher.training.multi_source.unseen_sources import Baseline
 
 Score = npt.NDArray[np.floating[Any]]
 
@@ -53,7 +53,7 @@ class Gaussians:
         return np.asarray(np.einsum("nkd,de,nke->nk", apart, self.precision, apart, optimize=True).min(axis=1))
 
 
-def spread(
+def fit_gaussians(
     features: Sequence[calibration.Features],
     labels: Sequence[npt.NDArray[np.int64]],
 ) -> Gaussians:
@@ -67,25 +67,25 @@ def spread(
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelComponents:
     """Mean (p,) and principal components (k, p) of known images, standardised."""
 
     mean: npt.NDArray[np.float32]
     basis: npt.NDArray[np.float32]
 
-    def left_over(self, images: npt.NDArray[np.uint8]) -> Score:
+    def residual(self, images: npt.NDArray[np.uint8]) -> Score:
         """Squared length of what the components leave over of images (n, 64, 64)."""
         apart = _flat(images) - self.mean
         rest = apart - (apart @ self.basis.T) @ self.basis
         return np.asarray((rest * rest).sum(axis=1))
 
 
-def pixels(images: npt.NDArray[np.uint8]) -> Pixels:
+def fit_pixel_components(images: npt.NDArray[np.uint8]) -> PixelComponents:
     """Principal components of images (n, 64, 64)."""
     rows = _flat(images)
     mean = rows.mean(axis=0)
     _, _, basis = np.linalg.svd(rows - mean, full_matrices=False)
-    return Pixels(mean, basis[:COMPONENTS])
+    return PixelComponents(mean, basis[:COMPONENTS])
 
 
 def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -93,81 +93,81 @@ def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoreInputs:
     """What a network answers for n images and for their mirror images, and what their pixels have left over."""
 
     logits: calibration.Logits
     features: calibration.Features
     mirrored: calibration.Logits
-    left_over: Score
+    residual: Score
 
 
-def scores(asked: Asked, ref: Reference, classes: int) -> dict[str, Score]:
+def scores(inputs: ScoreInputs, ref: Baseline, classes: int) -> dict[str, Score]:
     """Each single score by name, (n,)."""
-    logits, features = asked.logits, asked.features
-    both = (calibration.probabilities(logits) + calibration.probabilities(asked.mirrored)) / 2
+    logits, features = inputs.logits, inputs.features
+    both = (calibration.probabilities(logits) + calibration.probabilities(inputs.mirrored)) / 2
     six = logits[:, :classes].astype(np.float64)
     top = six.max(axis=1)
     sure = calibration.probabilities(logits)[:, :classes].max(axis=1)
     return {
         "softmax": 1 - calibration.probabilities(logits[:, :classes]).max(axis=1),
         "energy": -(top + np.log(np.exp(six - top[:, None]).sum(axis=1))),
-        "none": _doubt(sure),
-        "none, both ways round": _doubt(both[:, :classes].max(axis=1)),
-        "pixels": asked.left_over,
-        "mahalanobis": ref.spread.distance(features),
+        "none": _log_odds_against(sure),
+        "none, both ways round": _log_odds_against(both[:, :classes].max(axis=1)),
+        "pixels": inputs.residual,
+        "mahalanobis": ref.gaussians.distance(features),
         "neighbour": np.log(np.maximum(ref.known.distance(features), 1e-6)),
     }
 
 
-def _doubt(sure: Score) -> Score:
+def _log_odds_against(sure: Score) -> Score:
     """The logarithm of the odds against a probability."""
     return np.asarray(np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)))
 
 
 def compare(
-    ref: Reference,
-    answers: Sequence[Asked],
+    ref: Baseline,
+    answers: Sequence[ScoreInputs],
     pool: Pool,
     shown: Sequence[npt.NDArray[np.int64]],
     accept_rate: float,
 ) -> dict[str, dict[str, Any]]:
     """Each score with its own threshold, at which so many of the base data's validation images are accepted."""
     classes = len(pool.classes)
-    valid = scores(ref.asked, ref, classes)
-    found = [scores(asked, ref, classes) for asked in answers]
+    valid = scores(ref.inputs, ref, classes)
+    found = [scores(inputs, ref, classes) for inputs in answers]
     middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
     for each in (valid, *found):
         each["none and neighbour"] = np.sum([(each[name] - m) / s for name, (m, s) in middle.items()], axis=0)
-    strangers = pool.labels == OUTLIER
-    kinds = np.array(pool.kinds)[strangers]
-    told = {}
+    outliers = pool.labels == OUTLIER
+    kinds = np.array(pool.kinds)[outliers]
+    results = {}
     for name in NAMES:
         limit = float(np.quantile(valid[name], accept_rate))
         right = wrong = images = 0
         for view, which in enumerate(shown):
             inside = which[pool.labels[which] != OUTLIER]
-            said = answers[view].logits[inside, :classes].argmax(axis=1)
+            predicted = answers[view].logits[inside, :classes].argmax(axis=1)
             filed = found[view][name][inside] <= limit
             images += len(inside)
-            right += int((filed & (said == pool.labels[inside])).sum())
-            wrong += int((filed & (said != pool.labels[inside])).sum())
-        strange = found[0][name][strangers]
-        told[name] = {
-            "auroc": auroc(valid[name], strange),
+            right += int((filed & (predicted == pool.labels[inside])).sum())
+            wrong += int((filed & (predicted != pool.labels[inside])).sum())
+        outlier_scores = found[0][name][outliers]
+        results[name] = {
+            "auroc": auroc(valid[name], outlier_scores),
             "images": images,
             "filed_right": right,
             "filed_wrong": wrong,
-            "strangers": len(strange),
-            "reviewed": int((strange > limit).sum()),
-            "reviewed_by_kind": {str(k): int((strange[kinds == k] > limit).sum()) for k in np.unique(kinds)},
+            "strangers": len(outlier_scores),
+            "reviewed": int((outlier_scores > limit).sum()),
+            "reviewed_by_kind": {str(k): int((outlier_scores[kinds == k] > limit).sum()) for k in np.unique(kinds)},
         }
-    return told
+    return results
 
 
-def auroc(known: Score, strange: Score) -> float:
+def auroc(known: Score, outlier_scores: Score) -> float:
     """The chance that a stranger scores above a known image; ties count half."""
-    _, place, counts = np.unique(np.concatenate([known, strange]), return_inverse=True, return_counts=True)
+    _, place, counts = np.unique(np.concatenate([known, outlier_scores]), return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    above = ranks[len(known) :].sum() - len(strange) * (len(strange) + 1) / 2
-    return float(above / (len(known) * len(strange)))
+    above = ranks[len(known) :].sum() - len(outlier_scores) * (len(outlier_scores) + 1) / 2
+    return float(above / (len(known) * len(outlier_scores)))

@@ -14,25 +14,25 @@ SHIPPED = "shipped"
 _HEAD = "| network | seed | errors | {classes} | wrong at 99% or more | ECE |"
 
 
-_MORE = "-seed"
+_SEED_MARK = "-seed"
 
 
-def name(run: str, seed: int) -> str:
+def run_name(run: str, seed: int) -> str:
     """What a run with another seed is called."""
-    return f"{run}{_MORE}{seed}"
+    return f"{run}{_SEED_MARK}{seed}"
 
 
-def origin(run: str) -> str:
+def fold_of(run: str) -> str:
     """The fold, or :data:`SHIPPED`, that a run is one of."""
-    return run.partition(_MORE)[0]
+    return run.partition(_SEED_MARK)[0]
 
 
 def is_fold(run: str) -> bool:
     """Whether it is the run that counts for a fold: neither shipped nor one with another seed."""
-    return run != SHIPPED and _MORE not in run
+    return run != SHIPPED and _SEED_MARK not in run
 
 
-def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> list[str]:
+def shipped_recipe(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> list[str]:
     """Paragraphs of Markdown; none while the shipped recipe has one seed only.
 
     Args:
@@ -49,10 +49,10 @@ def beside(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> 
         if len(rows) > 1:
             spread = stdev(row["errors"] for row in rows)
             lines.append(_line(f"**{title}**", f"mean of {len(rows)}, sd {spread:.1f}", rows, classes))
-    return ["## The shipped recipe with other seeds", _TOLD, "\n".join(lines)]
+    return ["## The shipped recipe with other seeds", _ABOUT_SHIPPED, "\n".join(lines)]
 
 
-def small(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def small_sources(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Paragraphs of Markdown on folds with several seeds: what is told right of each source, as the files are."""
     found = {run: _by_seed(judged, run) for run in judged if is_fold(run)}
     several = {run: runs for run, runs in found.items() if len(runs) > 1}
@@ -68,19 +68,19 @@ def small(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
             lines.append(
                 f"| {run} | {first['class']} | {first['origin']} | {first['images']} | {by_seed} | {share:.1%} |"
             )
-    return ["## Small sources, with other seeds", _FEW, "\n".join(lines)]
+    return ["## Small sources, with other seeds", _ABOUT_SMALL, "\n".join(lines)]
 
 
-_FEW = """\
+_ABOUT_SMALL = """\
 Of a handful of images one more or less is chance. The same folds, trained with other seeds, say what is to be expected;
 seed 0 alone counts everywhere else on this page."""
 
 
 def _by_seed(judged: Mapping[str, Mapping[str, Any]], run: str) -> list[Mapping[str, Any]]:
-    return sorted((each for name, each in judged.items() if origin(name) == run), key=lambda each: int(each["seed"]))
+    return sorted((each for name, each in judged.items() if fold_of(name) == run), key=lambda each: int(each["seed"]))
 
 
-_TOLD = """\
+_ABOUT_SHIPPED = """\
 Errors on the validation images before anything is sent to a person, by class. Of the improved recipe the epoch with the
 fewest errors on these very images is judged, uncompressed; of the shipped one the last step, as it is stored. Seed 0 is
 shipped whatever the others do."""

@@ -14,11 +14,11 @@ from watcher.training.multi_source import generalisation_report
 from watcher.training.multi_source.fold_figures import Figures
 from watcher.training.multi_source.fold_runs import NAME, FoldRuns
 from watcher.training.multi_source.seed_spread import SHIPPED
-from watcher.training.multi_source.unseen_sources import Reference
+from watcher.training.multi_source.unseen_sources import Baseline
 
 
 def make(
-    runs: FoldRuns, net: mednet.MedNet, ref: Reference, figures: Figures, measured: Mapping[str, Figures]
+    runs: FoldRuns, net: mednet.MedNet, baseline: Baseline, figures: Figures, measured: Mapping[str, Figures]
 ) -> checkpoint.Checkpoint:
     """Return the checkpoint of the run ``shipped``; ``measured`` are the figures of the folds."""
     classes = runs.train.classes
@@ -26,9 +26,9 @@ def make(
         name=NAME,
         architecture=net.config.to_dict(),
         classes=classes,
-        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **ref.known.tensors()},
-        thresholds={**figures["limits"], "temperature": ref.temperature},
-        operating=_operating_points(ref, measured, len(classes)),
+        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **baseline.known.tensors()},
+        thresholds={**figures["limits"], "temperature": baseline.temperature},
+        operating=_operating_points(baseline, measured, len(classes)),
         training={
             "recipe": runs.recipe(SHIPPED).plain(),
             "seed": runs.plan.seed,
@@ -36,12 +36,14 @@ def make(
             "pool_images": figures["pool_images"],
             "without_grades": list(runs.plan.shipped.without_grades),
             "valid_errors": figures["valid"]["errors"],
-            "validation": _validation(ref, figures["limits"], classes),
+            "validation": _validation(baseline, figures["limits"], classes),
         },
     )
 
 
-def _operating_points(ref: Reference, measured: Mapping[str, Figures], classes: int) -> tuple[dict[str, float], ...]:
+def _operating_points(
+    baseline: Baseline, measured: Mapping[str, Figures], classes: int
+) -> tuple[dict[str, float], ...]:
     """Thresholds for each share of the base data that is to be filed, and what that costs on unseen sources."""
     if not measured:
         return ()
@@ -49,18 +51,18 @@ def _operating_points(ref: Reference, measured: Mapping[str, Figures], classes: 
         {
             "accept_rate": point["accept_rate"],
             "wrong_rate": point["filed_wrong"] / max(point["filed_right"] + point["filed_wrong"], 1),
-            **asdict(ref.limits(point["accept_rate"], classes)),
+            **asdict(baseline.limits(point["accept_rate"], classes)),
         }
-        for point in generalisation_report.operating(measured)
+        for point in generalisation_report.operating_points(measured)
     )
 
 
-def _validation(ref: Reference, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
+def _validation(baseline: Baseline, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
     """What the daemon's figures would be on the validation images: what drift is measured against."""
-    shares = calibration.probabilities(ref.logits, ref.temperature)
-    filed = calibration.Thresholds(**limits).accept(shares, ref.known.distance(ref.features), len(classes))
-    said, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)
-    mix = np.bincount(said, minlength=len(classes)) / len(said)
+    shares = calibration.probabilities(baseline.logits, baseline.temperature)
+    filed = calibration.Thresholds(**limits).accept(shares, baseline.known.distance(baseline.features), len(classes))
+    predicted, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)
+    mix = np.bincount(predicted, minlength=len(classes)) / len(predicted)
     return {
         "review_rate": round(1 - float(filed.mean()), 5),
         "confidence_mean": round(float(sure.mean()), 5),

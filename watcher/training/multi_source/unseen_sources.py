@@ -29,22 +29,22 @@ WINDOWS: Mapping[str, tuple[tuple[float, float], ...]] = {
 }
 """Level and width in HU of the windows that such series are read in."""
 
-OTHER = ((40.0, 400.0), (500.0, 2000.0))
+OTHER_WINDOWS = ((40.0, 400.0), (500.0, 2000.0))
 
 VIEWS = ("all levels", "window", "other window", "MedNIST's")
 """Renderings of Hounsfield units: from the least to the greatest; read in a window, or in another; and nothing told
 apart below water, as MedNIST has its CTs. What is not in Hounsfield units has the first one only."""
 
-OFFERED = 3
+FILE_VIEWS = 3
 """So many of the views are what files come as. The last is none: it was a choice that decoding might have made."""
 
-RATES = (0.9995, 0.999, 0.998, 0.997, 0.996, 0.995, 0.99, 0.98, 0.95)
+ACCEPT_RATES = (0.9995, 0.999, 0.998, 0.997, 0.996, 0.995, 0.99, 0.98, 0.95)
 """Shares of the base data's validation images that are to be accepted: the operating points that are measured."""
 
 Pictures = npt.NDArray[np.uint8]
 
 
-def views(pool: Pool, root: Path) -> Pictures:
+def rendered(pool: Pool, root: Path) -> Pictures:
     """Every image of the pool in each of :data:`VIEWS`, (n, 4, 64, 64)."""
     found = np.zeros((len(pool), len(VIEWS), decode.SIDE, decode.SIDE), np.uint8)
     for number, path in enumerate(pool.paths):
@@ -52,18 +52,18 @@ def views(pool: Pool, root: Path) -> Pictures:
         if pool.renderings[number] == "hu":
             name = "" if pool.labels[number] == OUTLIER else pool.classes[pool.labels[number]]
             hu = pool.levels[number].astype(np.float32) - HU_OFFSET
-            for place, (level, width) in enumerate(WINDOWS.get(name, OTHER), 1):
-                found[number, place] = _shown((hu - level) / width + 0.5)
-            found[number, 3] = _shown(hu / max(float(hu.max()), 1.0))
+            for place, (level, width) in enumerate(WINDOWS.get(name, OTHER_WINDOWS), 1):
+                found[number, place] = _as_image((hu - level) / width + 0.5)
+            found[number, 3] = _as_image(hu / max(float(hu.max()), 1.0))
     return found
 
 
-def _shown(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def _as_image(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return resize.to_64(np.rint(np.clip(levels, 0, 1) * 255).astype(np.uint8))
 
 
 @dataclass(frozen=True)
-class Reference:
+class Baseline:
     """What a network answers for the base data's validation images, and what it remembers of its training."""
 
     logits: calibration.Logits
@@ -71,11 +71,11 @@ class Reference:
     labels: npt.NDArray[np.int64]
     temperature: float
     known: out_of_distribution.KnownImages
-    spread: novelty_scores.Gaussians
-    pixels: novelty_scores.Pixels
-    asked: novelty_scores.Asked
+    gaussians: novelty_scores.Gaussians
+    pixels: novelty_scores.PixelComponents
+    inputs: novelty_scores.ScoreInputs
 
-    def shares(self, classes: int) -> calibration.Shares:
+    def shares(self, classes: int) -> calibration.Probabilities:
         """Calibrated probabilities of the classes, (n, classes)."""
         return calibration.probabilities(self.logits, self.temperature)[:, :classes]
 
@@ -88,34 +88,36 @@ class Reference:
 REMEMBERED_BASE, REMEMBERED_POOL = 250, 60
 
 
-def reference(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures) -> Reference:
+def baseline(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures) -> Baseline:
     """``pool`` and ``pictures`` (n, 4, 64, 64) are of what the network was trained on, the base data aside."""
-    logits, features = calibration.answers(net, valid.images)
-    some = calibration.remembered(train.labels, ["base"] * len(train.labels), 4 * REMEMBERED_BASE)
-    _, base = calibration.answers(net, train.images[some])
-    labels, shown, origins = _seen(pool, pictures)
-    _, foreign = calibration.answers(net, shown)
-    kept = calibration.remembered(labels, origins, REMEMBERED_POOL)
-    few = calibration.remembered(train.labels[some], ["base"] * len(some), REMEMBERED_BASE)
-    pixels = novelty_scores.pixels(np.concatenate([train.images[some[few]], shown[kept]]))
-    return Reference(
+    logits, features = calibration.predict(net, valid.images)
+    some = calibration.sample_per_group(train.labels, ["base"] * len(train.labels), 4 * REMEMBERED_BASE)
+    _, base = calibration.predict(net, train.images[some])
+    labels, shown, origins = _views_of_classes(pool, pictures)
+    _, foreign = calibration.predict(net, shown)
+    kept = calibration.sample_per_group(labels, origins, REMEMBERED_POOL)
+    few = calibration.sample_per_group(train.labels[some], ["base"] * len(some), REMEMBERED_BASE)
+    pixels = novelty_scores.fit_pixel_components(np.concatenate([train.images[some[few]], shown[kept]]))
+    return Baseline(
         logits,
         features,
         valid.labels,
         calibration.temperature(logits, valid.labels),
         out_of_distribution.fit(np.concatenate([base[few], foreign[kept]])),
-        novelty_scores.spread([base, foreign], [train.labels[some], labels]),
+        novelty_scores.fit_gaussians([base, foreign], [train.labels[some], labels]),
         pixels,
-        _asked(net, valid.images, pixels),
+        _score_inputs(net, valid.images, pixels),
     )
 
 
-def _asked(net: mednet.MedNet, images: Pictures, pixels: novelty_scores.Pixels) -> novelty_scores.Asked:
-    mirrored, _ = calibration.answers(net, np.ascontiguousarray(images[:, :, ::-1]))
-    return novelty_scores.Asked(*calibration.answers(net, images), mirrored, pixels.left_over(images))
+def _score_inputs(
+    net: mednet.MedNet, images: Pictures, pixels: novelty_scores.PixelComponents
+) -> novelty_scores.ScoreInputs:
+    mirrored, _ = calibration.predict(net, np.ascontiguousarray(images[:, :, ::-1]))
+    return novelty_scores.ScoreInputs(*calibration.predict(net, images), mirrored, pixels.residual(images))
 
 
-def _seen(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.int64], Pictures, list[str]]:
+def _views_of_classes(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.int64], Pictures, list[str]]:
     """Labels, images and origins of the pool's images of classes, each in all its views."""
     inside = np.flatnonzero(pool.labels != OUTLIER)
     pairs = [(n, v) for v in range(len(VIEWS)) for n in inside if v == 0 or pool.renderings[n] == "hu"]
@@ -123,57 +125,57 @@ def _seen(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.int64], Pictur
     return pool.labels[which], pictures[which, view], [pool.origins[n] for n in which]
 
 
-REHEARSED_BASE, REHEARSED_STRANGERS, JUDGED_STRANGERS = 700, 40, 20
+REHEARSED_BASE, REHEARSED_OUTLIERS, JUDGED_OUTLIERS = 700, 40, 20
 """Images that are rehearsed: of each class of the base data, of each kind; and those of each kind that judge."""
 
 
-def rehearse(
+def make_rehearsal(
     net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures
 ) -> rehearsal.Rehearsal:
     """What a site needs to teach the network: some of all that it was trained on, and all validation images.
 
-    A third of each kind of stranger, at most :data:`JUDGED_STRANGERS`, judges;
+    A third of each kind of stranger, at most :data:`JUDGED_OUTLIERS`, judges;
     the network was trained on them, but is not tuned on them again.
     """
     rng, none = np.random.default_rng(0), len(pool.classes)
-    base = calibration.remembered(train.labels, ["base"] * len(train.labels), REHEARSED_BASE)
-    labels, shown, origins = _seen(pool, pictures)
-    kept = calibration.remembered(labels, origins, REMEMBERED_POOL)
+    base = calibration.sample_per_group(train.labels, ["base"] * len(train.labels), REHEARSED_BASE)
+    labels, shown, origins = _views_of_classes(pool, pictures)
+    kept = calibration.sample_per_group(labels, origins, REMEMBERED_POOL)
     kinds = np.where(pool.labels == OUTLIER, pool.kinds, "")
     tuned, judged = [], []
     for kind in sorted(set(kinds.tolist()) - {""}):
         own = rng.permutation(np.flatnonzero(kinds == kind))
-        judged.append(own[: len(own) // 3][:JUDGED_STRANGERS])
-        tuned.append(own[len(own) // 3 :][:REHEARSED_STRANGERS])
-    strangers = [np.concatenate(each) if each else np.zeros(0, np.int64) for each in (tuned, judged)]
-    names = [np.full(len(each), none, np.int64) for each in strangers]
+        judged.append(own[: len(own) // 3][:JUDGED_OUTLIERS])
+        tuned.append(own[len(own) // 3 :][:REHEARSED_OUTLIERS])
+    outliers = [np.concatenate(each) if each else np.zeros(0, np.int64) for each in (tuned, judged)]
+    names = [np.full(len(each), none, np.int64) for each in outliers]
     return rehearsal.Rehearsal(
         rehearsal.trunk(net),
-        rehearsal.wide(net, np.concatenate([train.images[base], shown[kept], pictures[strangers[0], 0]])),
+        rehearsal.layer_outputs(net, np.concatenate([train.images[base], shown[kept], pictures[outliers[0], 0]])),
         np.concatenate([train.labels[base], labels[kept], names[0]]),
-        rehearsal.wide(net, np.concatenate([valid.images, pictures[strangers[1], 0]])),
+        rehearsal.layer_outputs(net, np.concatenate([valid.images, pictures[outliers[1], 0]])),
         np.concatenate([valid.labels, names[1]]),
     )
 
 
-def judge(net: mednet.MedNet, ref: Reference, pool: Pool, pictures: Pictures, accept_rate: float) -> dict[str, Any]:
+def judge(net: mednet.MedNet, ref: Baseline, pool: Pool, pictures: Pictures, accept_rate: float) -> dict[str, Any]:
     """Figures on what was left out; plain values, counts mostly."""
     classes = pool.classes
-    asked = [_asked(net, pictures[:, view], ref.pixels) for view in range(len(VIEWS))]
-    answers = [(each.logits, each.features) for each in asked]
+    inputs = [_score_inputs(net, pictures[:, view], ref.pixels) for view in range(len(VIEWS))]
+    answers = [(each.logits, each.features) for each in inputs]
     limits = ref.limits(accept_rate, len(classes))
     shares = [calibration.probabilities(logits, ref.temperature) for logits, _ in answers]
     far = [ref.known.distance(features) for _, features in answers]
     filed = [limits.accept(s, d, len(classes)) for s, d in zip(shares, far, strict=True)]
-    said = [s[:, : len(classes)].argmax(axis=1) for s in shares]
+    predicted = [s[:, : len(classes)].argmax(axis=1) for s in shares]
     return {
         "limits": asdict(limits),
         "valid": {**_validation(ref, limits, len(classes)), "errors_by_class": _by_class(ref, classes)},
-        "sources": _sources(pool, shares, said, filed),
+        "sources": _sources(pool, shares, predicted, filed),
         "kinds": _kinds(pool, filed[0]),
-        "scores": novelty_scores.compare(ref, asked, pool, _views_of(pool)[:OFFERED], accept_rate),
-        "operating": [_operating(ref, rate, shares, far, pool) for rate in RATES],
-        "confusion": _confusion(pool, said[0], filed[0]),
+        "scores": novelty_scores.compare(ref, inputs, pool, _views_of(pool)[:FILE_VIEWS], accept_rate),
+        "operating": [_operating(ref, rate, shares, far, pool) for rate in ACCEPT_RATES],
+        "confusion": _confusion(pool, predicted[0], filed[0]),
     }
 
 
@@ -183,30 +185,30 @@ def _views_of(pool: Pool) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(deep | (view == 0)) for view in range(len(VIEWS))]
 
 
-def _validation(ref: Reference, limits: calibration.Thresholds, classes: int) -> dict[str, Any]:
+def _validation(ref: Baseline, limits: calibration.Thresholds, classes: int) -> dict[str, Any]:
     shares = calibration.probabilities(ref.logits, ref.temperature)
-    said, sure = shares[:, :classes].argmax(axis=1), shares[:, :classes].max(axis=1)
+    predicted, sure = shares[:, :classes].argmax(axis=1), shares[:, :classes].max(axis=1)
     filed = limits.accept(shares, ref.known.distance(ref.features), classes)
     return {
         "images": len(ref.labels),
-        "errors": int((said != ref.labels).sum()),
+        "errors": int((predicted != ref.labels).sum()),
         "filed": int(filed.sum()),
-        "filed_wrong": int((filed & (said != ref.labels)).sum()),
-        "sure_errors": int(((sure >= 0.99) & (said != ref.labels)).sum()),
+        "filed_wrong": int((filed & (predicted != ref.labels)).sum()),
+        "sure_errors": int(((sure >= 0.99) & (predicted != ref.labels)).sum()),
         "temperature": ref.temperature,
-        "ece": evaluation.calibration(sure, said == ref.labels).error,
+        "ece": evaluation.reliability(sure, predicted == ref.labels).error,
     }
 
 
-def _by_class(ref: Reference, classes: tuple[str, ...]) -> dict[str, int]:
+def _by_class(ref: Baseline, classes: tuple[str, ...]) -> dict[str, int]:
     wrong = ref.labels[ref.logits[:, : len(classes)].argmax(axis=1) != ref.labels]
     return {name: int((wrong == label).sum()) for label, name in enumerate(classes)}
 
 
 def _sources(
     pool: Pool,
-    shares: list[calibration.Shares],
-    said: list[npt.NDArray[np.int64]],
+    shares: list[calibration.Probabilities],
+    predicted: list[npt.NDArray[np.int64]],
     filed: list[npt.NDArray[np.bool_]],
 ) -> list[dict[str, Any]]:
     found = []
@@ -214,7 +216,7 @@ def _sources(
         pairs = sorted({(int(pool.labels[n]), pool.origins[n]) for n in which if pool.labels[n] != OUTLIER})
         for label, origin in pairs:
             own = [n for n in which if pool.labels[n] == label and pool.origins[n] == origin]
-            right = said[view][own] == label
+            right = predicted[view][own] == label
             row = {"class": pool.classes[label], "origin": origin, "view": VIEWS[view], "images": len(own)}
             row |= {"right": int(right.sum()), "filed_right": int((right & filed[view][own]).sum())}
             row["filed_wrong"] = int((~right & filed[view][own]).sum())
@@ -226,43 +228,43 @@ def _sources(
 
 
 def _kinds(pool: Pool, filed: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
-    strangers = pool.labels == OUTLIER
+    outliers = pool.labels == OUTLIER
     kinds = np.array(pool.kinds)
     return [
         {
             "kind": str(kind),
-            "images": int((strangers & (kinds == kind)).sum()),
-            "reviewed": int((strangers & (kinds == kind) & ~filed).sum()),
+            "images": int((outliers & (kinds == kind)).sum()),
+            "reviewed": int((outliers & (kinds == kind) & ~filed).sum()),
         }
-        for kind in np.unique(kinds[strangers])
+        for kind in np.unique(kinds[outliers])
     ]
 
 
 def _operating(
-    ref: Reference, rate: float, shares: list[calibration.Shares], far: list[npt.NDArray[np.float32]], pool: Pool
+    ref: Baseline, rate: float, shares: list[calibration.Probabilities], far: list[npt.NDArray[np.float32]], pool: Pool
 ) -> dict[str, Any]:
     """Of unseen sources, as files come, and of unseen kinds: what becomes of them at this point."""
     classes = len(pool.classes)
     limits = ref.limits(rate, classes)
     counts = {"images": 0, "filed_right": 0, "filed_wrong": 0}
-    for view, which in enumerate(_views_of(pool)[:OFFERED]):
+    for view, which in enumerate(_views_of(pool)[:FILE_VIEWS]):
         inside = which[pool.labels[which] != OUTLIER]
         right = shares[view][inside, :classes].argmax(axis=1) == pool.labels[inside]
         filed = limits.accept(shares[view][inside], far[view][inside], classes)
         counts["images"] += len(inside)
         counts["filed_right"] += int((filed & right).sum())
         counts["filed_wrong"] += int((filed & ~right).sum())
-    strange_ = pool.labels == OUTLIER
-    reviewed = ~limits.accept(shares[0][strange_], far[0][strange_], classes)
+    is_outlier = pool.labels == OUTLIER
+    reviewed = ~limits.accept(shares[0][is_outlier], far[0][is_outlier], classes)
     valid = _validation(ref, limits, classes)
-    told = {"strangers": int(strange_.sum()), "reviewed": int(reviewed.sum())}
+    told = {"strangers": int(is_outlier.sum()), "reviewed": int(reviewed.sum())}
     return {"accept_rate": rate, **counts, **told, "valid_filed": valid["filed"], "valid_wrong": valid["filed_wrong"]}
 
 
-def _confusion(pool: Pool, said: npt.NDArray[np.int64], filed: npt.NDArray[np.bool_]) -> list[list[int]]:
+def _confusion(pool: Pool, predicted: npt.NDArray[np.int64], filed: npt.NDArray[np.bool_]) -> list[list[int]]:
     """Rows: the classes and none of them; columns: filed as each class, and review."""
     classes = len(pool.classes)
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     rows = np.where(pool.labels == OUTLIER, classes, pool.labels)
-    np.add.at(matrix, (rows, np.where(filed, said, classes)), 1)
+    np.add.at(matrix, (rows, np.where(filed, predicted, classes)), 1)
     return [[int(count) for count in row] for row in matrix]

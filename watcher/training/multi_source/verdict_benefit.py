@@ -12,18 +12,18 @@ from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import calibration
 from watcher.training.multi_source import unseen_sources
 from watcher.training.site import fine_tuning, promotion_gate, rehearsal
-from watcher.training.site.rehearsal import Rehearsal, Wide
+from watcher.training.site.rehearsal import LayerOutputs, Rehearsal
 
-VERDICTS = 50
+MAX_VERDICTS = 50
 """Of each class, at most; and no more than half of what there is."""
 
-LEAST = 20
+MIN_IMAGES = 20
 """Images of a source: with fewer there is no rest to speak of."""
 
 
-def teach(
+def adapt_to_each_source(
     net: mednet.MedNet,
-    ref: unseen_sources.Reference,
+    ref: unseen_sources.Baseline,
     memory: Rehearsal,
     pool: Pool,
     pictures: unseen_sources.Pictures,
@@ -32,77 +32,85 @@ def teach(
     """A row for each source of the pool, all of it left out: what of its rest is not filed right, before and after."""
     classes = len(pool.classes)
     limits = ref.limits(accept_rate, classes)
-    before = _Judge(net, ref.known, ref.temperature, limits, classes)
+    before = _Predictor(net, ref.known, ref.temperature, limits, classes)
     present = before(memory.valid)
-    unseen = rehearsal.wide(net, pictures[pool.labels == OUTLIER, 0])
+    unseen = rehearsal.layer_outputs(net, pictures[pool.labels == OUTLIER, 0])
     rows = []
     for origin in sorted({o for o, n in zip(pool.origins, pool.labels, strict=True) if n != OUTLIER}):
         own = np.flatnonzero((np.array(pool.origins) == origin) & (pool.labels != OUTLIER))
-        if len(own) < LEAST:
+        if len(own) < MIN_IMAGES:
             continue
-        lesson = _lesson(own, pool.labels, np.random.default_rng(0))
-        rest = np.setdiff1d(own, lesson)
-        shown, labels = pictures[lesson, 0], pool.labels[lesson]
+        learnt = _learnt(own, pool.labels, np.random.default_rng(0))
+        rest = np.setdiff1d(own, learnt)
+        shown, labels = pictures[learnt, 0], pool.labels[learnt]
         found = fine_tuning.adapt(net, memory, shown, labels, pool.classes, accept_rate, present)
-        after = _Judge(found.net, found.known, found.temperature, found.limits, classes)
-        inputs = rehearsal.wide(net, pictures[rest, 0])
+        after = _Predictor(found.net, found.known, found.temperature, found.limits, classes)
+        inputs = rehearsal.layer_outputs(net, pictures[rest, 0])
         references = [
-            promotion_gate.Reference("base validation", memory.valid_labels, present, after(memory.valid)),
-            promotion_gate.Reference("rest of the source", pool.labels[rest], before(inputs), after(inputs)),
+            promotion_gate.ReferenceSet("base validation", memory.valid_labels, present, after(memory.valid)),
+            promotion_gate.ReferenceSet("rest of the source", pool.labels[rest], before(inputs), after(inputs)),
         ]
         strangers = [int(judge(unseen).filed.sum()) for judge in (before, after)]
         told = {"unseen_strangers": len(unseen), "unseen_strangers_filed": strangers}
-        rows.append({**_row(origin, len(lesson), references, classes, pool.classes), **told})
+        rows.append({**_row(origin, len(learnt), references, classes, pool.classes), **told})
     return rows
 
 
-def spoil(
-    net: mednet.MedNet, ref: unseen_sources.Reference, memory: Rehearsal, classes: tuple[str, ...], rate: float
+def wrong_labels_are_refused(
+    net: mednet.MedNet, ref: unseen_sources.Baseline, memory: Rehearsal, classes: tuple[str, ...], rate: float
 ) -> bool:
     """Whether the gate refuses a fine-tune on wrong labels: each class taught as the next one."""
     count = len(classes)
     wrong = np.where(memory.train_labels < count, (memory.train_labels + 1) % count, count)
     spoilt = Rehearsal(memory.trunk, memory.train, wrong, memory.valid, memory.valid_labels)
-    tuned = fine_tuning.tuned(net, spoilt)
-    found = fine_tuning.settle(tuned, memory, memory.train[:1], memory.train_labels[:1], count, rate)
-    before = _Judge(net, ref.known, ref.temperature, ref.limits(rate, count), count)
-    after = _Judge(found.net, found.known, found.temperature, found.limits, count)
-    pair = promotion_gate.Reference("base validation", memory.valid_labels, before(memory.valid), after(memory.valid))
+    tuned = fine_tuning.tuned_on_rehearsal(net, spoilt)
+    found = fine_tuning.calibrate(tuned, memory, memory.train[:1], memory.train_labels[:1], count, rate)
+    before = _Predictor(net, ref.known, ref.temperature, ref.limits(rate, count), count)
+    after = _Predictor(found.net, found.known, found.temperature, found.limits, count)
+    pair = promotion_gate.ReferenceSet(
+        "base validation", memory.valid_labels, before(memory.valid), after(memory.valid)
+    )
     return any(line.worse for line in promotion_gate.compare([pair], classes))
 
 
-class _Judge:
+class _Predictor:
     """Says what a network with its thresholds says of what the first linear layer gave."""
 
     def __init__(
         self,
         net: mednet.MedNet,
         known: out_of_distribution.KnownImages,
-        heat: float,
+        temperature: float,
         limits: calibration.Thresholds,
         classes: int,
     ) -> None:
-        self._net, self._known, self._heat, self._limits, self._classes = net, known, heat, limits, classes
+        self._net, self._known, self._temperature, self._limits, self._classes = (
+            net,
+            known,
+            temperature,
+            limits,
+            classes,
+        )
 
-    def __call__(self, inputs: Wide) -> promotion_gate.Predictions:
-        logits, features = fine_tuning.answers(self._net, inputs)
-        shares = calibration.probabilities(logits, self._heat)
+    def __call__(self, inputs: LayerOutputs) -> promotion_gate.Predictions:
+        logits, features = fine_tuning.predict(self._net, inputs)
+        shares = calibration.probabilities(logits, self._temperature)
         filed = self._limits.accept(shares, self._known.distance(features), self._classes)
         return promotion_gate.Predictions(shares[:, : self._classes].argmax(axis=1), filed)
 
 
-def _lesson(
+def _learnt(
     own: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.int64]:
     chosen = []
     for label in np.unique(labels[own]):
         mine = rng.permutation(own[labels[own] == label])
-        chosen.append(mine[: min(VERDICTS, len(mine) // 2)])
+        chosen.append(mine[: min(MAX_VERDICTS, len(mine) // 2)])
     return np.concatenate(chosen)
 
 
 def _row(
-    origin: str, verdicts: int, references: list[promotion_gate.Reference], classes: int, names: tuple[str, ...]
+    origin: str, verdicts: int, references: list[promotion_gate.ReferenceSet], classes: int, names: tuple[str, ...]
 ) -> dict[str, Any]:
     base, rest = references
     inside = base.labels < classes

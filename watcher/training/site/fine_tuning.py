@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from watcher.model import mednet, out_of_distribution
 from watcher.training.data import hospital_renderings
-from watcher.training.data.hospital_renderings import BEARS, RandomDraws
+from watcher.training.data.hospital_renderings import VARIATIONS, RandomDraws
 from watcher.training.fit import calibration
 from watcher.training.site import promotion_gate, rehearsal
-from watcher.training.site.rehearsal import Rehearsal, Wide
+from watcher.training.site.rehearsal import LayerOutputs, Rehearsal
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,20 @@ def adapt(
     ``present`` is what the weights in force say of the rehearsal's validation images: no step is taken that the gate
     would refuse, as far as these tell.
     """
-    own, own_labels = _own(net, images, labels, classes, tuning)
+    own, own_labels = _site_outputs(net, images, labels, classes, tuning)
     tuned = copy.deepcopy(net)
-    _tune(tuned, memory, answers(net, memory.train)[0], (own, own_labels), tuning)
+    _tune(tuned, memory, predict(net, memory.train)[0], (own, own_labels), tuning)
 
     def at(share: float) -> Adapted:
-        return settle(_blend(net, tuned, share), memory, own, own_labels, len(classes), accept_rate)
+        return calibrate(_blend(net, tuned, share), memory, own, own_labels, len(classes), accept_rate)
 
     def keeps(found: Adapted) -> bool:
-        return not _forgets(present, found, memory, classes)
+        return not _is_worse(present, found, memory, classes)
 
-    return next(filter(keeps, map(at, SHARES)), None) or at(0.0)
+    return next(filter(keeps, map(at, BLEND_SHARES)), None) or at(0.0)
 
 
-SHARES = (1.0, 0.7, 0.4, 0.2)
+BLEND_SHARES = (1.0, 0.7, 0.4, 0.2)
 """How far from the old weights to the tuned ones: the first that forgets nothing is taken (Wortsman et al. 2022).
 
 If none does, only what is remembered and the thresholds are new."""
@@ -110,50 +110,54 @@ def _last_layers(net: mednet.MedNet) -> list[torch.nn.Parameter]:
     return [*net.fc2.parameters(), *net.fc3.parameters()]
 
 
-def _forgets(before: promotion_gate.Predictions, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
+def _is_worse(before: promotion_gate.Predictions, after: Adapted, memory: Rehearsal, classes: Sequence[str]) -> bool:
     """Whether more validation images are told wrong, beyond chance, or the gate would find a class worse."""
     inside = memory.valid_labels < len(classes)
-    told = before, _said(after, memory, len(classes))
+    told = before, _predictions(after, memory, len(classes))
     right = [(each.label == memory.valid_labels)[inside] for each in told]
     if promotion_gate.significant(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())):
         return True
     return any(
         line.worse
-        for line in promotion_gate.compare([promotion_gate.Reference("", memory.valid_labels, *told)], classes)
+        for line in promotion_gate.compare([promotion_gate.ReferenceSet("", memory.valid_labels, *told)], classes)
     )
 
 
-def _said(found: Adapted, memory: Rehearsal, classes: int) -> promotion_gate.Predictions:
-    logits, far = answers(found.net, memory.valid)
+def _predictions(found: Adapted, memory: Rehearsal, classes: int) -> promotion_gate.Predictions:
+    logits, far = predict(found.net, memory.valid)
     shares = calibration.probabilities(logits, found.temperature)
     filed = found.limits.accept(shares, found.known.distance(far), classes)
     return promotion_gate.Predictions(shares[:, :classes].argmax(axis=1), filed)
 
 
-def tuned(net: mednet.MedNet, memory: Rehearsal) -> mednet.MedNet:
+def tuned_on_rehearsal(net: mednet.MedNet, memory: Rehearsal) -> mednet.MedNet:
     """A copy tuned on what is rehearsed alone, whatever its labels say. With wrong ones: what a gate must refuse."""
     copied = copy.deepcopy(net)
-    _tune(copied, memory, answers(net, memory.train)[0], (memory.train, memory.train_labels), Tuning(weight=10.0))
+    _tune(copied, memory, predict(net, memory.train)[0], (memory.train, memory.train_labels), Tuning(weight=10.0))
     return copied
 
 
-def _own(
+def _site_outputs(
     net: mednet.MedNet,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     classes: Sequence[str],
     tuning: Tuning,
-) -> tuple[Wide, npt.NDArray[np.int64]]:
+) -> tuple[LayerOutputs, npt.NDArray[np.int64]]:
     """The site's images and changed copies of them, as the first linear layer gives them."""
-    dice = RandomDraws(torch.Generator().manual_seed(tuning.seed), len(images))
+    draws = RandomDraws(torch.Generator().manual_seed(tuning.seed), len(images))
     names = [classes[label] if label < len(classes) else "outlier" for label in labels.tolist()]
-    bears = [BEARS.get(name, BEARS["outlier"]) for name in names]
-    shown = [rehearsal.wide(net, images)]
+    variations = [VARIATIONS.get(name, VARIATIONS["outlier"]) for name in names]
+    shown = [rehearsal.layer_outputs(net, images)]
     for _ in range(tuning.copies):
-        placed = hospital_renderings.placed(hospital_renderings.scaled(torch.from_numpy(images).float()), bears, dice)
+        placed = hospital_renderings.repositioned(
+            hospital_renderings.scaled(torch.from_numpy(images).float()), variations, draws
+        )
         # A site frames its films as it does: copies framed otherwise would be remembered for nothing.
-        changed = hospital_renderings.worn(hospital_renderings.shaded(placed, bears, dice), dice, framed=0.0)
-        shown.append(rehearsal.wide(net, (changed * 255).round().byte().numpy()))
+        changed = hospital_renderings.degraded(
+            hospital_renderings.with_other_tones(placed, variations, draws), draws, framed=0.0
+        )
+        shown.append(rehearsal.layer_outputs(net, (changed * 255).round().byte().numpy()))
     return np.concatenate(shown), np.tile(labels, tuning.copies + 1)
 
 
@@ -161,7 +165,7 @@ def _tune(
     net: mednet.MedNet,
     memory: Rehearsal,
     before: calibration.Logits,
-    site: tuple[Wide, npt.NDArray[np.int64]],
+    site: tuple[LayerOutputs, npt.NDArray[np.int64]],
     tuning: Tuning,
 ) -> None:
     """Learn the site's labels; of what is rehearsed, keep the answers ``before`` (Hinton et al. 2015, distillation)."""
@@ -171,11 +175,11 @@ def _tune(
     rng = np.random.default_rng(tuning.seed)
     optimizer = torch.optim.SGD(_last_layers(net), lr=tuning.learning_rate, momentum=tuning.momentum)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, tuning.steps)
-    shares = _even(own_labels)
+    shares = _balanced_chances(own_labels)
     for _ in range(tuning.steps):
         mine = rng.choice(len(own), tuning.site, p=shares)
         theirs = rng.integers(0, len(memory.train), tuning.rehearsed)
-        logits = _last(net, torch.from_numpy(np.concatenate([own[mine], memory.train[theirs]])))[0]
+        logits = _last_layers_of(net, torch.from_numpy(np.concatenate([own[mine], memory.train[theirs]])))[0]
         learnt = functional.cross_entropy(logits[: tuning.site], torch.from_numpy(own_labels[mine]))
         kept = functional.cross_entropy(logits[tuning.site :], goal[theirs])
         optimizer.zero_grad()
@@ -185,42 +189,42 @@ def _tune(
     net.eval()
 
 
-def _even(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _balanced_chances(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Chances by which every label comes as often."""
     counts = np.bincount(labels)
     weights = 1.0 / counts[labels]
     return np.asarray(weights / weights.sum())
 
 
-def _last(net: mednet.MedNet, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _last_layers_of(net: mednet.MedNet, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and penultimate features of what the first linear layer gave."""
     narrow = net.act(net.fc2(net.drop(inputs)))
     return net.fc3(net.drop(narrow)), narrow
 
 
 @torch.inference_mode()
-def answers(net: mednet.MedNet, inputs: Wide) -> tuple[calibration.Logits, calibration.Features]:
+def predict(net: mednet.MedNet, inputs: LayerOutputs) -> tuple[calibration.Logits, calibration.Features]:
     """Logits (n, k) and penultimate features (n, d) from what the first linear layer gave."""
-    logits, narrow = _last(net.eval(), torch.from_numpy(inputs))
+    logits, narrow = _last_layers_of(net.eval(), torch.from_numpy(inputs))
     return logits.numpy(), narrow.numpy()
 
 
-def settle(
+def calibrate(
     net: mednet.MedNet,
     memory: Rehearsal,
-    own: Wide,
+    own: LayerOutputs,
     labels: npt.NDArray[np.int64],
     classes: int,
     accept_rate: float,
 ) -> Adapted:
     """What the network remembers, its own images among it, and its thresholds: on what it was not tuned on."""
     inside, mine = memory.train_labels < classes, labels < classes
-    _, features = answers(net, np.concatenate([memory.train[inside], own[mine]]))
+    _, features = predict(net, np.concatenate([memory.train[inside], own[mine]]))
     known = out_of_distribution.fit(features)
     valid = memory.valid_labels < classes
-    logits, far = answers(net, memory.valid[valid])
+    logits, far = predict(net, memory.valid[valid])
     answered = memory.valid_labels[valid]
-    heat = calibration.temperature(logits, answered, calibration.platt(answered))
+    heat = calibration.temperature(logits, answered, calibration.platt_smoothing(answered))
     shares = calibration.probabilities(logits, heat)
     sure, distance = shares[:, :classes].max(axis=1), known.distance(far)
     limits = calibration.thresholds(sure, distance, accept_rate)

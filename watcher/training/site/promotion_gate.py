@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-CHANCE = 0.01
+SIGNIFICANCE_LEVEL = 0.01
 """A difference that chance brings about less often than this is none of chance."""
 
 
@@ -27,7 +27,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Line:
+class ClassComparison:
     """One class of one reference set, by the present and the new weights. ``worse`` is what decides."""
 
     reference: str
@@ -39,7 +39,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceSet:
     """Images of one source, judged by both. The label after the last class is "none of them"."""
 
     name: str
@@ -48,33 +48,35 @@ class Reference:
     after: Predictions
 
 
-def compare(references: Sequence[Reference], classes: Sequence[str]) -> list[Line]:
+def compare(references: Sequence[ReferenceSet], classes: Sequence[str]) -> list[ClassComparison]:
     """A line for each class of each set that has images of it."""
     names = dict(enumerate(classes)) | {len(classes): "none of them"}
     return [
-        _line(ref, number, names[number], len(classes))
+        _compare_class(ref, number, names[number], len(classes))
         for ref in references
         for number in np.unique(ref.labels).tolist()
     ]
 
 
-def _line(ref: Reference, number: int, name: str, none: int) -> Line:
+def _compare_class(ref: ReferenceSet, number: int, name: str, none: int) -> ClassComparison:
     own = ref.labels == number
-    good, bad = zip(*(_fates(said, own, number, none) for said in (ref.before, ref.after)), strict=True)
+    good, bad = zip(
+        *(_right_and_misfiled(predictions, own, number, none) for predictions in (ref.before, ref.after)), strict=True
+    )
     worse = None
     if significant(int((good[0] & ~good[1]).sum()), int((good[1] & ~good[0]).sum())):
         worse = "fewer are right" if number < none else "more are filed"
     elif significant(int((bad[1] & ~bad[0]).sum()), int((bad[0] & ~bad[1]).sum())):
         worse = "more are filed wrong"
     counts = [(int(before.sum()), int(after.sum())) for before, after in (good, bad)]
-    return Line(ref.name, name, int(own.sum()), counts[0], counts[1], worse)
+    return ClassComparison(ref.name, name, int(own.sum()), counts[0], counts[1], worse)
 
 
-def _fates(
-    said: Predictions, own: npt.NDArray[np.bool_], number: int, none: int
+def _right_and_misfiled(
+    predictions: Predictions, own: npt.NDArray[np.bool_], number: int, none: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which images are right (filed so; of strangers, not filed), and which are filed under another class."""
-    filed, label = said.filed[own], said.label[own]
+    filed, label = predictions.filed[own], predictions.label[own]
     if number == none:
         return ~filed, filed
     return filed & (label == number), filed & (label != number)
@@ -86,39 +88,47 @@ def significant(losses: int, gains: int) -> bool:
     if losses <= gains:
         return False
     tail = sum(math.comb(trials, k) for k in range(losses, trials + 1))
-    return bool(tail / 2**trials < CHANCE)
+    return bool(tail / 2**trials < SIGNIFICANCE_LEVEL)
 
 
-def confusion(ref: Reference, said: Predictions, classes: int) -> list[list[int]]:
+def confusion(ref: ReferenceSet, predictions: Predictions, classes: int) -> list[list[int]]:
     """Rows: the classes and none of them; columns: filed as each class, and review."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
-    np.add.at(matrix, (ref.labels, np.where(said.filed, said.label, classes)), 1)
+    np.add.at(matrix, (ref.labels, np.where(predictions.filed, predictions.label, classes)), 1)
     return [[int(count) for count in row] for row in matrix]
 
 
 def page(
-    references: Sequence[Reference], lines: Sequence[Line], classes: Sequence[str], about: Mapping[str, str]
+    references: Sequence[ReferenceSet],
+    lines: Sequence[ClassComparison],
+    classes: Sequence[str],
+    about: Mapping[str, str],
 ) -> str:
     """The report, Markdown: verdicts, then both confusion matrices of each set."""
     refused = [line for line in lines if line.worse]
     parts = ["# New weights against the present ones", *(f"- {key}: {value}" for key, value in about.items()), ""]
-    parts += [f"**{'Refused' if refused else 'Passed'}**" + "".join(f"; {_told(line)}" for line in refused), ""]
+    parts += [f"**{'Refused' if refused else 'Passed'}**" + "".join(f"; {_refusal(line)}" for line in refused), ""]
     parts += ["| reference | class | images | right, before | after | filed wrong, before | after | verdict |"]
     parts += ["|---|---|---|---|---|---|---|---|"]
     for line in lines:
         cells = (line.reference, line.label, line.images, *line.right, *line.filed_wrong, line.worse or "no worse")
         parts.append(f"| {' | '.join(map(str, cells))} |")
     for ref in references:
-        for when, said in (("before", ref.before), ("after", ref.after)):
-            parts += ["", f"## {ref.name}, {when}", "", *_matrix(confusion(ref, said, len(classes)), classes)]
+        for when, predictions in (("before", ref.before), ("after", ref.after)):
+            parts += [
+                "",
+                f"## {ref.name}, {when}",
+                "",
+                *_confusion_rows(confusion(ref, predictions, len(classes)), classes),
+            ]
     return "\n".join(parts) + "\n"
 
 
-def _told(line: Line) -> str:
+def _refusal(line: ClassComparison) -> str:
     return f"{line.label} of {line.reference}: {line.worse} ({line.right[0]} right before, {line.right[1]} after)"
 
 
-def _matrix(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
+def _confusion_rows(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
     head = ["true \\ filed as", *classes, "review"]
     rows = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, row in zip((*classes, "none of them"), counts, strict=True):

@@ -26,7 +26,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.images import decode
 from watcher.model import mednet
 
-Wide = npt.NDArray[np.float32]
+LayerOutputs = npt.NDArray[np.float32]
 
 FORMAT = "mednet-watcher/rehearsal/1"
 
@@ -42,9 +42,9 @@ class Rehearsal:
     """
 
     trunk: str
-    train: Wide
+    train: LayerOutputs
     train_labels: npt.NDArray[np.int64]
-    valid: Wide
+    valid: LayerOutputs
     valid_labels: npt.NDArray[np.int64]
 
 
@@ -59,7 +59,7 @@ def trunk(net: mednet.MedNet) -> str:
 
 
 @torch.inference_mode()
-def wide(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> Wide:
+def layer_outputs(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> LayerOutputs:
     """What the first linear layer gives for images (n, 64, 64), activated: (n, d)."""
     net.eval()
     rows = [np.zeros((0, net.config.hidden[0]), np.float32)]
@@ -106,4 +106,4 @@ def load(path: Path) -> Rehearsal:
         ) from error
 
 
-REHEARSAL = "rehearsal.safetensors"
+FILENAME = "rehearsal.safetensors"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
 
-STRANGERS = "outlier"
+OUTLIER_DIRECTORY = "outlier"
 """The directory of images that people found to be none of the classes."""
 
 HELD_BACK = 0.3
@@ -28,7 +28,7 @@ def load(root: Path, classes: tuple[str, ...]) -> Examples:
         Fatal: exit code 5; nothing is there, or a directory is no class's. Exit code 1; an image of a class can not
             be decoded.
     """
-    known = (*classes, STRANGERS)
+    known = (*classes, OUTLIER_DIRECTORY)
     advice = f"Name them {', '.join(known)}, as `review export` does."
     listing = labelled_images.listing(root)
     data = labelled_images.relabelled(

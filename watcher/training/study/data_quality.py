@@ -15,44 +15,44 @@ from watcher.training.data import near_duplicates
 from watcher.training.data.labelled_images import Examples
 from watcher.training.fit.result_rows import Row
 
-SURE = 0.9
+MIN_CONFIDENCE = 0.9
 """Mean confidence from which a decision against the label is called sure."""
 
-GOOD = 0.02
+MAX_ERROR_SHARE = 0.02
 """Runs with a larger share of errors have no say about labels."""
 
-ENOUGH = 3
+MIN_RUNS = 3
 """With fewer good runs there is nothing to be said."""
 
 
-MIXED = """\
+CLASS_MIX_NOTE = """\
 What has no twin is another mixture of classes than what has one, and no patient is known: these errors say what a new
 patient may cost, not what another hospital's scanner would."""
 
 
 @dataclass(frozen=True)
-class Copies:
+class ExactCopies:
     """Images equal pixel for pixel. ``across``: those validated on that are also trained on."""
 
     groups: int
-    spare: int
+    surplus: int
     by_class: Mapping[str, int]
     across: int
     contradictions: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
-class Twins:
+class NearDuplicates:
     """Near twins of some images among others. ``near`` is a mask over those asked of."""
 
-    reach: int
+    max_distance: int
     near: npt.NDArray[np.bool_]
     own: npt.NDArray[np.uint8]
     other: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Suspect:
+class SuspectedLabel:
     """An image that most runs decide against its label on, always for the same class, and surely."""
 
     path: str
@@ -63,15 +63,15 @@ class Suspect:
     confidence: float
 
 
-def count_copies(train: Examples, valid: Examples) -> Copies:
+def count_exact_copies(train: Examples, valid: Examples) -> ExactCopies:
     """Over both parts together."""
     labels = np.concatenate([train.labels, valid.labels])
     paths = train.paths + valid.paths
-    groups = near_duplicates.copies(np.concatenate([train.images, valid.images]))
+    groups = near_duplicates.exact_copies(np.concatenate([train.images, valid.images]))
     first = len(train.labels)
-    return Copies(
+    return ExactCopies(
         groups=len(groups),
-        spare=sum(len(group) - 1 for group in groups),
+        surplus=sum(len(group) - 1 for group in groups),
         by_class=Counter(train.classes[labels[number]] for group in groups for number in group[1:]),
         across=sum(number >= first for group in groups if group[0] < first for number in group),
         contradictions=tuple(
@@ -80,19 +80,19 @@ def count_copies(train: Examples, valid: Examples) -> Copies:
     )
 
 
-def find_twins(asked: Examples, among: Examples, reach: int | None = None) -> Twins:
+def find_near_duplicates(images: Examples, others: Examples, max_distance: int | None = None) -> NearDuplicates:
     """Which images asked of have a near twin of their class; how near that is, is found from chance if not given."""
-    own, other = near_duplicates.nearest(asked, among)
-    limit = near_duplicates.reach(other) if reach is None else reach
-    return Twins(limit, own <= limit, own, other)
+    own, other = near_duplicates.nearest_distances(images, others)
+    limit = near_duplicates.largest_distance(other) if max_distance is None else max_distance
+    return NearDuplicates(limit, own <= limit, own, other)
 
 
-def suspects(runs: Sequence[Row]) -> list[Suspect]:
+def suspected_labels(runs: Sequence[Row]) -> list[SuspectedLabel]:
     """Images that at least half of the good runs take for one and the same other class, surely.
 
-    Those doubted by most runs first, among them the surest.
+    Those doubted by most runs first, others them the surest.
     """
-    good = [run for run in runs if run["errors"] <= GOOD * run["judged"]]
+    good = [run for run in runs if run["errors"] <= MAX_ERROR_SHARE * run["judged"]]
     against: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for run in good:
         for path, taken_for, confidence in run["wrong"]:
@@ -101,12 +101,12 @@ def suspects(runs: Sequence[Row]) -> list[Suspect]:
     for path, told in against.items():
         [(name, count)] = Counter(name for name, _ in told).most_common(1)
         confidence = fmean(sure for _, sure in told)
-        if len(good) >= ENOUGH and count == len(told) >= len(good) / 2 and confidence >= SURE:
-            found.append(Suspect(path, path.split("/")[0], name, count, len(good), confidence))
+        if len(good) >= MIN_RUNS and count == len(told) >= len(good) / 2 and confidence >= MIN_CONFIDENCE:
+            found.append(SuspectedLabel(path, path.split("/")[0], name, count, len(good), confidence))
     return sorted(found, key=lambda suspect: (-suspect.runs, -suspect.confidence, suspect.path))
 
 
-def at_most(wrong: int, of: int) -> float:
+def wilson_upper_bound(wrong: int, of: int) -> float:
     """The upper end of the 95% interval of an error rate. Source: Wilson 1927, with z = 1.96."""
     if not of:
         return 1.0
@@ -116,9 +116,13 @@ def at_most(wrong: int, of: int) -> float:
 
 
 def page(
-    parts: tuple[Examples, Examples], copied: Copies, near: Twins, judged: Sequence[tuple[str, str, Sequence[str]]],
-    studies: Sequence[Sequence[str]], apart: int,
-) -> str:  # fmt: skip
+    parts: tuple[Examples, Examples],
+    copied: ExactCopies,
+    near: NearDuplicates,
+    judged: Sequence[tuple[str, str, Sequence[str]]],
+    studies: Sequence[Sequence[str]],
+    apart: int,
+) -> str:
     """The audit, Markdown. ``judged``: name and digest of weights, and the validation images they get wrong.
 
     ``studies``: what each says, in lines. ``apart``: how many images of the split are in neither part.
@@ -131,8 +135,8 @@ def page(
             "",
             f"The split's other {apart:,} images have no part in this: neither their copies nor their labels.",
         ]
-    lines += ["", *_about_twins(valid, near)]
-    lines += ["", MIXED, "", "| judged on validation | errors with a near twin | without |", "|---|---|---|"]
+    lines += ["", *_about_near_duplicates(valid, near)]
+    lines += ["", CLASS_MIX_NOTE, "", "| judged on validation | errors with a near twin | without |", "|---|---|---|"]
     lines += [_about_errors(f"{name} `{digest}`", valid, near, set(wrong)) for name, digest, wrong in judged]
     for study in studies:
         lines += ["", *study]
@@ -141,7 +145,7 @@ def page(
     return "\n".join(lines) + "\n"
 
 
-def about_study(judged: Examples, near: Twins, runs: Mapping[str, Sequence[Row]]) -> list[str]:
+def about_study(judged: Examples, near: NearDuplicates, runs: Mapping[str, Sequence[Row]]) -> list[str]:
     """The same for variants of a study, whose training and judged images are others; mean errors over seeds."""
     with_twin = int(near.near.sum())
     lines = [
@@ -163,34 +167,34 @@ def about_study(judged: Examples, near: Twins, runs: Mapping[str, Sequence[Row]]
     return lines
 
 
-def cost(doubted: Sequence[Suspect], runs: Sequence[Row]) -> str:
+def cost_of_suspects(doubted: Sequence[SuspectedLabel], runs: Sequence[Row]) -> str:
     """How many of the errors of some runs are the suspects'."""
     paths = {suspect.path for suspect in doubted}
     theirs = fmean(sum(path in paths for path, _, _ in run["wrong"]) for run in runs)
     return f"{theirs:.1f} of {fmean(run['errors'] for run in runs):.1f} errors"
 
 
-def _about_copies(found: Copies, train: int, valid: int) -> list[str]:
+def _about_copies(found: ExactCopies, train: int, valid: int) -> list[str]:
     classes = ", ".join(f"{name} {count}" for name, count in sorted(found.by_class.items(), key=lambda x: -x[1]))
     lines = [
-        f"Of {train + valid:,} images at hand ({train:,} for training, {valid:,} for validation), {found.spare} are "
+        f"Of {train + valid:,} images at hand ({train:,} for training, {valid:,} for validation), {found.surplus} are "
         f"exact copies of another, pixel for pixel, in {found.groups} groups ({classes or 'none'}). {found.across} "
         f"validation images are copies of a training image. Groups with two labels: {len(found.contradictions)}.",
     ]
     return lines + [f"- {', '.join(group)}" for group in found.contradictions]
 
 
-def _about_twins(valid: Examples, near: Twins) -> list[str]:
+def _about_near_duplicates(valid: Examples, near: NearDuplicates) -> list[str]:
     shares = [f"{name} {_percent(near.near[valid.labels == label])}" for label, name in enumerate(valid.classes)]
     rows = [
         f"| {bits} | {_percent(near.own <= bits)} | {_percent(near.other <= bits)} |"
-        for bits in sorted({0, 2, 4, near.reach, 8, 12, 16})
+        for bits in sorted({0, 2, 4, near.max_distance, 8, 12, 16})
     ]
     return [
         "Neighbouring slices of one patient stand on both sides of a random split. A near twin is a training image of "
-        f"the same class whose {near_duplicates.BITS}-bit difference hash differs in at most {near.reach} bits: the "
-        f"most at which at most {near_duplicates.CHANCE:.1%} of the validation images have one that near in another "
-        f"class. **{_percent(near.near)} of the validation images have a near twin in training** "
+        f"the same class whose {near_duplicates.BITS}-bit difference hash differs in at most {near.max_distance} bits: "
+        f"the most at which at most {near_duplicates.CHANCE:.1%} of the validation images have one that near in "
+        f"another class. **{_percent(near.near)} of the validation images have a near twin in training** "
         f"({', '.join(shares)}).",
         "",
         "| bits at most | in the own class | in another class |",
@@ -199,33 +203,34 @@ def _about_twins(valid: Examples, near: Twins) -> list[str]:
     ]
 
 
-def _about_errors(name: str, valid: Examples, near: Twins, wrong: set[str]) -> str:
+def _about_errors(name: str, valid: Examples, near: NearDuplicates, wrong: set[str]) -> str:
     missed = np.array([path in wrong for path in valid.paths], bool)
     cells = []
     for mask in (near.near, ~near.near):
         count, of = int((missed & mask).sum()), int(mask.sum())
-        cells.append(f"{count} of {of:,} ({_rate(count, of)}, at most {100 * at_most(count, of):.2f}%)")
+        cells.append(f"{count} of {of:,} ({_rate(count, of)}, at most {100 * wilson_upper_bound(count, of):.2f}%)")
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def about_suspects(runs: Sequence[Row], controls: Mapping[str, Sequence[Row]]) -> list[str]:
     """Images whose label a study's runs doubt, and what they cost the recipes themselves."""
-    doubted = suspects(runs)
+    doubted = suspected_labels(runs)
     if not doubted:
         return [
-            f"No label of these is doubted: by half of {ENOUGH} or more good runs, for the same class and with a mean "
-            f"confidence of at least {SURE:.0%}."
+            f"No label of these is doubted: by half of {MIN_RUNS} or more good runs, for the same class and with a "
+            f"mean confidence of at least {MIN_CONFIDENCE:.0%}."
         ]
     lines = [
         f"Suspected label errors, {len(doubted)} of the judged images: at least half of the {doubted[0].of} runs take "
-        f"each for one and the same other class, with a mean confidence of at least {SURE:.0%}. Runs with more than "
-        f"{GOOD:.0%} of errors have no say. Whether the label or the network errs, a person must tell.",
+        f"each for one and the same other class, with a mean confidence of at least {MIN_CONFIDENCE:.0%}. Runs with "
+        f"more than {MAX_ERROR_SHARE:.0%} of errors have no say. Whether the label or the network errs, a person must "
+        "tell.",
         "",
         "| image | taken for | by | mean confidence |",
         "|---|---|---|---|",
     ]
     lines += [f"| {s.path} | {s.taken_for} | {s.runs} of {s.of} | {s.confidence:.3f} |" for s in doubted]
-    costs = [f"- `{name}`: {cost(doubted, some)}" for name, some in controls.items()]
+    costs = [f"- `{name}`: {cost_of_suspects(doubted, some)}" for name, some in controls.items()]
     return [*lines, "", "What these images cost, mean over seeds:", "", *costs]
 
 

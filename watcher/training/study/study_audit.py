@@ -15,7 +15,7 @@ from watcher.training.study import data_quality, study_plan, study_report
 
 
 def lines(
-    path: Path, root: Path, split: Path, runs: Sequence[Path] | None, parts: Mapping[str, Examples], reach: int
+    path: Path, root: Path, split: Path, runs: Sequence[Path] | None, parts: Mapping[str, Examples], max_distance: int
 ) -> list[str]:
     """Return what a study says of the images, as Markdown; nothing if it has no runs on images of these parts.
 
@@ -25,11 +25,11 @@ def lines(
         split: The split of the images.
         runs: Files of the rows of its runs; None for ``runs.jsonl`` beside the plan.
         parts: Decoded images by the name of their part.
-        reach: The most bits in which near-duplicates differ.
+        max_distance: The most bits in which near-duplicates differ.
     """
     plan = study_plan.read(path)
     budget = plan.budget
-    known = result_rows.named(runs, path.parent / "runs.jsonl")
+    known = result_rows.read_named(runs, path.parent / "runs.jsonl")
     try:
         sample = study_plan.sample(root, split, budget)
     except Fatal as error:
@@ -40,8 +40,8 @@ def lines(
         return []
     learnt = _chosen(parts[budget.train_part], sample.train.paths)
     judged = _chosen(parts[budget.judge_part], sample.judge.paths)
-    controls = {line.variant.name: line.runs for line in study_report.lines(plan, rows) if not line.variant.change}
-    near = data_quality.find_twins(judged, learnt, reach)
+    controls = {line.variant.name: line.runs for line in study_report.results(plan, rows) if not line.variant.change}
+    near = data_quality.find_near_duplicates(judged, learnt, max_distance)
     return [*data_quality.about_study(judged, near, controls), "", *data_quality.about_suspects(rows, controls)]
 
 

@@ -22,7 +22,7 @@ FORM = 1
 """Counted up when the same settings come to mean another training: rows of before are then no longer the same run."""
 
 
-class Budget(plan_files.Strict):
+class Budget(plan_files.PlanPart):
     """What every run may cost, and what it is judged on. None: all images, or the recipe's own epochs.
 
     Training, watched and judged images are different ones. The watched ones
@@ -45,7 +45,7 @@ class Budget(plan_files.Strict):
 Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
-class Variant(plan_files.Strict):
+class Variant(plan_files.PlanPart):
     """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own.
 
     ``seeds``, where given, are its own. What all others are compared with deserves more than they: with k of them
@@ -63,7 +63,7 @@ class Variant(plan_files.Strict):
     claim: Literal["step", "undone", "tried"] | None = None
 
 
-class Study(plan_files.Strict):
+class Study(plan_files.PlanPart):
     """The whole file. ``seeds`` are those of variants without seeds of their own."""
 
     seeds: Seeds = Field(min_length=1)
@@ -137,7 +137,7 @@ def planned_recipe(variant: Variant, budget: Budget) -> recipes.Recipe:
     if budget.epochs is not None:
         epochs = budget.epochs[variant.recipe]
         base = replace(base, max_epochs=epochs, t2v_epochs=10**6)
-    return recipes.changed(base, variant.change)
+    return recipes.with_changes(base, variant.change)
 
 
 def sample(root: Path, split: Path, budget: Budget) -> Sample:
@@ -205,7 +205,7 @@ def _chosen(files: Listing, which: npt.NDArray[np.int64]) -> Listing:
 
 
 def _run_digest(recipe: recipes.Recipe, seed: int, budget: Budget, sample: Sample) -> str:
-    return _digest([FORM, decode.PREPROCESSING, recipe.unusual(), seed, budget.keep, sample.digest])
+    return _digest([FORM, decode.PREPROCESSING, recipe.non_default(), seed, budget.keep, sample.digest])
 
 
 def _digest(value: object) -> str:

@@ -30,7 +30,7 @@ from watcher.training.fit import evaluation, networks, recipe_training, result_r
 from watcher.training.fit.training_loop import Epoch, TrainingRun
 from watcher.training.study import study_plan
 
-LISTED = 1000
+MAX_LISTED = 1000
 """A run with more errors does not list them: it failed, and thousands of names say nothing more."""
 
 
@@ -91,7 +91,7 @@ def perform(
     budget: study_plan.Budget,
     data: Images,
     out: Path,
-    tell: Callable[[Epoch], None],
+    on_epoch: Callable[[Epoch], None],
 ) -> result_rows.Row:
     """Train, from the last checkpoint if there is one, judge, and put the row on disk."""
     work = out / "work" / task.digest
@@ -99,14 +99,14 @@ def perform(
     run = recipe_training.prepare(task.recipe, data.train, data.watch, work, task.seed, keep_best=best)
     run.resume()
     while not run.finished():
-        tell(run.epoch())
+        on_epoch(run.epoch())
     net = networks.build(checkpoint.load(work / "best.safetensors")) if best else run.learner.result
-    judged = evaluation.report(data.judge, probabilities(net, data.judge))
+    judged = evaluation.evaluate(data.judge, probabilities(net, data.judge))
     row = _row(task, run, len(data.train.labels), judged)
     if best:
         with atomic_write.replacing(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
             shutil.copyfile(work / "best.safetensors", partial)
-    result_rows.add(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
+    result_rows.append(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
     shutil.rmtree(work)
     return row
 
@@ -121,8 +121,8 @@ def probabilities(net: mednet.MedNet, data: Examples) -> npt.NDArray[np.float64]
     return np.concatenate(parts)
 
 
-def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: evaluation.Report) -> result_rows.Row:
-    calibration = judged.calibration
+def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: evaluation.Evaluation) -> result_rows.Row:
+    calibration = judged.reliability
     return {
         "variant": task.variant.name,
         "recipe": task.variant.recipe,
@@ -135,16 +135,16 @@ def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: eva
         "judged": judged.total,
         "errors": len(judged.errors),
         "errors_by_class": {name: sum(e.true == name for e in judged.errors) for name in judged.classes},
-        "accuracy": _short(judged.correct / judged.total),
-        "loss": _short(judged.loss),
-        "ece": _short(calibration.error),
+        "accuracy": _rounded(judged.correct / judged.total),
+        "loss": _rounded(judged.loss),
+        "ece": _rounded(calibration.error),
         "sure_errors": judged.sure_errors,
         "confusion": judged.confusion.tolist(),
-        "bins": [[_short(v) for v in column] for column in zip(*calibration.bins, strict=True)],
+        "bins": [[_rounded(v) for v in column] for column in zip(*calibration.bins, strict=True)],
         "wrong": _listed(judged.errors),
         "parameters": sum(p.numel() for p in run.learner.net.parameters()),
         "epochs": len(run.history),
-        "history": [{k: _short(v) for k, v in asdict(epoch).items()} for epoch in run.history],
+        "history": [{k: _rounded(v) for k, v in asdict(epoch).items()} for epoch in run.history],
         "seconds": round(sum(epoch.seconds for epoch in run.history), 1),
         "cpu_seconds": round(sum(epoch.cpu_seconds for epoch in run.history), 1),
         "threads": torch.get_num_threads(),
@@ -160,8 +160,8 @@ def _row(task: study_plan.Task, run: TrainingRun, train_images: int, judged: eva
 
 
 def _listed(errors: Sequence[evaluation.Error]) -> list[list[object]]:
-    return [] if len(errors) > LISTED else [[e.path, e.predicted, round(e.confidence, 4)] for e in errors]
+    return [] if len(errors) > MAX_LISTED else [[e.path, e.predicted, round(e.confidence, 4)] for e in errors]
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.5g}") if isinstance(value, float) else value
