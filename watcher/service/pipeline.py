@@ -97,7 +97,7 @@ class Pipeline:
 
     @property
     def totals(self) -> Totals:
-        """What was seen, filed and is pending."""
+        """The numbers of files seen, filed and pending."""
         return self._observe.totals
 
     def observe_with(self, observe: Callable[[Totals], None]) -> None:
@@ -106,7 +106,7 @@ class Pipeline:
         observe(self.totals)
 
     def progress(self, now: float) -> list[StageProgress]:
-        """What each stage owes and has done so far."""
+        """Return what each stage owes and has done so far."""
         return [progress for stage in self.stages for progress in stage.progress(now)]
 
     def close(self, now: float) -> None:

@@ -37,7 +37,7 @@ NETWORK = {"batch.size", "model.device", "model.precision", "model.runtime", "mo
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What was made from a new config, and is not in use yet."""
+    """New stations made from a new config, not in use yet."""
 
     settings: Config
     changed: tuple[str, ...]

@@ -17,7 +17,7 @@ class Claim(Stage):
     def __init__(self, files: FilesUnderWay, arrivals: Arrivals, claimer: Claimer | None = None) -> None:
         self.arrivals, self._files, self._claimer = arrivals, files, claimer
         self.common = arrivals if claimer is None else claimer.arrivals
-        """What arrives in the inbox that producers write to."""
+        """The arrivals of the inbox that producers write to."""
         self._all = [arrivals] if claimer is None else [arrivals, claimer.arrivals]
 
     def advance(self, now: float) -> None:

@@ -12,7 +12,7 @@ from watcher.service.stall_detection import StageProgress
 from watcher.service.stations import Stations
 
 COLLECT_S = 0.004
-"""How often the decoders' answers are collected during an inference."""
+"""Seconds between two looks for answers of the decoders during an inference."""
 
 
 class Decode(Stage):

@@ -24,7 +24,7 @@ class Observe(Stage):
 
     @property
     def totals(self) -> Totals:
-        """What this owner has done so far, in this life and before.
+        """The numbers of files that this owner has handled, in this life and before.
 
         Always: seen = filed + withdrawn + shadowed + pending.
         """
