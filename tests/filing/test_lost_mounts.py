@@ -78,7 +78,7 @@ def test_a_verdict_waits_for_the_share(share: Share, tmp_path: Path) -> None:
     share.unmount()
     ended = mednet("review", "accept", name, "Hand", "--config", str(daemon.config))
     assert ended.returncode == Exit.DIRECTORY, ended.stderr
-    assert "on record" in ended.stderr
+    assert "the verdicts are recorded" in ended.stderr
     assert list(share.beneath.iterdir()) == []
     assert (share.root / "review" / name).is_file()
     share.link.unlink()
