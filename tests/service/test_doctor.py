@@ -132,6 +132,7 @@ def test_what_computes_the_network(
     assert (found.advice is not None and "mednet-watcher[onnx]" in found.advice) is (state == "fail")
 
 
+@needs_torch
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
