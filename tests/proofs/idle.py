@@ -31,7 +31,7 @@ def idle(root: Path, for_s: float, files: int) -> float:
     (root / "review").mkdir(parents=True)
     for number in range(files):
         (root / "review" / f"{number}.jpeg").touch()
-    with Daemon(root, "inbox: {}\nmetrics: {port: 0}\n") as daemon:
+    with Daemon(root, "inbox: {}\nmetrics: {port: 0}\n", fresh=True) as daemon:
         assert daemon.process is not None
         time.sleep(5)
         began_s, before = time.monotonic(), cpu_s(daemon.process.pid)
@@ -46,7 +46,7 @@ def idle(root: Path, for_s: float, files: int) -> float:
 def starts(root: Path, count: int) -> list[tuple[float, float]]:
     """Of several starts: wall seconds until ready, from before the process began; and its CPU seconds by then."""
     found = []
-    with Daemon(root) as daemon:
+    with Daemon(root, fresh=True) as daemon:
         assert daemon.stop() == 0
         for _ in range(count):
             began_s = time.monotonic()

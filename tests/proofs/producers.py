@@ -266,7 +266,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mednet-producers-") as place, _scratch() as scratch:
         root = Path(place)
         root.chmod(0o755)  # an FTP server's users must get there
-        with Daemon(root, DEFAULTS) as daemon:
+        with Daemon(root, DEFAULTS, fresh=True) as daemon:
             trial = Trial(daemon, scratch)
             for way in chosen:
                 if lacking := producer_ways.missing(way):

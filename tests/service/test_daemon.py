@@ -28,7 +28,7 @@ def sampler() -> Sampler:
 
 def test_sorts_whatever_way_files_arrive(tmp_path: Path, sampler: Sampler) -> None:
     """Files there before the start, written, moved in, renamed and hard-linked are each sorted exactly once."""
-    daemon = Daemon(tmp_path)
+    daemon = Daemon(tmp_path, fresh=True)
     images = sampler.many(30)
     (daemon.inbox / "before.jpeg").write_bytes(images[0])
     with daemon:
@@ -144,7 +144,7 @@ def test_second_daemon_refuses(tmp_path: Path) -> None:
 def test_nothing_is_lost_when_it_ends_under_load(tmp_path: Path, sampler: Sampler, number: int) -> None:
     """Ended in the middle of 400 files, by either signal or killed: after a restart each lies somewhere once."""
     images = sampler.many(400)
-    with Daemon(tmp_path) as daemon:
+    with Daemon(tmp_path, stub=True) as daemon:
         for position, image in enumerate(images):
             (daemon.inbox / f"{position}.jpeg").write_bytes(image)
         daemon.until_filed(50)

@@ -37,9 +37,13 @@ class House:
     def run(self, *wrap: str) -> tuple[int, dict[str, dict[str, Any]]]:
         """The exit code, and the checks by what they looked at (a fault before what is well)."""
         skip_without_torch()
-        line = [*wrap, sys.executable, "-m", "watcher", "doctor", "--json", "--config", str(self.config)]
-        environ = {**os.environ, "PYTHONPATH": str(TOP)}
-        ended = subprocess.run(line, capture_output=True, text=True, timeout=LONGEST_S, env=environ, check=False)
+        words = ["doctor", "--json", "--config", str(self.config)]
+        if wrap:
+            line = [*wrap, sys.executable, "-m", "watcher", *words]
+            environ = {**os.environ, "PYTHONPATH": str(TOP)}
+            ended = subprocess.run(line, capture_output=True, text=True, timeout=LONGEST_S, env=environ, check=False)
+        else:
+            ended = mednet(*words)
         assert ended.stderr == ""
         told = [json.loads(text) for text in ended.stdout.splitlines()]
         return ended.returncode, {each["what"]: each for each in sorted(told, key=lambda each: each["state"] != "ok")}

@@ -26,6 +26,7 @@ from watcher.training.data import synthetic_images
 
 PATIENCE_S = 1.0
 STUB = "tests.support.stub_daemon"
+COMMAND = [sys.executable, "-m", "watcher", "run", "--config"]
 STUB_COMMAND = [sys.executable, "-m", STUB]
 MODULES = {"ablate": fork_server.TRAINING, "classify": fork_server.TORCH, "evaluate": fork_server.TORCH}
 
@@ -33,11 +34,16 @@ MODULES = {"ablate": fork_server.TRAINING, "classify": fork_server.TORCH, "evalu
 class Daemon:
     """A daemon in ``root``: config, inbox and everything else lie below it."""
 
-    def __init__(self, root: Path, extra: str = "", stub: bool = False) -> None:
-        """With ``stub`` the network is a stand-in, see ``stub_daemon``; ``extra`` is more of config.yaml."""
+    def __init__(self, root: Path, extra: str = "", *, stub: bool = False, fresh: bool = False) -> None:
+        """Prepare a daemon with ``extra`` as more of config.yaml.
+
+        With ``stub`` the network is a stand-in, see ``stub_daemon``. With ``fresh`` it starts as people start it, as a
+        new Python, else as a process of the fork server.
+        """
         if not stub:
             skip_without_torch()
-        self.command = STUB_COMMAND if stub else [sys.executable, "-m", "watcher", "run", "--config"]
+        self.command = STUB_COMMAND if stub else COMMAND
+        self.fresh = fresh
         self.environ: dict[str, str] = {}
         self.places = [root / place for place in ("inbox", "sorted", "review", "quarantine")]
         self.root, self.inbox, self.log = root, root / "inbox", root / "log"
@@ -67,14 +73,17 @@ class Daemon:
         ready = len(self.events("daemon.ready"))
         with self.log.open("ab") as log:
             environ = {**os.environ, "PYTHONPATH": str(TOP), **self.environ}
-            if self.command == STUB_COMMAND:  # a test may put another program before it
-                arguments = [str(self.config)]
-                self.process = fork_server.start(
-                    f"{STUB}:main", arguments, stdout=log.fileno(), stderr=log.fileno(), environ=environ
-                )
-            else:
+            streams = {"stdout": log.fileno(), "stderr": log.fileno()}
+            if self.fresh or self.command not in (COMMAND, STUB_COMMAND):  # a test may put another program before it
                 command = [*self.command, str(self.config)]
-                self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environ)
+                self.process = subprocess.Popen(command, **streams, env=environ)
+            elif self.command == STUB_COMMAND:
+                self.process = fork_server.start(f"{STUB}:main", [str(self.config)], **streams, environ=environ)
+            else:
+                words = ["run", "--config", str(self.config)]
+                self.process = fork_server.start(
+                    "watcher.cli.main:main", words, **streams, environ=environ, modules=fork_server.TORCH
+                )
         if wait:
             self.until(lambda: len(self.events("daemon.ready")) > ready)
         return self

@@ -28,7 +28,8 @@ def start(home: Path, script: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         ["make", "study", *(f"{name}={value}" for name, value in settings.items())],
         cwd=TOP,
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        # OMP_NUM_THREADS counts as the number of cores for nproc.
+        env={name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "OMP_"))},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
