@@ -1,4 +1,4 @@
-"""What a newcomer and an attacker found: each stays mended."""
+"""Faults that a newcomer and an attacker found stay mended."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_log_that_can_not_be_written_stops_nothing(tmp_path: Path, image: byte
 
 
 def test_unfinished_copies_are_cleared_at_the_start(tmp_path: Path) -> None:
-    """What a crash left of a copy is gone after the next start; other hidden files stay."""
+    """The unfinished copy that a crash left is gone after the next start; other hidden files stay."""
     (tmp_path / "review").mkdir()
     (tmp_path / "review" / ".0123456789abcdef.mednet-partial").touch()
     (tmp_path / "review" / ".keep").touch()

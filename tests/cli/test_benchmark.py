@@ -66,7 +66,7 @@ def test_an_empty_table_is_empty():
 
 
 def test_json_keeps_every_measurement():
-    """Who doubts a median finds all its values in the JSON."""
+    """The JSON has all values of each median."""
     told = json.loads(json.dumps(Figure("x", "ms", (3.0, 1.0, 2.0)).to_dict()))
     assert told == {"unit": "ms", "median": 2.0, "min": 1.0, "max": 3.0, "values": [3.0, 1.0, 2.0]}
 

@@ -50,7 +50,7 @@ def test_retry(site: FilingSite) -> None:
 
 
 def test_undo(site: FilingSite) -> None:
-    """What was filed in the last hour comes back; what changed is left, with exit code 1."""
+    """Files filed in the last hour come back; those that were changed are left, with exit code 1."""
     site.file("a.png", HAND, b"a")
     site.file("b.png", HAND, b"b")
     (site.hand / "b.png").write_bytes(b"B")
@@ -103,7 +103,7 @@ def test_mistakes_are_told(site: FilingSite, words: list[str], code: int, told: 
 
 @pytest.mark.parametrize("command", [["retry"], ["undo", "--since", "1h"], ["audit"], ["explain", "x"]])
 def test_without_a_ledger(tmp_path: Path, command: list[str]) -> None:
-    """Where no daemon ever ran, that is told, and nothing is made."""
+    """Each command says that no daemon ever ran here, and makes nothing."""
     (tmp_path / "config.yaml").touch()
     ended = mednet(*command, cwd=tmp_path)
     assert (ended.returncode, "there is no ledger" in ended.stderr) == (5, True)
@@ -122,7 +122,7 @@ def test_nothing_to_put_back_is_told(site: FilingSite) -> None:
 
 
 def test_every_reason_for_quarantine_is_known() -> None:
-    """What `retry --reason` takes is what a file can be quarantined for: decoders, their end, and collisions."""
+    """`retry --reason` takes every reason for quarantine: of decoders, of their end, and of collisions."""
     stations = ("images", "filing")
     source = "".join(path.read_text() for name in stations for path in (TOP / "watcher" / name).rglob("*.py"))
     given = set(re.findall(r'(?:Reject\(|_reject_first\(child, |, decision, )"([a-z_]+)"', source)) - {"not_found"}
@@ -217,7 +217,7 @@ class TestExplain:
         assert call(site, "explain", "nothing", "#1").returncode == 1
 
     def test_what_was_put_back_is_known_by_its_name_now(self, site: FilingSite) -> None:
-        """Whatever has its old name in the inbox by now: each of two put back at once has its own, where it lies."""
+        """Each of two files put back at once is found by its present name, even if another has its old name by now."""
         site.file("a.png", BROKEN, b"one")
         site.file("a.png", BROKEN, b"two")
         (site.inbox / "a.png").write_bytes(b"the next")
@@ -244,7 +244,7 @@ class TestExplain:
         assert [line["id"] for line in self.lines(site, suffixed)] == [2]
 
     def test_tells_everything(self, site: FilingSite) -> None:
-        """What was decided, how sure, why, by which model, from where to where, and how it ended; names are safe."""
+        """It tells the decision, how sure it was, why, the model, from where to where, and the end; names are safe."""
         site.file(ODD, SURE, b"odd")
         told = call(site, "explain", "#1").stdout
         for part in ("Hand 0.9900, CXR 0.0060, CT 0.0040", "m" * 64, "odd \\udcff\\n.png", "filed", "unchanged"):

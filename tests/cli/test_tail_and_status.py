@@ -86,7 +86,7 @@ def test_filters(file: Path, words: list[str], count: int) -> None:
 
 
 def test_nothing_found_is_told(file: Path) -> None:
-    """Where no line passes the filters, a class that is misspelt say, that is told beside the output, not left out."""
+    """If no line passes the filters, because a class is misspelt for example, that is told beside the output."""
     ended = mednet("tail", str(file), "--class", "Nose")
     assert (ended.returncode, ended.stdout) == (0, "")
     assert ended.stderr == f"No line of {file} matches the options.\n"
@@ -183,7 +183,7 @@ def test_a_place_that_can_not_be_listed_is_not_empty(tmp_path: Path) -> None:
 
 
 def test_counts_today_and_all_time(tmp_path: Path) -> None:
-    """What was filed before midnight, local time, is not of today."""
+    """Files filed before midnight, local time, do not count as today's."""
     yesterday = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(seconds=1)
     times = iter([yesterday.astimezone(UTC)] * 2 + [datetime.now(UTC)] * 9)
     (tmp_path / "config.yaml").touch()
@@ -244,7 +244,7 @@ class TestTheLastError:
         return status.last_error_text(daemon_state.last_error(ERROR, daemon, worked, now))
 
     def test_a_present_one(self) -> None:
-        """What was done or started before it does not count: nothing says that it is over."""
+        """Work and starts before the error do not count as signs that it is over."""
         for since in (None, "2026-03-01T11:59:59.000+00:00"):
             told = self.told(started=since, worked=since)
             assert told == "3h ago, 2026-03-01T12:00:00.000000Z  filing.failed  the disk is full; no file done since"
@@ -273,13 +273,13 @@ class TestTheLastError:
             assert text.startswith("over") is ("no config" not in told)
 
     def test_none(self) -> None:
-        """Where none was ever logged that is said, and a damaged stamp hides no error."""
+        """If no error was ever logged, that is said; a damaged time stamp hides no error."""
         assert status.last_error_text(daemon_state.last_error(None, None, None, datetime.now(UTC))) == "none"
         odd = daemon_state.last_error({**ERROR, "timestamp": "?"}, None, None, datetime.now(UTC))
         assert "filing.failed" in status.last_error_text(odd)
 
     def test_what_counts_as_work(self, tmp_path: Path) -> None:
-        """What the daemon filed or recorded in the shadow; not what was put back, which is no filing either."""
+        """Files that the daemon filed, or recorded in shadow mode, count as work; files that were put back do not."""
         path, times = tmp_path / "ledger", iter(range(9))
         book = Ledger(path, clock=lambda: datetime(2026, 3, 1, 12, next(times), tzinfo=UTC))
         sure, back = Decision(Outcome.SORTED, "Hand", 0.9), Decision(Outcome.RESTORED, None, 0.0, "undo")

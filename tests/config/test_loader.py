@@ -40,7 +40,7 @@ def _in(value: object) -> list[str]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where the test's config file goes; not made yet."""
+    """The path of the test's config file, which does not exist yet."""
     return tmp_path / "config.yaml"
 
 
@@ -84,7 +84,7 @@ class TestValues:
         assert load(file, text) == Config().resolve_paths(file.parent)
 
     def test_values_are_taken(self, file: Path) -> None:
-        """What is set counts, and the keys beside it keep their defaults."""
+        """A key that is set has its value, and the keys beside it keep their defaults."""
         taken = load(file, "batch:\n  size: 1_000\ninbox: {settle_s: 1e-1, ignore: ['*.x']}\nmodel: {weights: w}")
         assert (taken.batch.size, taken.batch.max_wait_ms) == (1000, 25.0)
         assert (taken.inbox.settle_s, taken.inbox.ignore) == (0.1, ("*.x",))
@@ -100,7 +100,7 @@ class TestValues:
         assert [path.name for path in (taken.sorted, taken.review, taken.quarantine)] == ["no", "2024-01-01", "7"]
 
     def test_relative_paths_start_at_the_file(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where the daemon was started does not matter; absolute paths stay as they are."""
+        """Relative paths do not depend on where the daemon was started; absolute paths stay as they are."""
         file.write_text("inbox: {path: in}\noutput: {sorted: /elsewhere/sorted}\n")
         (file.parent / "deeper").mkdir()
         monkeypatch.chdir(file.parent / "deeper")
@@ -208,7 +208,7 @@ class TestMistakes:
         ],
     )
     def test_wrong_shape(self, file: Path, text: str, problem: str) -> None:
-        """What has no place in the file is named, with a guess at what was meant."""
+        """A key or value that has no place in the file is named, with a guess at what was meant."""
         assert problems(file, text) == [problem]
 
     def test_duplicates(self, file: Path) -> None:
@@ -389,7 +389,7 @@ FILE_IS_REWRITTEN = HealthCheck.function_scoped_fixture
 @settings(max_examples=300, suppress_health_check=[FILE_IS_REWRITTEN, HealthCheck.too_slow])
 @given(text=documents, path=st.none() | pieces)
 def test_loads_or_says_why(file: Path, text: str, path: str | None) -> None:
-    """Whatever a file and a variable hold, they load or their problems are told, each on one line."""
+    """Any text in a file and in a variable either loads, or its problems are told, each on one line."""
     environ = {} if path is None else {"MEDNET_INBOX__PATH": path, "MEDNET_INBOX__IGNORE": path}
     file.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:

@@ -1,4 +1,4 @@
-"""How many threads fit what a service may use."""
+"""The number of threads fits the CPUs that a service may use."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class TestFind:
         assert kind("/x", "1 1 0:2 / / rw - rootfs rootfs rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n") == "ext4"
 
     def test_chroot_knows_only_what_is_mounted_within(self) -> None:
-        """Where no mount is at the root, it is told below the mount points there are, and else nothing."""
+        """If nothing is mounted at the root, paths below the other mount points have a mount, and the rest has none."""
         text = "30 27 0:40 / /inbox rw - nfs nas:/x rw\n31 30 0:41 / /inbox/a rw - tmpfs tmpfs rw\n"
         assert [kind(path, text) for path in ("/", "/inbox/x", "/inbox/a/x")] == [None, "nfs", "tmpfs"]
 

@@ -124,7 +124,7 @@ def test_a_file_that_looks_like_a_reason(site: FilingSite) -> None:
 
 
 def test_partial(site: FilingSite) -> None:
-    """What a copy that died left behind, also in the inbox."""
+    """An unfinished copy is a finding, also in the inbox."""
     for directory in (site.hand, site.inbox):
         (directory / ".0123.mednet-partial").write_bytes(b"half")
     assert told(site) == [("partial", ".0123.mednet-partial", None)] * 2

@@ -61,7 +61,7 @@ def test_each_outcome_has_its_place(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_others_hold_once_the_file_has_moved(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a reason that lies there already may go is asked of the ledger; if it can not tell, the reason stays."""
+    """An earlier reason file is removed only if the ledger allows it; if it can not be asked, the file stays."""
     (office.root / "quarantine").mkdir()
     stale = office.root / "quarantine" / "b.png.reason.json"
     stale.write_text(json.dumps(quarantine_notes.compose("b.png", "empty", None, None, office.executor.ledger.now())))

@@ -117,7 +117,7 @@ def test_what_another_worker_moves_just_now_counts(
 
 
 def test_files_in_doubt_are_not_judged(tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
-    """What goes to review anyway goes there, however often its bytes came before."""
+    """A file that goes to review anyway goes there, however often its bytes came before."""
     office = Office(tmp_path, identify, DuplicateRules("quarantine", "quarantine", "quarantine"))
     unsure = Decision(Outcome.REVIEW, "Hand", 0.4, "low_confidence")
     for _ in range(2):

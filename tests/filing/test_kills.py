@@ -54,14 +54,14 @@ def test_killed_at_a_batch(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_killed_between_link_and_unlink(tmp_path: Path, name: str) -> None:
-    """Where renameat2 is not known: a file with two names at the kill has one after the next start."""
+    """Without renameat2, a file that has two names at the kill has one after the next start."""
     daemon = Daemon(tmp_path, FAST, stub=True)
     daemon.environ["STUB_NO_RENAMEAT2"] = "1"
     _die_and_recover(daemon, name, 5)
 
 
 def test_killed_where_there_are_no_links(tmp_path: Path) -> None:
-    """Where neither renameat2 nor links are known: the empty file that takes a name is gone after the next start."""
+    """Without renameat2 and links, the empty file that reserves a name is gone after the next start."""
     daemon = Daemon(tmp_path, FAST, stub=True)
     daemon.environ.update(STUB_NO_RENAMEAT2="1", STUB_NO_LINKS="1")
     _die_and_recover(daemon, "reserved", 5)
@@ -261,7 +261,7 @@ def test_random_kills(tmp_path: Path) -> None:
 
 
 def test_random_kills_while_files_are_put_back(tmp_path: Path) -> None:
-    """The same while somebody runs retry and undo, killed as well: the next start is never refused for it."""
+    """Killed at random while retry and undo run and are killed too: nothing is lost, no start is refused for it."""
     chaos = Chaos(tmp_path, seed=3, people=True)
     chaos.run(kills=8, files_a_kill=12)
     assert chaos.ended.total() == 8

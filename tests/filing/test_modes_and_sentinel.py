@@ -1,4 +1,4 @@
-"""What the operator can ask of the places: a sentinel in the inbox, and a mode for what is filed."""
+"""An operator can set a sentinel for the inbox, and a mode for files that are filed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class TestMode:
     """The mode of what is filed."""
 
     def test_files_land_with_it(self, tmp_path: Path, image: bytes) -> None:
-        """Whatever mode a file came with, it has the configured one where it was filed, in quarantine too."""
+        """A filed file has the configured mode, in quarantine too, and not the mode that it came with."""
         with Daemon(tmp_path, MODE, stub=True) as daemon:
             for name, data, mode in (("x.jpeg", image, 0o777), ("y.jpeg", b"text", 0o600)):
                 (tmp_path / name).write_bytes(data)
@@ -123,7 +123,7 @@ class TestMode:
         assert decided.exists()
 
     def test_a_file_of_another_user_stays(self, tmp_path: Path, identify: Callable[[Path], Identity]) -> None:
-        """Where the mode can not be set the file stays in the inbox: it never lands with another mode."""
+        """A file whose mode can not be set stays in the inbox: it is never filed with another mode."""
         if os.getuid() != 0:
             pytest.skip("needs root to give a file away")
         tmp_path.chmod(0o777)

@@ -210,7 +210,7 @@ class TestMove:
         assert bool(content(target)) is not lost
 
     def test_an_inbox_unmounted_right_after_a_move(self, inbox: Path, target: Path) -> None:
-        """That the source's directory is gone by then is no failure: the file has arrived."""
+        """A source directory that is gone after the move is no failure: the file has arrived."""
         (inbox / "a.png").write_bytes(CONTENT)
         mover = Mover(inbox)
         mover.move("a.png", None, None, target)
@@ -460,7 +460,7 @@ class TestPrepare:
 
 
 def test_partials_from_before_the_clock_was_set_back(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody else copies, what a crash left goes also if its time lies ahead; elsewhere it stays for now."""
+    """If nobody else copies, unfinished copies go even if their time lies ahead; else they stay for now."""
     partial = target / f".0123456789abcdef{no_overwrite.PARTIAL}"
     partial.touch()
     monkeypatch.setattr(mover.time, "time", lambda: partial.lstat().st_ctime - 3600)

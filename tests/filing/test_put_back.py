@@ -78,7 +78,7 @@ class TestRetry:
         assert (result.state, (site.inbox / "a.png").read_bytes()) == ("restored", b"mended")
 
     def test_a_file_the_ledger_does_not_know(self, site: FilingSite) -> None:
-        """What a person put into quarantine can be retried too, once, however often it is named."""
+        """A file that a person put into quarantine can be retried too, once, however often it is named."""
         (site.quarantine / ODD).write_bytes(b"x")
         [result] = site.retry(site.quarantine / ODD, site.quarantine / ODD)
         assert result.destination == str(site.inbox / ODD)
@@ -108,7 +108,7 @@ class TestRetry:
         assert site.retry() == []
 
     def test_a_link_in_quarantine(self, site: FilingSite) -> None:
-        """What is no regular file is moved, never followed."""
+        """A link in quarantine is moved, never followed."""
         for name, to in (("link", "/nowhere"), ("to a directory", "/")):
             (site.quarantine / name).symlink_to(to)
             site.retry(site.quarantine / name)
@@ -142,7 +142,7 @@ class TestRetry:
         assert json.loads(beside.read_bytes())["reason"] == ("empty" if sent else "truncated")
 
     def test_what_a_person_put_there_is_no_reason(self, site: FilingSite) -> None:
-        """What stands in the place of a reason file and does not read like one is not removed."""
+        """A file that has the name of a reason file and does not read like one is not removed."""
         site.file("a.png", BROKEN)
         for content in (b"[" * 100_000, b"a note", b"[]"):
             (site.quarantine / "a.png.reason.json").write_bytes(content)
@@ -154,7 +154,7 @@ class TestRetry:
 
 class TestUndo:
     def test_since_a_time(self, site: FilingSite) -> None:
-        """What was filed since then comes back, what was filed before stays."""
+        """Files filed since that time come back, files filed before stay."""
         site.file("a.png", content=b"a")
         then = datetime.now(UTC) + timedelta(hours=1)
         site.book._clock = lambda: then + timedelta(minutes=1)
@@ -174,7 +174,7 @@ class TestUndo:
         assert sorted(os.listdir(site.inbox)) == ["0.png", "1.png", "2.png"]
 
     def test_nothing_twice(self, site: FilingSite) -> None:
-        """What was put back is not put back again, and putting back is not undone."""
+        """A file that was put back is not put back again, and putting back is not undone."""
         number = site.file("a.png")
         site.undo(number=number)
         site.file("b.png", content=b"b")
@@ -230,7 +230,7 @@ class TestUndo:
 
     @pytest.mark.parametrize("text", ["yesterday", "5", "2w", "", "99999999d", "-1h"])
     def test_no_time_is_told(self, text: str) -> None:
-        """What means no time is a wrong argument."""
+        """A text that means no time is a wrong argument."""
         with pytest.raises(Fatal) as caught:
             put_back_requests.parse_since(text, NOW)
         assert caught.value.code is Exit.USAGE
@@ -265,14 +265,14 @@ class TestOneAtATime:
         assert [entry[3] for entry in site.entries()] == [None], number
 
     def test_no_ledger(self, tmp_path: Path) -> None:
-        """Where no daemon ever ran, that is told and nothing is made."""
+        """It is told that no daemon ever ran here, and nothing is made."""
         with pytest.raises(Fatal) as caught:
             LedgerReader(tmp_path / "state" / "ledger.sqlite3")
         assert (caught.value.code, os.listdir(tmp_path)) == (Exit.DIRECTORY, [])
 
 
 class TestKilledAtIt:
-    """What a killed command left. It puts files into a place of its own first, that the daemon does not sort."""
+    """Files that a killed command left. It puts files into a place of its own first, which the daemon does not sort."""
 
     @pytest.fixture
     def half(self, site: FilingSite) -> Path:
@@ -296,13 +296,13 @@ class TestKilledAtIt:
         book.close()
 
     def copy(self, site: FilingSite, half: Path) -> Path:
-        """What a kill between copy and unlink leaves."""
+        """Make the files that a kill between copy and unlink leaves."""
         copy = claims.owner_directory(site.inbox, "operator") / half.name
         shutil.copy2(half, copy)
         return copy
 
     def take_over(self, site: FilingSite) -> tuple[list[str], list[str]]:
-        """What the daemon does after each scan: the states of the endings, and the names that are in the inbox now."""
+        """Take over as the daemon does after each scan. Return the endings' states, and the names in the inbox now."""
         endings, names = Takeover(site.book, site.inbox, site.path.parent)()
         return [ending.state for ending in endings], names
 
@@ -369,7 +369,7 @@ class TestKilledAtIt:
         assert len(os.listdir(site.hand)) == 1
 
     def test_put_back_twice_under_one_name(self, site: FilingSite, half: Path) -> None:
-        """That a file of this name passed through before does not hide a copy that just came."""
+        """A file of the same name that passed through before does not hide a copy that just came."""
         [result] = site.undo(since=NOW - timedelta(days=9999))
         again = replace(self.order(site, site.inbox / "a.png"), decision=HAND, source=None)
         [(_, sorted_again)] = site.executor.carry_out([again])

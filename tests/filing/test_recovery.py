@@ -224,7 +224,7 @@ class TestMountsGone:
         assert content(far.inbox) == []
 
     def test_a_copy_out_of_sight_is_not_made_twice(self, far: Scene) -> None:
-        """The same with the class directory unmounted: the copy that is on it counts."""
+        """With the class directory unmounted, the copy that lies on it counts."""
         shutil.copy2(far.source, far.target / NAME)
         away = self.unmounted(far.target)
         with pytest.raises(Retry):
@@ -251,7 +251,7 @@ class TestMountsGone:
 
 
 class TestMissingAtTheStart:
-    """Whether a directory that files were moved to before is beneath a mount that is gone."""
+    """A directory that files were moved to before, and that is beneath a mount that is gone."""
 
     @pytest.mark.parametrize(
         ("device", "inode", "there", "refused"),

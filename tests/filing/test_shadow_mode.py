@@ -58,7 +58,7 @@ class Trial:
             return [(entry.name, entry.outcome, entry.state) for entry in ledger_reader.entries()]
 
     def put(self, name: str, label: str) -> Path:
-        """What a person does."""
+        """Move a file as a person does."""
         (self.places.sorted / label).mkdir(parents=True, exist_ok=True)
         return (self.inbox / name).rename(self.places.sorted / label / name)
 
@@ -109,7 +109,7 @@ class TestTheClerk:
         assert [number for number, _ in trial.executor.handle(more)] == [2, 3]
 
     def test_without_a_digest(self, trial: Trial) -> None:
-        """What can not be read is known by inode, size and time; another of its name is another."""
+        """A file that can not be read is known by inode, size and time; another file of its name is another."""
         order = replace(trial.order("a", BROKEN), digest=None)
         trial.executor.handle([order])
         trial.inbox.joinpath("a").unlink()
@@ -117,7 +117,7 @@ class TestTheClerk:
         assert [number for number, _ in trial.executor.handle([order, other])] == [0, 2]
 
     def test_a_full_disk(self, trial: Trial) -> None:
-        """What can not be recorded is tried again later."""
+        """A row that can not be recorded is tried again later."""
         pages = trial.book._db.execute("pragma page_count").fetchone()[0]
         trial.book._db.execute(f"pragma max_page_count = {pages}")
         results = trial.executor.handle([trial.order(str(n)) for n in range(300)])
@@ -196,7 +196,7 @@ class TestAgreement:
 
 
 class TestAudit:
-    """What people sort during a trial is what is expected then."""
+    """Files that people sort during a trial are expected by the audit."""
 
     def audit(self, trial: Trial, *, quick: bool = False) -> tuple[list[tuple[str, str]], int]:
         with LedgerReader(trial.path) as ledger_reader:

@@ -1,4 +1,4 @@
-"""When a daemon looks for what the dead left."""
+"""A daemon looks for files that dead processes left, at the right times."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class TestPixels:
 
 
 def stored(turn: int, levels: np.ndarray) -> np.ndarray:
-    """What is stored under an orientation for ``levels`` to be shown (EXIF 2.32, 4.6.4)."""
+    """Return the levels that are stored under an orientation for ``levels`` to be shown (EXIF 2.32, 4.6.4)."""
     across = levels.T
     ways = [levels, levels[:, ::-1], levels[::-1, ::-1], levels[::-1]]
     ways += [across, across[::-1], across[::-1, ::-1], across[:, ::-1]]
@@ -166,7 +166,7 @@ class TestRejects:
 
     @pytest.mark.parametrize("data", [b"x", b"not an image " * 50, b"%PDF-1.7\n", b"\0" * 1000])
     def test_other_content(self, data: bytes) -> None:
-        """What is no image by its content is unsupported, whatever its name may be."""
+        """A file that is no image by its content is unsupported, whatever its name may be."""
         assert rejected(data) == "unsupported_format"
 
     @pytest.mark.parametrize("kind", ["GIF", "JPEG2000", "PPM", "ICO", "TGA"])
@@ -255,7 +255,7 @@ class TestOneReading:
 
     @given(data=st.data())
     def test_damaged_headers_are_refused_as_by_pillow(self, jpeg: Encoded, data: st.DataObject) -> None:
-        """Whatever is wrong with a header: what Pillow refuses to open is refused, what it opens is the same."""
+        """A header that Pillow refuses is refused, and one that Pillow opens gives the same pixels."""
         mode, dpi = data.draw(st.sampled_from([("L", None), ("RGB", (72, 72)), ("CMYK", None)]))
         hurt = bytearray(jpeg(3, 12, 10, mode, **({"dpi": dpi} if dpi else {})))
         places = st.integers(2, hurt.index(b"\xff\xda") + 13)
@@ -278,7 +278,7 @@ class TestOneReading:
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """What the same file is when Pillow alone decodes it: the longer side 64, the other filled up."""
+    """Return what Pillow alone decodes from the file: the longer side 64, the other filled up."""
     with Image.open(io.BytesIO(data)) as image:
         width, height = (max(1, round(side * 64 / max(image.size))) for side in image.size)
         small = np.asarray(image.convert("L").resize((width, height), Image.Resampling.BILINEAR))
@@ -294,7 +294,7 @@ def outcome(data: bytes) -> bytes | str:
 
 
 class TestTruncated:
-    """What a producer has not finished writing never passes for an image."""
+    """A file that a producer has not finished writing never passes for an image."""
 
     @pytest.mark.parametrize(
         "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"comment": b"x\xff\xd9"}]

@@ -300,7 +300,7 @@ class TestAccidents:
     def test_a_defect_tells_its_place_and_nothing_of_the_file(
         self, inbox: Path, pools: Callable[..., Pool], tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """What a library prints while it decodes is not let out; a defect tells where it is, without its message."""
+        """The output of a library that decodes is not let out; a defect tells where it is, without its message."""
         (tmp_path / "sitecustomize.py").write_text(
             "import hashlib, os\n"
             "whole = hashlib.sha256\n"
@@ -422,7 +422,7 @@ class TestTakenOver:
 
 
 class TestLoading:
-    """What DICOM files need takes seconds to load, once."""
+    """The reader of DICOM files takes seconds to load, once."""
 
     def test_no_file_is_to_blame(
         self, inbox: Path, pools: Callable[..., Pool], impostor: Callable[[str], None]
@@ -451,7 +451,7 @@ class TestLoading:
 
 
 def _ends(act: Callable[[], Any], pool: Pool) -> bool:
-    """Whether ``act`` comes to an end. If not, the processes are killed, so that the test can."""
+    """Return True if ``act`` comes to an end. If it does not, the processes are killed, so that the test ends."""
     thread = threading.Thread(target=act)
     thread.start()
     thread.join(3 * waiting.slowness())

@@ -53,7 +53,7 @@ class TestTemplate:
         ],
     )
     def test_others_are_refused(self, template: str) -> None:
-        """What has no tag, an unknown one, or what is no plain file name is refused in words."""
+        """A template with no tag or an unknown one, or that is no plain file name, is refused in words."""
         with pytest.raises(ValueError, match="must have"):
             dicom_filenames.tags(template)
 
@@ -75,7 +75,7 @@ class TestTemplate:
 
     @pytest.mark.parametrize("text", ["../x", "a/b", "", ".x", "x" * 65, "1.2.3", "0" * 17, 5, None, ["CT"]])
     def test_a_decoder_is_not_believed(self, text: object) -> None:
-        """What is no such text is no part of a name, whatever a decoder says that was taken over."""
+        """A text that no such tag can have is no part of a name, even if a decoder that was taken over sends it."""
         for tag in ("SOPInstanceUID", "Modality", "StudyDate"):
             assert dicom_filenames.checked(tag, text) == "unknown"
         answer = {"identity": [1, 2, 3, 4], "digest": "0" * 64, "blank": False, "decode_ms": 1.0, "frames": 1}

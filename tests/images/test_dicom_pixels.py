@@ -88,7 +88,7 @@ def refused(data: bytes, limits: decode.Limits = decode.Limits()) -> str:
 
 
 def levels(data: bytes) -> np.ndarray:
-    """What comes out before the scaling to 8 bits."""
+    """Return the levels before they are scaled to 8 bits."""
     whole = check(data, 1 << 26)
     return dicom_pixels.read(data, whole, 64_000_000).levels
 
@@ -116,7 +116,7 @@ def table(values: np.ndarray, first: int, vr: str = "US") -> Sequence:
 
 
 def without_loss(data: bytes) -> bytes:
-    """The same file with its pixels as lossless JPEG, by another library than reads them first."""
+    """Return the file with its pixels as lossless JPEG, written by another library than reads them first."""
     with tempfile.TemporaryDirectory() as place:
         before, after = f"{place}/before", f"{place}/after"
         Path(before).write_bytes(data)

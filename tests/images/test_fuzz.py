@@ -83,7 +83,7 @@ def test_padding_after_the_end_is_fine(picture: Image.Image, tail: bytes) -> Non
 
 
 def test_bytes_too_many_before_the_end_are_damage(picture: Image.Image) -> None:
-    """What libjpeg only warns of, and Pillow hides, refuses the file: its picture may not be what was sent."""
+    """A file that libjpeg only warns of is refused: its picture may not be the one that was sent."""
     data = encode(picture, "grey JPEG")
     with pytest.raises(Reject) as caught:
         grey64(data[:-2] + b"Z" * 100 + data[-2:])

@@ -1,4 +1,4 @@
-"""What a DICOM file says of its patient stays in the file."""
+"""The data of a patient in a DICOM file stay in the file."""
 
 from __future__ import annotations
 

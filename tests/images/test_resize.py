@@ -40,7 +40,7 @@ def test_the_shape_of_things_is_kept(deep: bool) -> None:
 
 
 def test_one_level_stays_one_level() -> None:
-    """What is filled up does not make a blank picture one with something in it."""
+    """The margins that are filled up leave a blank picture blank."""
     for levels in (np.full((30, 90), 200, np.uint8), np.full((90, 30), 7e4, np.float32)):
         assert np.ptp(resize.to_64(levels)) == 0
 

@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_without_a_watch_the_scan_serves(place: Place) -> None:
-    """Where no watch can be had, it is told once however often it is tried again, and the scan finds the files."""
+    """A watch that can not be had is told once, however often it is tried again, and the scan finds the files."""
     place.watch.why = "no watch left"
     place.arrivals.keep_watched()
     (place.path / "a").touch()
@@ -208,7 +208,7 @@ def fuse(tmp_path: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def test_behind_a_real_share(tmp_path: Path, fuse: tuple[Path, Path]) -> None:
-    """What arrives behind the daemon's back, as on a network share, is sorted by the scan, and one line says so."""
+    """Files that arrive without an event, as on a network share, are sorted by the scan, and one line says so."""
     behind, mount = fuse
     daemon = Daemon(tmp_path, f"{FAST_SCAN[:-2]}, path: {mount}}}\n", stub=True)
     daemon.places[0] = mount

@@ -126,7 +126,7 @@ class Model(RuleBasedStateMachine):
         assert self.pending.admitted == self.filed + self.pending.withdrawn + len(self.pending)
 
     def teardown(self) -> None:
-        """Whatever happened, each file that stays and is not held comes out, at the times that due_s tells."""
+        """Each file that stays and is not held comes out, at the times that due_s tells."""
         waiting = {name for name in self.disk.files if name in self.pending and name not in self.held}
         deadline = self.now + 2 * PATIENCE_S + 20
         while waiting:
@@ -203,7 +203,7 @@ def test_limit_is_kept_and_the_rest_comes_later() -> None:
 
 
 def test_doubted_file_gets_its_patience_then_one_last_try() -> None:
-    """What settled but did not decode waits until patience_s after its last change, and the try then is final."""
+    """A settled file that did not decode waits until patience_s after its last change; the try then is final."""
     pending, disk = PendingFiles(SETTLE_S, PATIENCE_S, 10), Disk()
     disk.grow("a")
     pending.found_by_scan("a", 0.0)

@@ -165,7 +165,7 @@ class TestLinks:
         return tmp_path / "inbox"
 
     def test_looks_at_nothing_behind_it(self, swapped: Path) -> None:
-        """What lies behind a link stands for nothing."""
+        """A path behind a link has no identity."""
         assert Inbox(swapped).identify("b/a.png") is None
         assert Inbox(swapped).identify("c/a.png") is not None
 
@@ -300,7 +300,7 @@ class TestWatch:
         assert [watched.cover() for _ in range(4)] == [True, True, True, False]
 
     def test_none_left(self, watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """When the kernel has no watch left for one more directory, Retry says so; later it is watched."""
+        """If the kernel has no watch left for one more directory, Retry says so; later it is watched."""
         (tmp_path / "b/new").mkdir()
         with monkeypatch.context() as patch:
             patch.setattr(inotify_c, "inotify_add_watch", lambda *_: -1)
@@ -332,7 +332,7 @@ class TestArrivals:
         arrivals.close()
 
     def test_a_new_directory_is_scanned_soon(self, arrivals: Arrivals, tmp_path: Path) -> None:
-        """What was in a new directory before it was watched is found by a scan a second later, and one after that."""
+        """Files that were in a new directory before its watch are found by a scan a second later, and one after."""
         arrivals.look(0.0)
         assert arrivals.due_s() == 5.0
         put(tmp_path, "new/a.png")
@@ -363,7 +363,7 @@ class TestArrivals:
     def test_directories_that_are_not_watched(
         self, arrivals: Arrivals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Where watches run out it is told once, and once more when there are some; the scan serves meanwhile."""
+        """Lack of watches is told once, and once more when there are some; the scan serves meanwhile."""
         put(tmp_path, "new/a.png")
         with monkeypatch.context() as patch:
             patch.setattr(inotify_c, "inotify_add_watch", lambda *_: -1)
@@ -447,7 +447,7 @@ class TestFiling:
         assert {path.parent for path in site.hand.rglob("*")} == {site.hand}
 
     def test_a_name_that_a_file_has(self, site: Site) -> None:
-        """Where a file or a link has a directory's name, the next free one is taken; the link leads nowhere."""
+        """If a file or a link has a directory's name, the next free one is taken; the link is not followed."""
         put(site.root, "outside/old", "sorted/Hand/x")
         (site.hand / "y").symlink_to(site.root / "outside")
         put(site.inbox, "x/a.png", "y/a.png", "z/x/a.png")
@@ -456,7 +456,7 @@ class TestFiling:
         assert tree(site.root / "outside") == {"old": b"outside/old"}
 
     def test_collisions_are_those_of_the_path(self, site: Site) -> None:
-        """The same name in another directory is no collision; in the same one it is, also on the way there."""
+        """An equal name in another directory is no collision; in one directory it is, also on the way there."""
         put(site.inbox, "x/a.png", "y/a.png")
         executor = site.hire(True, same_name_other_bytes="review")
         assert site.file(executor) == ["sorted/Hand/x/a.png", "sorted/Hand/y/a.png"]
@@ -534,7 +534,7 @@ class TestPutBack:
         assert tree(site.hand).keys() == {"x/a.png"}
 
     def test_after_a_kill(self, site: Site) -> None:
-        """What a killed command left on its way back is put where it belongs, and its place is gone."""
+        """A file that a killed command left on its way back is put where it belongs, and its place is gone."""
         put(claims.owner_directory(site.inbox, "operator"), "x/y/a.png", "b.png", "x/.1.mednet-partial")
         assert sorted(claims.release(site.inbox, "operator")) == ["b.png", "x/y/a.png"]
         assert claims.count_files(site.inbox) == 0

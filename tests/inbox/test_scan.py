@@ -48,7 +48,7 @@ class TestSweep:
         assert set(Inbox(tmp_path, [".*", "*.part"]).scan()) == {"b.png", "c.part.png", "d.part\nz.png"}
 
     def test_ignores_by_default_what_is_in_flight_and_junk(self, tmp_path: Path) -> None:
-        """What programs call a file until it is whole, and what network storage and desktops leave; no real name."""
+        """Names of unfinished files, and of files that storage and desktops leave, are ignored; no real name is."""
         inbox = Inbox(tmp_path, IGNORE)
         in_flight = """.a.png.Xw3k9Z .syncthing.a.png.tmp ~syncthing~a.png.tmp a.part a.png.filepart a.partial a.png.tmp
             a.crdownload a.download a.png~ ~$a.doc .nfs0000000000a1b2 .fuse_hidden0001 .mednet-claims"""
@@ -129,7 +129,7 @@ class Watched:
             assert self.wakes.acquire(timeout=LONGEST_S), "was not woken"
 
     def names_up_to(self, last: str) -> list[str]:
-        """What was told, up to the sentinel that the test made last."""
+        """Return the names that were told, up to the sentinel that the test made last."""
         names: list[str] = []
         self.until(lambda: names.extend(self.watch.take_names()) or last in names)  # type: ignore[func-returns-value]
         return names
@@ -208,7 +208,7 @@ class TestWatch:
             watched.watch.stop()
 
     def test_overflow_of_the_kernel_is_told_as_lost(self, watched: Watched) -> None:
-        """What watchdog makes of the kernel's own overflow event wakes the loop and sets lost(), once."""
+        """The kernel's own overflow event, as watchdog passes it on, wakes the loop and counts as lost events, once."""
         overflow = inotify_c.InotifyEvent(
             inotify_c.WatchDescriptor(-1), inotify_c.InotifyConstants.IN_Q_OVERFLOW, 0, b""
         )
@@ -233,7 +233,7 @@ class TestWatch:
         watch.stop()
 
     def test_no_inotify_left_raises_retry(self, tmp_path: Path) -> None:
-        """When the kernel gives no inotify instance (here: no descriptor, the same error), Retry: scans serve."""
+        """Without an inotify instance (here without a descriptor, the same error) Retry is raised: scans serve."""
         watch = EventWatcher(tmp_path, lambda: None)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         free = os.dup(0)

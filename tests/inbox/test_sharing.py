@@ -54,7 +54,7 @@ def test_two_workers_and_one_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.proof
 def test_ten_thousand_files_and_one_worker_is_killed(tmp_path: Path) -> None:
-    """The same with 10,000 files."""
+    """Of 10,000 files that two workers share, one killed midway, each is filed once."""
     share(Pair(tmp_path), files=10_000)
 
 
@@ -116,7 +116,7 @@ def test_killed_while_taking_over(tmp_path: Path) -> None:
 
 
 def test_a_clean_stop_gives_claims_back(tmp_path: Path) -> None:
-    """What a worker has claimed and not filed is in the inbox again after SIGTERM."""
+    """Files that a worker has claimed and not filed are in the inbox again after SIGTERM."""
     daemon = Daemon(tmp_path, FAST.replace("patience_s: 0.3", "patience_s: 60"), stub=True)
     with daemon:
         (daemon.inbox / "half.jpeg").write_bytes(picture(np.random.default_rng(1))[:-20])
@@ -214,7 +214,7 @@ def test_of_equal_files_that_two_workers_sort_at_once_one_is_the_first(tmp_path:
 
 
 def _shared(pair: Pair) -> bool:
-    """Whether of any two equal files one went to each worker."""
+    """Return True if of any two equal files one went to each worker."""
     first, second = ({line["digest"] for line in daemon.outcomes()} for daemon in (pair.first, pair.second))
     return bool(first & second)
 
@@ -290,7 +290,7 @@ class TestClaims:
 
     @pytest.mark.parametrize("died", ["taking", "releasing"])
     def test_no_file_has_two_names_for_good(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, died: str) -> None:
-        """Where renameat2 is not known (NFS), who dies at a claim or at its return leaves one file, or will have."""
+        """Without renameat2 (NFS), a worker that dies at a claim or at its return leaves one file, or will have."""
         monkeypatch.setattr(no_overwrite, "rename_in_one_call", lambda *_: False)
         mine = Claims(tmp_path, "worker-1")
         (tmp_path / "x.png").write_bytes(b"x")
@@ -308,7 +308,7 @@ class TestClaims:
         assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "x.png"]
 
     def test_a_new_mount_gets_its_directory(self, tmp_path: Path) -> None:
-        """When the inbox was replaced by another directory, claiming goes on in that one."""
+        """If the inbox is replaced by another directory, claiming goes on in that one."""
         mine = Claims(tmp_path / "inbox", "worker-1")
         mine.path.mkdir(parents=True)
         shutil.rmtree(tmp_path / "inbox")
@@ -391,7 +391,7 @@ class TestLinks:
 
 
 def test_directories_of_nobody_are_left_alone(tmp_path: Path) -> None:
-    """What lies beside the claims of workers and operators has no owner, and is nobody's to take over."""
+    """Directories beside the claims of workers and operators have no owner, and are not taken over."""
     for name in ("worker-1", "operator", "worker-x", "Hand", "daemon"):
         (tmp_path / DIRECTORY / name).mkdir(parents=True)
     assert owners(tmp_path) == ["operator", "worker-1"]

@@ -115,7 +115,7 @@ class TestDecided:
         ]
 
     def test_all_or_nothing(self, path: Path, book: Ledger) -> None:
-        """When one row can not be written none is: Retry, nothing may move, and the ledger works on."""
+        """If one row can not be written none is: Retry is raised, nothing may move, and the ledger works on."""
         bad = order("b", Decision(Outcome.SORTED, "Hand", None))  # type: ignore[arg-type]
         with pytest.raises(Retry):
             decided(book, [order(), bad], ["/x", "/x"], "m")
@@ -154,7 +154,7 @@ class TestEnded:
         assert book.unended() == []
 
     def test_failure_leaves_the_decisions_open(self, book: Ledger) -> None:
-        """When endings can not be written none is, and the next start finds every decision open."""
+        """If one ending can not be written none is, and the next start finds every decision open."""
         first, second = decided(book, [order(), order("b")], ["/x", "/x"], "m")
         book.record_endings([Ending(first, "filed", "/x/a.png")])
         with pytest.raises(Retry):
@@ -180,7 +180,7 @@ class TestEnded:
         assert [open_.decision for open_ in book.unended()] == [second]
 
     def test_a_ledger_that_was_removed_is_fatal(self, path: Path, book: Ledger) -> None:
-        """What is owed to a ledger that is not there any more is not kept in vain: the daemon stops."""
+        """A ledger that is not there any more stops the daemon, because its rows can never be written."""
         [number] = decided(book, [order()], ["/x"], "m")
         path.unlink()
         with pytest.raises(Fatal, match="removed"):
@@ -189,7 +189,7 @@ class TestEnded:
 
 class TestOpening:
     def test_reopening_keeps_everything(self, path: Path, book: Ledger) -> None:
-        """What was open when the daemon died is open at the next start."""
+        """Decisions that were open when the daemon died are open at the next start."""
         [number] = decided(book, [order()], ["/x"], "m")
         book.close()
         again = Ledger(path)
@@ -248,7 +248,7 @@ class TestTally:
         assert sorted(path.parent.iterdir()) == before
 
     def test_no_ledger_is_fatal_and_is_not_made(self, path: Path) -> None:
-        """Where no daemon ever ran, status says so with exit code 5 and leaves nothing behind."""
+        """Status says that no daemon ever ran here, with exit code 5, and leaves nothing behind."""
         with pytest.raises(Fatal) as caught:
             status_counts.count_for_status(path, NOON)
         assert caught.value.code is Exit.DIRECTORY

@@ -1,4 +1,4 @@
-"""What computes the network: whichever it is, the same answers; and the one that is asked for."""
+"""Every backend gives the same answers, and the one that is asked for computes."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class TestChoice:
         assert list(tmp_path.rglob("*")) == []
 
     def test_a_layer_it_has_no_operator_for(self) -> None:
-        """What it could only guess at, torch computes."""
+        """Torch computes a layer for which ONNX has no operator."""
         net = net_of(POOLED)
         net.act = torch.nn.GELU()
         assert backends.engine(net, CPU).runtime == "torch"

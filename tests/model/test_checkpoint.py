@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def refused(path: Path) -> str:
-    """What loading says; it must be exit code 4, with the path and advice."""
+    """Return what loading says. It must be exit code 4, with the path and advice."""
     with pytest.raises(Fatal) as caught:
         checkpoint.load(path)
     assert caught.value.code is Exit.MODEL
@@ -72,7 +72,7 @@ def test_strided_tensors_are_saved_right(small: Checkpoint, path: Path) -> None:
 
 
 def test_digest_stands_for_content(small: Checkpoint, path: Path) -> None:
-    """The same content has the same digest wherever it lies; any change of tensors, classes or thresholds alters it."""
+    """Equal content has one digest wherever it lies; any change of tensors, classes or thresholds alters it."""
     digest = checkpoint.save(small, path).digest
     assert checkpoint.save(small, path.with_name("other")).digest == digest
     changed = [
@@ -106,7 +106,7 @@ def test_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"x", b"garbage " * 1000, b"\xff" * 64, b"PK\x03\x04" + b"\0" * 100])
 def test_garbage(path: Path, content: bytes) -> None:
-    """Whatever is no safetensors file is refused, a pickle of old torch among them."""
+    """Any file that is no safetensors file is refused, also a pickle of old torch."""
     path.parent.mkdir()
     path.write_bytes(content)
     refused(path)

@@ -76,7 +76,7 @@ def test_scores_have_their_shapes(net: Limited, images: np.ndarray, warnings: li
 
 
 def test_an_image_scores_the_same_in_any_company(net: Limited, images: np.ndarray, warnings: list[str]) -> None:
-    """What an image is taken for does not depend on the others of its batch."""
+    """The scores of an image do not depend on the others of its batch."""
     station_ = station(net, warnings)
     alone = np.concatenate([station_(images[i : i + 1]).logits for i in range(len(images))])
     np.testing.assert_allclose(station_(images).logits, alone, atol=1e-5)

@@ -89,7 +89,7 @@ class TestWhatIsNoneOfTheClasses:
     """Networks with one logit more, and weights with a distance."""
 
     def test_goes_to_review_when_the_network_says_so(self) -> None:
-        """Where "none of them" is the most probable answer, no threshold is so low that the image is filed."""
+        """If "none of them" is the most probable answer, no threshold is so low that the image is filed."""
         logits = np.array([[1, 0, 0, 0, 0, 0, 3]], np.float32)
         decision = decide(Scored(logits), [False], Policy(CLASSES, 0.0))[0]
         assert (decision.outcome, decision.reason) == (Outcome.REVIEW, "out_of_distribution")

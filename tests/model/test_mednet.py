@@ -91,7 +91,7 @@ class TestArchitecture:
 
     @pytest.mark.parametrize("config", [mednet.BASELINE, replace(SMALL, rank=3), SMALL])
     def test_config_survives_json(self, config: mednet.MedNetConfig) -> None:
-        """What a checkpoint stores of an architecture gives the same architecture again."""
+        """The architecture that a checkpoint stores is the same when it is read again."""
         assert mednet.MedNetConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
     def test_unknown_key_is_refused(self) -> None:

@@ -30,7 +30,7 @@ def test_features_that_are_no_numbers_give_no_distance(known: out_of_distributio
 
 
 def test_travels_in_a_checkpoint(known: out_of_distribution.KnownImages) -> None:
-    """What tensors() gives, of() takes back, beside the network's own tensors: the same distances."""
+    """The tensors that are stored beside the network's own give the same distances when they are read again."""
     back = out_of_distribution.from_tensors({"fc1.weight": np.zeros(3), **known.tensors()})
     assert back is not None
     features = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)

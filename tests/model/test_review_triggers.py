@@ -1,4 +1,4 @@
-"""What a file says of itself may cost it its class, and never gives it one."""
+"""The tags of a file may cost it its class, and never give it one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class TestTags:
 
     @given(st.text(max_size=20) | st.none() | st.integers() | st.lists(st.text()))
     def test_only_known_words_leave_a_decoder(self, said: object) -> None:
-        """Whatever a tag holds, a name say: it becomes one of few words, or nothing."""
+        """Any content of a tag, a name for example, becomes one of few words, or nothing."""
         assert dicom_vocabulary.modality(said) in dicom_vocabulary.MODALITIES | {None}
         assert dicom_vocabulary.body_part(said) in dicom_vocabulary.PARTS | {None}
 
@@ -87,7 +87,7 @@ class TestTake:
         assert review_triggers.apply(UNSURE, image(1, "CT", "HEAD"), review_triggers.ReviewRules()) == UNSURE
 
     def test_switched_off(self) -> None:
-        """Where tags are known to be wrong they say nothing."""
+        """Tags that are known to be wrong can be ignored."""
         rules = review_triggers.ReviewRules(metadata=False)
         assert review_triggers.apply(SORTED, image(1, "US", "KNEE"), rules) == SORTED
 

@@ -63,7 +63,7 @@ def test_limit_on_what_is_wrong_never_lets_more_through(wrong: float, distance: 
 
 @pytest.mark.parametrize(("accept", "wrong"), [(0.9999, None), (0.999, 0.001)])
 def test_wish_that_no_point_fulfils_is_refused(accept: float | None, wrong: float | None) -> None:
-    """What the weights can not give is told with what they can, instead of something else being done."""
+    """A rate that the weights can not give is refused with the rates that they can, and not replaced by another."""
     with pytest.raises(Fatal) as caught:
         thresholds.policy(Review(accept_rate=accept, max_wrong_rate=wrong), weights())
     assert caught.value.code is Exit.CONFIG

@@ -107,7 +107,7 @@ class TestAgainstItsOwnPast:
 
 class TestTheWindow:
     def test_by_time(self) -> None:
-        """What is older than the window is past, however few came since."""
+        """Files older than the window do not count, however few came since."""
         drifting = watching(files(60, at_s=0.0, review=1.0), files(60, at_s=20 * HOUR), validated=VALIDATED)
         assert drifting.compare(23 * HOUR).suspected == ("review_rate",)
         report = drifting.compare(25 * HOUR)
@@ -233,7 +233,7 @@ def test_a_restart_forgets_nothing(tmp_path: Path) -> None:
 
 
 def test_held_against_the_operating_point(tmp_path: Path) -> None:
-    """Where the config chooses thresholds that leave more to a person, that many are no drift."""
+    """If the config chooses thresholds that leave more to a person, that many are no drift."""
     with contextlib.closing(Ledger(tmp_path / "ledger")) as book:
         weights = checkpoint.load(shipped_files.weights())
         strict = loader.Config(review={"accept_rate": 0.95})  # type: ignore[arg-type]

@@ -76,7 +76,7 @@ def test_json_line_has_the_documented_keys() -> None:
     ],
 )
 def test_each_outcome_has_its_event_and_level(outcome: Outcome, event: str, level: str) -> None:
-    """What needs a person is a warning, what was sorted is not; all have the same keys."""
+    """An outcome that needs a person is a warning, a sorted file is not; all have the same keys."""
     line = told(filed(decision=Decision(outcome, None, 0.0, "reason", "detail")))
     assert (line["event"], line["level"], line["reason"], line["detail"]) == (event, level, "reason", "detail")
     assert set(line) == set(told(filed()))
@@ -97,7 +97,7 @@ def test_no_name_forges_a_line(form: Literal["json", "console"]) -> None:
 
 @given(st.text(st.characters(exclude_characters="/\0", exclude_categories=[])))
 def test_printable_is_safe_for_any_name(name: str) -> None:
-    """Whatever the name, what is printed is printable and can be encoded; plain names are left as they are."""
+    """Any name is printed in characters that are printable and can be encoded; plain names are left as they are."""
     safe = printable(name)
     assert safe.isprintable()
     safe.encode()
@@ -112,7 +112,7 @@ def test_level_filters() -> None:
 
 
 def test_auto_is_json_without_a_terminal() -> None:
-    """Where no terminal listens, auto writes JSON."""
+    """Auto writes JSON if the output is no terminal."""
     stream = io.StringIO()
     log.configure("auto", "info", stream).info("inbox.reachable")
     assert json.loads(stream.getvalue())["event"] == "inbox.reachable"

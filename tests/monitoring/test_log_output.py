@@ -1,4 +1,4 @@
-"""Where lines go, how often, and that the catalogue is true: rotation, repeats, reload, the last error."""
+"""Log lines go where they should, as often as they should, and are as the catalogue of events says."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class TestFile:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
     def test_a_full_disk(self) -> None:
-        """What can not be written is counted."""
+        """Lines that can not be written are counted."""
         file = LogFile(Path("/dev/full"))
         file.write("1\n")
         file.close()
@@ -195,7 +195,7 @@ class TestStalledReader:
         assert (stalled.output.lost, stalled.output.lost_before()) == (1001, 0), "told when lines are written again"
 
     def test_goes_on_with_the_reader(self, stalled: Stalled) -> None:
-        """When he reads again lines are written again, and how many are missing is told once."""
+        """Lines are written again as soon as the reader reads, and the number of those missing is told once."""
         stalled.write()
         stalled.drain()
         stalled.write()
@@ -218,7 +218,7 @@ class TestStalledReader:
         assert max(map(len, lines)) > 50_000
 
     def test_others_at_the_pipe_are_not_disturbed(self, stalled: Stalled) -> None:
-        """What it was given stays as it was: its flags are other processes' too."""
+        """The flags of the pipe stay as they were, since other processes share them."""
         assert os.get_blocking(stalled.writer)
 
 
@@ -330,7 +330,7 @@ class TestRepeats:
         assert self.hold() is True, "the summary begins a window of its own"
 
     def test_nothing_is_forgotten_at_the_end(self) -> None:
-        """What is held when the daemon stops is told."""
+        """Lines that are held when the daemon stops are told."""
         self.hold()
         self.hold()
         assert [line["repeated"] for _, line in self.repeats.due(all=True)] == [1]
@@ -374,7 +374,7 @@ def test_repeated_trouble_in_the_real_daemon(tmp_path: Path) -> None:
 
 
 def _tried(path: Path) -> int:
-    """How many files the daemon could not move so far."""
+    """Return how many files the daemon could not move so far."""
     with contextlib.closing(sqlite3.connect(path)) as ledger:
         told = "select count(distinct name) from decision join ending on decision = id where state = 'returned'"
         return int(ledger.execute(told).fetchone()[0])
@@ -455,7 +455,7 @@ def test_the_catalogue_refuses_what_it_does_not_know() -> None:
 
 
 def test_every_event_of_the_source_is_in_the_catalogue() -> None:
-    """What the code logs is there, and nothing else is."""
+    """Every event that the code logs is in the catalogue, and nothing else is."""
     import re
 
     source = "".join(path.read_text() for path in (TOP / "watcher").rglob("*.py"))
@@ -475,7 +475,7 @@ def test_logrotate_by_rename_loses_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("logrotate"), reason="logrotate is not there")
 def test_logrotate_by_copytruncate_loses_nothing(tmp_path: Path) -> None:
-    """What logrotate does not copy before it cuts is written again: each line is there once, whole."""
+    """Lines that logrotate does not copy before it cuts are written again: each line is there once, whole."""
     found = prove(tmp_path, 30_000, "copytruncate")
     assert (found.lost, found.torn, found.doubled) == (0, 0, 0)
     assert found.rotations >= 1

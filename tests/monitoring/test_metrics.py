@@ -1,4 +1,4 @@
-"""What Prometheus reads: it adds up, and agrees with the ledger and the disk."""
+"""The metrics add up, and agree with the ledger and the disk."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_oldest_pending_file_has_its_age(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not there")
 def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
-    """What the daemon serves passes Prometheus's own linter."""
+    """The metrics that the daemon serves pass Prometheus's own linter."""
     with Daemon(tmp_path, FAST, stub=True) as daemon:
         Producer(daemon, seed=1).drop(10)
         daemon.until_filed(10)
@@ -178,7 +178,7 @@ class TestServer:
         assert capfd.readouterr() == ("", "")
 
     def test_ipv6(self) -> None:
-        """Where the address is one."""
+        """Metrics are served at an IPv6 address."""
         try:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:

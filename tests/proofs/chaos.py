@@ -27,7 +27,7 @@ from tests.support.repository import TOP
 
 @dataclass
 class Tally:
-    """What a run did."""
+    """The figures of a run."""
 
     kills: int
     files: int

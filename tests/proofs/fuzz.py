@@ -189,7 +189,7 @@ class Fuzz:
 
     @property
     def reasons(self) -> Counter[str]:
-        """How often each was said, over all damages."""
+        """The number of times that each reason was given, over all damages."""
         return sum(self.said.values(), Counter())
 
 

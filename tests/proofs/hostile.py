@@ -130,7 +130,7 @@ def _write(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 @dataclass
 class Report:
-    """What a run did."""
+    """The figures of a run."""
 
     hostile: int
     good: int

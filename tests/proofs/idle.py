@@ -1,4 +1,4 @@
-"""What the daemon costs when there is nothing to do, and how soon it is ready: ``make idle``."""
+"""Measure the daemon's CPU time when there is nothing to do, and the time until it is ready: ``make idle``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast the shipped network classifies, against PyTorch and ONNX Runtime on the full and on the shipped one.
+"""Measure the shipped network against PyTorch and ONNX Runtime, on the full network and on the shipped one.
 
 ``make inference``. Without the extra ``onnx`` it measures PyTorch alone. Rounds
 go through all ways by turns, so that a busy machine is busy for each; ratios

@@ -47,7 +47,7 @@ _IN_CLOSE_WRITE, _IN_MOVED_FROM, _IN_MOVED_TO, _IN_CREATE, _IN_DELETE = 0x8, 0x4
 
 
 class Observer(threading.Thread):
-    """When each name was last completed in a directory, and when it left."""
+    """The times at which each name was last completed in a directory, and at which it left."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(daemon=True)
@@ -78,7 +78,7 @@ class Observer(threading.Thread):
 
 @dataclass(frozen=True)
 class Tally:
-    """What became of the files of one way."""
+    """The outcome of the files of one way."""
 
     way: Way
     files: int

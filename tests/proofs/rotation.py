@@ -30,7 +30,7 @@ journal.logger.info("inbox.given_back", files=number + 1)
 
 @dataclass
 class Found:
-    """What became of the lines."""
+    """The outcome of the lines."""
 
     written: int
     rotations: int

@@ -1,4 +1,4 @@
-"""What people say of images: on record with who and when, and the file goes where they say, once, whatever dies."""
+"""Verdicts are on record with who gave them and when, and the file goes where they say, once, whatever dies."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class TestAVerdict:
         assert len(os.listdir(site.hand)) == 2
 
     def test_from_quarantine(self, site: ReviewSite) -> None:
-        """What could not be read can be judged too, and the reason beside it goes."""
+        """A file that could not be read can be judged too, and its reason file goes."""
         site.file("a.png", BROKEN)
         site.give(site.quarantine / "a.png", "Hand")
         site.carry_out()
@@ -137,7 +137,7 @@ class TestAVerdict:
         assert [verdict.decision for verdict in site.verdicts()] == [None]
 
     def test_a_file_that_nobody_filed(self, site: ReviewSite) -> None:
-        """What a person put into review can be judged; from then on the ledger knows it."""
+        """A file that a person put into review can be judged; from then on the ledger knows it."""
         (site.root / "review").mkdir()
         (site.root / "review" / ODD).write_bytes(b"x")
         site.give(ODD, "Hand")
@@ -202,7 +202,7 @@ class TestAVerdict:
 
     @pytest.mark.parametrize("which", [{"batch": 1}, {"since": NOW - timedelta(days=9999)}])
     def test_undo_of_many_leaves_what_people_judged(self, site: ReviewSite, which: dict[str, Any]) -> None:
-        """What was filed, confirmed or is yet to be filed by a person's word stays, and can still be exported."""
+        """Files that a verdict filed, confirmed or is yet to file stay, and can still be exported."""
         names = ("filed.png", "confirmed.png", "open.png", "models.png")
         site.executor.carry_out([site.order(name, HAND, name.encode()) for name in names])
         site.give(site.hand / "filed.png", "CXR")
@@ -226,7 +226,7 @@ class TestAVerdict:
         assert len(site.export(site.root / "new")) == 3
 
     def test_undo_of_verdicts_too(self, site: ReviewSite) -> None:
-        """Where that is asked for, all comes back, and each verdict is withdrawn: confirmed ones as well."""
+        """With ``--verdicts`` all files come back, and each verdict is withdrawn, also of files that were confirmed."""
         site.file("a.png", HAND, b"a")
         site.file("b.png", UNSURE, b"b")
         site.give(site.hand / "a.png", "Hand")
@@ -487,7 +487,7 @@ class TestTheWorker:
         assert finished == sorted(finished)
 
     def test_the_note_is_not_logged(self, site: ReviewSite) -> None:
-        """What people write may name a patient: the ledger has it, the log does not."""
+        """A note may name a patient: the ledger has it, the log does not."""
         lines: list[dict[str, object]] = []
         logger = type("L", (), {"info": lambda self, event, **fields: lines.append(fields)})()
         verdict = Verdict(1, 1, "/r/a", "a", "d" * 64, None, 1, "anna", "Mr Smith", "now", "filed", None, 2)
@@ -556,7 +556,7 @@ class TestExport:
         ]
 
     def test_a_copy_that_was_changed_is_told(self, site: ReviewSite, tmp_path: Path) -> None:
-        """What would teach from other bytes than were judged is named, and not written over."""
+        """A copy whose bytes are not those that were judged is named, and not overwritten."""
         site.file("a.png", UNSURE, b"a")
         site.give("a.png", "Hand")
         while site.carry_out():
@@ -637,7 +637,7 @@ class TestExport:
         assert site.export(tmp_path / "export") == [("copied", "Hand/a.png")]
 
     def test_a_manifest_that_others_wrote(self, site: ReviewSite, tmp_path: Path) -> None:
-        """What is no line of ours does not count, nor one that leads elsewhere; one that can not be read is told."""
+        """Lines that are not ours or lead elsewhere do not count; a manifest that can not be read is told."""
         site.file("a.png", UNSURE)
         site.give("a.png", "Hand")
         site.carry_out()
@@ -802,7 +802,7 @@ def test_another_is_at_work(house: House) -> None:
 
 
 def test_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who called sudo is who judges; a user that the system does not know has a number."""
+    """The user who called sudo is the one who judges; a user that the system does not know has a number."""
     assert verdicts.current_reviewer({"SUDO_UID": "0"}) == Reviewer(0, "root")
     assert verdicts.current_reviewer({"SUDO_UID": "987654"}) == Reviewer(987654, "987654")
     assert verdicts.current_reviewer({}).uid == os.getuid()

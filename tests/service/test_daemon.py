@@ -82,7 +82,7 @@ def test_same_name_twice_keeps_both(tmp_path: Path, sampler: Sampler) -> None:
 
 
 def test_unreadable_files_go_to_quarantine_with_a_reason(tmp_path: Path, sampler: Sampler) -> None:
-    """What is no whole image waits for its patience, then lies in quarantine beside a JSON reason."""
+    """A file that is no whole image waits for its patience, then lies in quarantine beside a JSON reason."""
     image = sampler.jpeg("CXR")
     bad = {"empty.jpeg": b"", "half.jpeg": image[: len(image) // 2], "text.jpeg": b"no image at all\n"}
     with Daemon(tmp_path) as daemon:
@@ -216,7 +216,7 @@ class TestRefusals:
         assert _logged(ended.stdout)["problem"] in ended.stderr
 
     def test_another_daemon_is_logged(self, tmp_path: Path) -> None:
-        """Who only has the log learns of it as well."""
+        """The refusal is also in the log."""
         held = Lock(tmp_path / "state" / "daemon.lock")
         held.acquire()
         (tmp_path / "inbox").mkdir()
@@ -227,7 +227,7 @@ class TestRefusals:
         held.release()
 
     def test_a_defect_is_logged(self, tmp_path: Path) -> None:
-        """What nobody foresaw at the start is one JSON line with its traceback, and exit code 1."""
+        """An unforeseen error at the start is one JSON line with its traceback, and exit code 1."""
         (tmp_path / "inbox").mkdir()
         (tmp_path / "config.yaml").touch()
         code = (

@@ -59,7 +59,7 @@ def house(tmp_path: Path) -> House:
 
 
 def bad(told: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """What is not well, each with its advice."""
+    """Return the checks that are not ok. Each of them has advice."""
     assert all((each["advice"] is None) == (each["state"] == "ok") for each in told.values())
     return {what: each["state"] for what, each in told.items() if each["state"] != "ok"}
 
@@ -84,7 +84,7 @@ def test_in_shadow_mode(house: House) -> None:
 
 
 def test_before_the_first_start(house: House) -> None:
-    """Where only the inbox is there, nothing is made: what is missing is said to be made by the first start."""
+    """If only the inbox exists, nothing is made; it is said that the first start makes what is missing."""
     for name in ("sorted", "review", "quarantine", "state"):
         (house.root / name).rmdir()
     code, told = house.run()
@@ -104,7 +104,7 @@ def test_for_people(house: House) -> None:
 
 @needs_torch
 def test_torch_is_not_asked_without_need(house: House) -> None:
-    """Where there is no choice of device torch is not imported."""
+    """Torch is not imported if there is no choice of device."""
     house.config.write_text("model: {device: cpu}\n")
     program = (
         f"import sys; from watcher.cli import main; code = main.main(['doctor', '--config', {str(house.config)!r}]);"
@@ -310,7 +310,7 @@ class TestJudgements:
         assert os.listdir(tmp_path) == []
 
     def test_wrong_user(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who asks as somebody else than the owner of the state directory is told as whom to ask."""
+        """A user who does not own the state directory is told as which user to run the command."""
         assert directory_checks.user(tmp_path).state == "ok"
         monkeypatch.setattr(os, "geteuid", lambda: 4242)
         told = directory_checks.user(tmp_path)

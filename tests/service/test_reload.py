@@ -64,7 +64,7 @@ def test_a_change_applies_to_what_comes_next(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_config_leaves_the_old_in_force(tmp_path: Path, wrong: str, told: str) -> None:
-    """Whatever is wrong, the log says what, and nothing of the new config applies, not even what is right in it."""
+    """The log says what is wrong, and nothing of the new config applies, not even what is right in it."""
     site = ReloadableDaemon(tmp_path)
     (tmp_path / "blocked").touch()
     with site.daemon:
@@ -118,7 +118,7 @@ def test_systemd_hears_of_it(tmp_path: Path, other: Path) -> None:
 
 
 def test_weights_replaced_in_place(tmp_path: Path, other: Path) -> None:
-    """The same path with other bytes is a change: the next file is classified, and recorded, by the new model."""
+    """A weights file with other bytes is a change: the next file is classified, and recorded, by the new model."""
     shutil.copy(shipped_files.weights(), tmp_path / "w.safetensors")
     site = ReloadableDaemon(tmp_path, "model: {weights: w.safetensors}\n")
     with site.daemon:
@@ -166,7 +166,7 @@ def test_stopped_while_it_loads(tmp_path: Path, other: Path) -> None:
 
 
 def test_an_error_that_nobody_foresaw_refuses_the_reload(tmp_path: Path, other: Path) -> None:
-    """Whatever goes wrong while something new is made, the old config stays in force, and sorting goes on."""
+    """After any error while something new is made, the old config stays in force, and sorting goes on."""
     site = ReloadableDaemon(tmp_path)
     site.daemon.environ["STUB_FAIL_LOAD"] = str(tmp_path / "fail")
     with site.daemon:

@@ -1,4 +1,4 @@
-"""What the service manager hears from the daemon: a socket in its place, and the real process."""
+"""The daemon, as a real process, tells the service manager, for which a socket stands, how it is."""
 
 from __future__ import annotations
 

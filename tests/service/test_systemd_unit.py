@@ -127,7 +127,7 @@ def test_the_installed_config_fits_the_unit(tmp_path: Path) -> None:
 
 
 def test_the_program_is_found(tmp_path: Path) -> None:
-    """Where the program is not in the unit's PATH, a drop-in names its directory."""
+    """If the program is not in the unit's PATH, a drop-in names its directory."""
     unit = install(tmp_path)
     drop_in = unit.with_name(f"{unit.name}.d") / "program.conf"
     assert f"PATH={Path(sys.executable).parent}:/opt/mednet-watcher/bin:" in drop_in.read_text()

@@ -80,7 +80,7 @@ def metrics_of_all(daemons: Sequence[Daemon]) -> dict[str, float]:
 
 
 def metrics(daemon: Daemon) -> dict[str, float]:
-    """What the running daemon tells Prometheus, by name and labels."""
+    """Return the metrics that the running daemon serves, by name and labels."""
     where = daemon.events("metrics.serving")[-1]
     with urllib.request.urlopen(f"http://{where['address']}:{where['port']}/metrics", timeout=LONGEST_S) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
@@ -142,7 +142,7 @@ def _came_from(source: bytes, recorded: str, rows: dict[bytes, str]) -> bytes:
 
 
 def _seen(path: bytes) -> bytes:
-    """Where a file is that was claimed: it came from the inbox, or goes there."""
+    """Return the path in the inbox of a file that was claimed: it came from there, or goes there."""
     directory, name = os.path.split(os.fsdecode(path))
     return os.fsencode(claims.unclaimed_directory(Path(directory)) / name)
 

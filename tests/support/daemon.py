@@ -66,7 +66,7 @@ class Daemon:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True while the process runs."""
         return self.process is not None and self.process.poll() is None
 
     def start(self, *, wait: bool = True) -> Daemon:
@@ -122,7 +122,7 @@ class Daemon:
         self.until(lambda: len(self.outcomes()) >= count)
 
     def emptied(self) -> bool:
-        """Whether no file is left in the inbox, nor in a directory below."""
+        """Return True if no file is left in the inbox, nor in a directory below."""
         return not any(names for _, _, names in os.walk(self.inbox))
 
     def digests(self) -> Counter[str]:

@@ -85,7 +85,7 @@ def ssh(directory: Path, inbox: Path) -> Iterator[Server]:
 
 
 def ssh_options(server: Server) -> list[str]:
-    """What scp and sftp need to reach it."""
+    """Return the options with which scp and sftp reach the server."""
     told = {"Port": server.port, "IdentityFile": server.directory / "user", "StrictHostKeyChecking": "no"}
     quiet = {"UserKnownHostsFile": "/dev/null", "LogLevel": "ERROR", "IdentitiesOnly": "yes"}
     return [word for key, value in {**told, **quiet}.items() for word in ("-o", f"{key}={value}")]

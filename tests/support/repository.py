@@ -1,4 +1,4 @@
-"""Where the repository lies that is tested."""
+"""The path of the repository that is tested."""
 
 from pathlib import Path
 

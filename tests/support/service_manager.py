@@ -1,4 +1,4 @@
-"""What systemd is to a daemon: a socket that hears its messages."""
+"""A stand-in for systemd: a socket that hears a daemon's messages."""
 
 from __future__ import annotations
 

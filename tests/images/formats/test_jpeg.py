@@ -1,4 +1,4 @@
-"""What a JPEG's markers tell: holes in it, and how much work it is."""
+"""A JPEG's markers tell whether it has holes, and how much work it is."""
 
 from __future__ import annotations
 
@@ -165,12 +165,12 @@ class TestLongWork:
         assert refused(data[:start] + data[start:-2] * 200 + data[-2:])[0] == "too_complex"
 
     def test_scans_of_a_thumbnail_do_not_count(self) -> None:
-        """What lies within a segment, or behind the end, is no scan."""
+        """Bytes within a segment, or behind the end, are no scan."""
         whole = encode(gradient := np.tile(np.arange(64, dtype=np.uint8), (64, 1)), comment=b"\xff\xda" * 600)
         assert (grey64(whole + b"\xff\xda" * 600 + b"\xff\xd9") == grey64(encode(gradient))).all()
 
     def test_pillow_writes_far_fewer(self) -> None:
-        """What an encoder writes passes, at the most pixels allowed too."""
+        """A file that an encoder writes passes, at the most pixels allowed too."""
         levels = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
         for mode in ("L", "RGB", "CMYK"):
             data = encode(levels, mode, progressive=True)

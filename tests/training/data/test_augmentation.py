@@ -29,7 +29,7 @@ def test_only_the_class_that_is_named_changes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", sorted(augmentation.KINDS))
 def test_seed_is_what_decides(kind: str) -> None:
-    """The same generator state gives the same images, another one others."""
+    """A generator state always gives the same images, another one others."""
     plan = {kind: {"all": 0.5 if kind in ("flip", "inversion") else 2.0}}
     np.testing.assert_array_equal(changed(plan), changed(plan))
     assert (changed(plan) != changed(plan, seed=1)).any()

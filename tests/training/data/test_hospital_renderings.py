@@ -1,4 +1,4 @@
-"""What is done to training images keeps to what it promises: ranges, shapes, reproducibility."""
+"""Changes to training images keep ranges and shapes, and can be reproduced."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_window_is_linear_and_clips() -> None:
     ids=["placed", "shaded", "worn", "near", "far", "hounsfield", "raw"],
 )
 def test_gives_pictures_and_the_same_for_the_same_dice(images: torch.Tensor, change) -> None:  # type: ignore[no-untyped-def]
-    """Whatever is done, finite grey levels in [0, 1] of 64 x 64 come out; the same draws do the same, others do not."""
+    """Every change gives finite grey levels in [0, 1] of 64 x 64; equal draws give equal ones, others do not."""
     made = change(images, draws())
     assert made.shape == (N, 64, 64)
     assert torch.isfinite(made).all()
@@ -113,7 +113,7 @@ def test_framed_film_is_whole_and_smaller() -> None:
 
 
 def test_nothing_framed_is_nothing_changed(images: torch.Tensor) -> None:
-    """Where no film is framed all come back level for level; by default most do."""
+    """If no film is framed all come back level for level; by default most do."""
     assert hospital_renderings._framed(images, draws(), often=0.0).equal(images)
     same = (hospital_renderings._framed(images, draws(), hospital_renderings.FRAMED_SHARE) == images).all(2).all(1)
     assert N // 2 < int(same.sum()) < N

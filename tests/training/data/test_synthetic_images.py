@@ -40,7 +40,7 @@ def test_same_seed_same_image(small: synthetic_images.Sketch) -> None:
 
 
 def test_fit_is_deterministic() -> None:
-    """The same images and seed give the same sketch, to the last bit."""
+    """Equal images and an equal seed give an equal sketch, to the last bit."""
     images = {"a": some_images(40)}
     first, again = (synthetic_images.fit(images, 4, 3, np.random.default_rng(5)).by_class["a"] for _ in range(2))
     for name, value in vars(first).items():

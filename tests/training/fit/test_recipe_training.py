@@ -169,7 +169,7 @@ class TestRun:
         assert all(np.array_equal(best[0].tensors[name], best[1].tensors[name]) for name in best[0].tensors)
 
     def test_seed_is_what_decides(self, tmp_path: Path) -> None:
-        """The same seed gives the same weights, another one others."""
+        """A seed always gives the same weights, another one others."""
         one, again, other = run(tmp_path / "1"), run(tmp_path / "2"), run(tmp_path / "3", seed=2)
         for each in (one, again, other):
             each.epoch()
@@ -256,7 +256,7 @@ class TestRun:
 
 
 class TestSettings:
-    """What a recipe can have beside the two that there are."""
+    """Settings that a recipe can have beside those of the two recipes that there are."""
 
     @pytest.mark.parametrize(
         ("schedule", "rates"),
@@ -284,7 +284,7 @@ class TestSettings:
         assert weights.tolist() == pytest.approx([0.75, 1.5, 0.75])
 
     def test_exponential_mean(self, tmp_path: Path) -> None:
-        """What is judged is 0.99 of the mean before and 0.01 of the weights, from the first step's weights on."""
+        """The judged weights are 0.99 of the mean before and 0.01 of the weights, from the first step's weights on."""
         going = run(tmp_path, replace(RECIPE, averaging="ema", batch_size=21))
         seen: list[torch.Tensor] = []
         going.learner.optimizer.register_step_post_hook(
@@ -311,7 +311,7 @@ class TestSettings:
         torch.testing.assert_close(net.convs[1].running_var, computed.var(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
 
     def test_mean_of_the_last_epochs(self, tmp_path: Path) -> None:
-        """What is judged is the mean over the ends of the epochs of the second half, and before them the network."""
+        """The judged weights are the mean over the epochs' ends of the second half, before them the network's."""
         going = run(tmp_path, replace(RECIPE, averaging="swa"))
         ends = []
         for number in range(1, 5):
@@ -367,7 +367,7 @@ class TestSettings:
         ],
     )
     def test_change_that_nothing_can_be_trained_with(self, change: dict[str, Any], says: str) -> None:
-        """What would end a study in the middle, hours later, is refused before it begins, in words."""
+        """A change that would end a study in the middle, hours later, is refused before it begins, in words."""
         with pytest.raises(ValueError, match=says):
             recipes.with_changes(recipes.RECIPES["improved"], change)
 
@@ -400,7 +400,7 @@ class TestCompress:
         assert all(torch.equal(value, before[name]) for name, value in trained.learner.net.state_dict().items())
 
     def test_numbers_fit_half_precision(self, tmp_path: Path) -> None:
-        """What is judged is what is stored: every number survives the trip through half precision."""
+        """The judged weights are those that are stored: every number survives the trip through half precision."""
         slim = compression.in_half_precision(run(tmp_path).learner.net)
         assert all(torch.equal(value, value.half().float()) for value in slim.parameters())
 

@@ -1,4 +1,4 @@
-"""How a training is gone on with: the last checkpoint, and the lock that keeps others away."""
+"""A training goes on from its last checkpoint, and its lock keeps others away."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TestLast:
         assert str(tmp_path) in caught.value.advice
 
     def test_a_write_cut_short_leaves_the_last(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Who dies while saving goes on from the checkpoint before."""
+        """A training that dies while it saves goes on from the checkpoint before."""
         run = last(tmp_path)
         run.save([{"epoch": 1}])
 
@@ -128,7 +128,7 @@ class TestClaimed:
             assert again
 
     def test_given_up_by_an_error(self, tmp_path: Path) -> None:
-        """Who fails at it keeps nobody away."""
+        """A training that ended by an error keeps nobody away."""
         with pytest.raises(KeyboardInterrupt), resume.claimed(tmp_path / "run.lock"):
             raise KeyboardInterrupt
         with resume.claimed(tmp_path / "run.lock") as again:

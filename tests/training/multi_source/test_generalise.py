@@ -266,7 +266,7 @@ def test_mahalanobis_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_damaged_judgements_are_told(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was judged is never taken for nothing, nor told by a traceback."""
+    """Damaged judgements are told in words, and neither replaced by none nor told by a traceback."""
     place = home / "study" / "judged.json"
     place.write_text("{")
     assert main.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 5

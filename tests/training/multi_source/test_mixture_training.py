@@ -219,7 +219,7 @@ class TestFolds:
         ],
     )
     def test_folds_that_do_not_cover_the_pool(self, tmp_path: Path, mixed: Pool, fold: object, says: str) -> None:
-        """What is in no fold would never be judged, what is in two would count twice: both are refused."""
+        """A source in no fold would never be judged, one in two folds would count twice: both are refused."""
         with pytest.raises(Fatal, match=says) as caught:
             self.read(tmp_path, mixed, folds={"a": fold})
         assert caught.value.code is Exit.CONFIG

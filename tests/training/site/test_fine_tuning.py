@@ -81,7 +81,7 @@ def memory(net: mednet.MedNet) -> rehearsal.Rehearsal:
 
 @pytest.fixture(scope="module")
 def present(net: mednet.MedNet, memory: rehearsal.Rehearsal) -> Predictions:
-    """What the weights in force say of what is rehearsed: all of it right."""
+    """Return the predictions of the weights in force on the rehearsal: all are right."""
     return fine_tuning._predictions(
         fine_tuning.calibrate(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9),
         memory,
@@ -97,7 +97,7 @@ class TestAdapt:
     def test_learns_the_site_and_forgets_nothing(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
-        """What was told wrong is told right, also on images not taught; what is rehearsed stays as it was."""
+        """Images told wrong are told right, also such as were not taught; what is rehearsed stays as it was."""
         new, rest = pictures(3, 40, 7), pictures(3, 40, 8)
         labels = np.ones(40, np.int64)
         assert right(net, rest, 1) < 0.5
@@ -122,7 +122,7 @@ class TestAdapt:
     def test_is_held_against_what_the_weights_in_force_file(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal
     ) -> None:
-        """Where those file more of a class than any tuning would, as promote is going to see, none is taken."""
+        """If those file more of a class than any tuning would, as promote is going to see, no tuning is taken."""
         taught, labels = pictures(3, 12, 7), np.ones(12, np.int64)
 
         def tuned(present: Predictions) -> bool:
@@ -136,7 +136,7 @@ class TestAdapt:
     def test_no_validation_error_is_not_certainty(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
-        """Where every rehearsed image is told right, as here, confidence says that so many tell it, and is not 1."""
+        """If every rehearsed image is told right, as here, confidence says that so many tell it, and is not 1."""
         found = fine_tuning.calibrate(net, memory, memory.train[:1], memory.train_labels[:1], len(CLASSES), 0.9)
         assert (present.label == memory.valid_labels)[memory.valid_labels < len(CLASSES)].all()
         assert found.temperature > 0.2 and 0.9 < found.confidence.mean() < 1 - 1 / 82
@@ -170,7 +170,7 @@ class TestAdapt:
     def test_changes_the_last_layers_only(
         self, net: mednet.MedNet, memory: rehearsal.Rehearsal, present: Predictions
     ) -> None:
-        """What is rehearsed stays true of the new network to the bit, and the old one is not touched.
+        """The rehearsal stays true of the new network to the bit, and the old one is not touched.
 
         A zero below zero, as half precision makes them, is one of the bits: by them the rehearsal knows its trunk.
         """
@@ -294,12 +294,12 @@ class TestGate:
         assert self.worse(ref) == {"ChestCT": "fewer are right", "Hand": None}
 
     def test_filed_wrong_instead_of_review_is_worse(self) -> None:
-        """What was left to a person and is filed wrong now is worse, though no fewer are right."""
+        """An image that was left to a person and is filed wrong now is worse, though no fewer are right."""
         ref = self.reference([0] * 20, [NONE] * 20, [1] * 20)
         assert self.worse(ref) == {"ChestCT": "more are filed wrong"}
 
     def test_strangers_filed_are_worse(self) -> None:
-        """What is none of the classes must stay with a person."""
+        """An image of none of the classes must stay with a person."""
         assert self.worse(self.reference([NONE] * 20, [NONE] * 20, [1] * 20)) == {"none of them": "more are filed"}
 
     @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ class TestPromote:
         assert lines[-1] == f"in force: {shipped.digest} (as shipped)"
 
     def test_a_file_that_changes_while_it_is_judged(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
-        """What is put in force is what was judged: another file under its name is refused, and leaves nothing."""
+        """Only judged weights are put in force: another file under their name is refused, and leaves nothing."""
         for name in "ab":
             checkpoint.save(replace(shipped, training={"run": name}), tmp_path / name)
         judged = checkpoint.load(tmp_path / "a").digest
@@ -480,7 +480,7 @@ class TestPromote:
     def test_judged_at_the_operating_point_of_the_config(
         self, tmp_path: Path, shipped: checkpoint.Checkpoint, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """What the daemon here would do with both counts: weights that are as good by default may be worse there."""
+        """Both are judged as the daemon here would decide: weights that are as good by default may be worse there."""
         point = {"accept_rate": 0.9, "wrong_rate": 0.0, "min_confidence": 0.0, "max_distance": 2.0}
         checkpoint.save(replace(shipped, operating=(point,)), shipped_files.weights())
         worse = replace(shipped, operating=({**point, "max_distance": -1.0},), training={"run": "worse"})
@@ -492,7 +492,7 @@ class TestPromote:
         assert self.call(tmp_path, "promote", tmp_path / "worse") == Exit.OK
 
     def test_weights_named_in_the_config(self, tmp_path: Path, shipped: checkpoint.Checkpoint) -> None:
-        """Where the config names weights, promoting would change nothing: it is refused with advice."""
+        """If the config names weights, promoting would change nothing: it is refused with advice."""
         (tmp_path / "config.yaml").write_text("model: {weights: x.safetensors}\n")
         assert self.call(tmp_path, "promote", tmp_path / "bad") == Exit.CONFIG
 
@@ -658,7 +658,7 @@ def test_damaged_history_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_features_of_other_width_are_refused(net: mednet.MedNet) -> None:
-    """What is remembered of another network's features is no distance for this one."""
+    """Features of another network give no distance for this one."""
     from watcher.model import classifier
 
     odd = checkpoint.Checkpoint(

@@ -64,7 +64,7 @@ def home(tmp_path: Path) -> Path:
 
 
 def told(*words: str) -> str:
-    """What a command that goes well prints."""
+    """Return what a command that goes well prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main.main(list(words)) == 0
@@ -149,7 +149,7 @@ class TestLines:
         assert [(line.variant.name, line.errors) for line in table] == [("elu", [7])]
 
     def test_without_its_control_a_variant_has_no_verdict(self) -> None:
-        """What there is to compare with may not be finished yet."""
+        """A variant whose control is not finished yet has no verdict."""
         line = lines(RUNS[3:6])["elu"]
         assert line.verdict is None and not line.is_control
         page = study_report.page(study_plan.Study.model_validate(PLAN), [line], [])
@@ -230,7 +230,7 @@ class TestReport:
         assert found[0] == found[1]
 
     def test_audit_is_taken_in(self, home: Path) -> None:
-        """What the audit of the data wrote beside the page is the page's last part."""
+        """The text that the audit of the data wrote beside the page is the page's last part."""
         pytest.importorskip("matplotlib")
         (home / "audit.md").write_text("## Audit\n\nwords\n")
         told("report", "--study", str(home / "study.yaml"))
@@ -307,7 +307,7 @@ class TestReport:
         assert earlier_claims.answer(claim, significance.ChangeVerdict(word, 0, 0, 0)) == says
 
     def test_claims_are_on_the_page(self) -> None:
-        """What the proof of concept is named for in the study has a row that says whether it holds."""
+        """Each claim of the proof of concept that the study names has a row that says whether it holds."""
         variants = [PLAN["variants"][0], {**PLAN["variants"][1], "claim": "undone"}]
         plan = study_plan.Study.model_validate({**PLAN, "variants": variants})
         page = study_report.page(plan, study_report.results(plan, RUNS), [])
@@ -315,7 +315,7 @@ class TestReport:
 
     @pytest.mark.parametrize("name", [".", "full"])
     def test_the_pages_in_docs_are_those_of_their_rows(self, name: str, tmp_path: Path) -> None:
-        """What is committed is what ``report`` writes today: no row, rule or audit is younger than its page."""
+        """The committed pages are as ``report`` writes them today: no row, rule or audit is younger than its page."""
         pytest.importorskip("matplotlib")
         home = TOP / "docs" / "study" / name
         for beside in ("audit.md", "shipped.svg"):

@@ -227,7 +227,7 @@ class TestStudy:
         assert len({digest(), *other}) == 5
 
     def test_a_new_setting_at_its_default_changes_no_digest(self) -> None:
-        """What makes a training this one is only what differs from the defaults."""
+        """Only settings that differ from the defaults count for a training's digest."""
         told = recipes.RECIPES["improved"].non_default()
         assert told == {
             "learning_rate": 0.05, "batch_size": 64, "t2v_ratio": 1.5, "t2v_epochs": 4, "network": {},
