@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.accounts import picture
 from tests.support.daemon import STUB, Daemon, digest, mednet
+from tests.support.dropped_files import picture
 from tests.support.repository import TOP
 from tests.support.waiting import LONGEST_S
 

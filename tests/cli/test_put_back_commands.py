@@ -185,7 +185,7 @@ def test_beside_a_running_daemon(tmp_path: Path) -> None:
     """A mended file is sorted as soon as it is retried; an undo says that the daemon sorts again what comes back."""
     from numpy.random import default_rng
 
-    from tests.support.accounts import picture
+    from tests.support.dropped_files import picture
 
     with Daemon(tmp_path, stub=True) as daemon:
         (daemon.inbox / "a.jpeg").write_bytes(b"junk")

@@ -15,8 +15,8 @@ import pytest
 from numpy.random import default_rng
 
 from tests.support import waiting
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import picture
 from tests.support.repository import TOP
 from watcher.cli import daemon_state, main
 from watcher.cli.commands import status

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import Producer, check
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.2}\n"
 Disk = Callable[[Path], None]

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon, digest
+from tests.support.dropped_files import picture
 from tests.support.waiting import LONGEST_S
 from watcher.core.records import Decision, Ending, Filed, Identity, MoveOrder, Outcome, Timing
 from watcher.filing.decision_executor import DecisionExecutor

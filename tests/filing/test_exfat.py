@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import Producer, check
 from tests.support.waiting import LONGEST_S
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"

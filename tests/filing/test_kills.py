@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.proofs.chaos import Chaos
-from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import Producer, check
 from tests.support.waiting import LONGEST_S
 from watcher.core import failpoints
 

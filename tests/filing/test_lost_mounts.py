@@ -11,8 +11,8 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import picture
 from watcher.core.errors import Exit
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\noutput: {sorted: share/sorted}\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import picture
 from tests.support.repository import TOP
 from watcher.core import no_overwrite
 from watcher.core.errors import Retry, Vanished

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from numpy.random import default_rng
 
-from tests.support.accounts import metrics, picture
 from tests.support.daemon import Daemon, digest
+from tests.support.dropped_files import metrics, picture
 from watcher.cli import main
 from watcher.config import loader
 from watcher.core.errors import Fatal

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import Producer, check
 from tests.support.waiting import LONGEST_S
 from watcher.core import mounts
 from watcher.core.errors import Retry

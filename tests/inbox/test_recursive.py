@@ -16,8 +16,8 @@ import pytest
 from numpy.random import default_rng
 from watchdog.observers import inotify_c
 
-from tests.support.accounts import check, picture
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.dropped_files import check, picture
 from tests.support.waiting import LONGEST_S
 from watcher.core import no_overwrite, safe_paths
 from watcher.core.errors import Retry, Vanished

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.accounts import Producer, check, picture
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.dropped_files import Producer, check, picture
 from tests.support.waiting import LONGEST_S
 from watcher.core import no_overwrite
 from watcher.core.errors import Fatal, Retry

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.accounts import metrics
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import metrics
 from watcher.config import loader
 from watcher.core import shipped_files
 from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Shadowed, Timing

@@ -20,8 +20,8 @@ from numpy.random import default_rng
 
 from tests.proofs.rotation import prove
 from tests.support import event_catalogue, waiting
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import picture
 from tests.support.reloadable_daemon import FAST, ReloadableDaemon
 from tests.support.repository import TOP
 from tests.support.waiting import LONGEST_S

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import waiting
-from tests.support.accounts import Producer, check, metrics
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import Producer, check, metrics
 from tests.support.waiting import LONGEST_S
 from watcher.core.errors import Fatal
 from watcher.monitoring import metrics_server

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from numpy.random import default_rng
 
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import picture
 from tests.support.repository import TOP
 from tests.support.waiting import LONGEST_S
 from watcher.core.records import Decision, Filed, MoveOrder, Outcome, Timing

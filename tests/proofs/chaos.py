@@ -20,8 +20,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.accounts import Producer, check, metrics_of_all
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import Producer, check, metrics_of_all
 from tests.support.repository import TOP
 
 

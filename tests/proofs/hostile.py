@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 from tests.proofs.fuzz import damaged
-from tests.support.accounts import metrics, picture
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import metrics, picture
 from tests.support.jpeg_bits import progressive
 from tests.support.repository import TOP
 from watcher.filing import quarantine_notes

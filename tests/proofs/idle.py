@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.accounts import metrics
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import metrics
 
 MOST_SHARE, MOST_START_S = 0.005, 4.0
 """What is promised: of a core, and until ready."""

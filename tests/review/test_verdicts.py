@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.accounts import check
 from tests.support.daemon import Daemon, digest, mednet
+from tests.support.dropped_files import check
 from tests.support.filing_site import BROKEN, HAND, NOW, ODD, audit
 from tests.support.review_site import ANNA, UNSURE, ReviewSite
 from tests.support.waiting import LONGEST_S

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.accounts import Producer, check
 from tests.support.daemon import Daemon, mednet
+from tests.support.dropped_files import Producer, check
 from tests.support.repository import TOP
 from tests.support.torch_missing import needs_torch, skip_without_torch
 from tests.support.waiting import LONGEST_S

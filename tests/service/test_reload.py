@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import Producer, check, metrics
 from tests.support.daemon import Daemon, Sampler, digest
 from tests.support.dicom_files import SHADE, dicom
+from tests.support.dropped_files import Producer, check, metrics
 from tests.support.reloadable_daemon import ReloadableDaemon
 from tests.support.service_manager import ServiceManager
 from tests.support.waiting import LONGEST_S

@@ -13,8 +13,8 @@ import pytest
 from numpy.random import default_rng
 
 from tests.support import waiting
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import picture
 from tests.support.service_manager import ServiceManager
 from tests.support.waiting import LONGEST_S
 from watcher.service import systemd

@@ -1,4 +1,4 @@
-"""Runs the real daemon as a process on a real directory, and looks at what it left."""
+"""Run the real daemon, and commands, as processes on a real directory, and look at what they leave."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from numpy.random import default_rng
 
-from tests.support.accounts import picture
 from tests.support.daemon import Daemon
+from tests.support.dropped_files import picture
 
 FAST = "inbox: {settle_s: 0.1, patience_s: 0.3, scan_interval_s: 0.3}\n"
 

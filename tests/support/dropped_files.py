@@ -1,4 +1,4 @@
-"""Bookkeeping of a fault test: what was dropped, what is there, and what the ledger and the log say of it."""
+"""Drop files into a daemon's inbox, and check that disk, ledger, log and metrics account for each of them."""
 
 from __future__ import annotations
 
