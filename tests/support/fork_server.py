@@ -178,7 +178,7 @@ def _become(request: _Request) -> Any:
     os.chdir(request.cwd)
     os.environ.clear()
     os.environ.update(request.environ)
-    sys.argv = ["mednet-watcher", *request.arguments]
+    sys.argv = [str(TOP / "watcher" / "__main__.py"), *request.arguments]  # as `python -m watcher` has it
     importlib.reload(importlib.import_module("watcher.core.failpoints"))  # it read the server's environment
     module, _, function = request.call.partition(":")
     return getattr(importlib.import_module(module), function)(request.arguments)
