@@ -1,4 +1,4 @@
-"""Many small images on one picture, by group, each with a caption. Pure Pillow."""
+"""Draw many small images on one picture, by group, each with a caption."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SIDE = 96
 """Height and width of an enlarged image, in pixels."""
 
 PER_GROUP = 24
-"""More images of a group are counted, not shown: the picture stays of a size to be looked at."""
+"""The most images of a group that are shown, so that the picture stays small enough to look at."""
 
 LONGEST = 80
-"""Characters of a caption line that are looked at; what does not fit is cut further."""
+"""The most characters of a caption line. A line that does not fit is cut further."""
 
 _GAP, _MARGIN = 16, 28
 _LINE, _CAPTION_LINES = 15, 3
@@ -29,7 +29,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Tile:
-    """One image (None where there is none to show), its caption lines, and the group it is shown in."""
+    """An image, its caption lines, and the group that it is shown in. ``image`` is None if there is none to show."""
 
     image: Image.Image | None
     caption: tuple[str, ...]
@@ -37,10 +37,9 @@ class Tile:
 
 
 def draw(tiles: Sequence[Tile], heading: str, notes: Sequence[str] = (), per_group: int = PER_GROUP) -> Image.Image:
-    """Draw the picture, RGB. Groups come in order of appearance, images in theirs.
+    """Draw the picture, RGB, with groups and images in their order of appearance.
 
-    Captions show up to three lines, cut to the width of the image. Any text will
-    do: what a font can not show is replaced.
+    Captions have up to three lines, cut to the width of the image. Characters that a font cannot show are replaced.
     """
     groups: dict[str, list[Tile]] = {}
     for tile in tiles:
@@ -55,14 +54,14 @@ def draw(tiles: Sequence[Tile], heading: str, notes: Sequence[str] = (), per_gro
 
 
 def size(counts: Iterable[int], notes: int = 0) -> tuple[int, int]:
-    """Width and height in pixels of a picture with groups of so many images shown and so many lines of notes."""
+    """Return width and height in pixels of a picture with groups of so many shown images and so many lines of notes."""
     rows = [-(-count // COLUMNS) for count in counts]
     height = 2 * _MARGIN + _head_height(notes) + sum(_GROUP_HEAD + row * _TILE_HEIGHT + _GROUP_TAIL for row in rows)
     return 2 * _MARGIN + COLUMNS * SIDE + (COLUMNS - 1) * _GAP, height
 
 
 def printable(text: str) -> str:
-    """One line of at most :data:`LONGEST` characters, its middle cut out; nothing that upsets a font."""
+    """Return one line of at most :data:`LONGEST` characters, its middle cut out, and only printable characters."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 + 1 :]}"
     return "".join(c if c.isprintable() else "?" for c in text)
@@ -73,7 +72,7 @@ def _head_height(notes: int) -> int:
 
 
 def _draw_head(pen: ImageDraw.ImageDraw, heading: str, notes: Sequence[str]) -> int:
-    """Heading and notes; gives the height where the groups begin."""
+    """Draw heading and notes, and return the height where the groups begin."""
     width = COLUMNS * SIDE + (COLUMNS - 1) * _GAP
     title, small = _font(25), _font(14)
     pen.text((_MARGIN, _MARGIN), _fitted(pen, heading, title, width), fill=_INK, font=title)
@@ -86,7 +85,7 @@ def _draw_head(pen: ImageDraw.ImageDraw, heading: str, notes: Sequence[str]) -> 
 def _draw_group(
     sheet: Image.Image, pen: ImageDraw.ImageDraw, top: int, name: str, members: Sequence[Tile], per_group: int
 ) -> int:
-    """One group below ``top``; gives the height where the next begins."""
+    """Draw one group below ``top``, and return the height where the next begins."""
     shown = members[:per_group]
     font, small = _font(17), _font(13)
     count = f"{len(members)}" if len(shown) == len(members) else f"{len(members)}, {len(shown)} of them shown"
@@ -117,7 +116,7 @@ def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, place: tuple[int, i
 
 
 def _fitted(pen: ImageDraw.ImageDraw, text: str, font: _Font, width: int, *, whole: bool = False) -> str:
-    """The text cut in its middle until it is no wider than ``width`` pixels. ``whole`` looks at all of it."""
+    """Cut a text in its middle until it is no wider than ``width`` pixels. ``whole`` looks at all of it."""
     line = "".join(c if c.isprintable() else "?" for c in text) if whole else printable(text)
     shown, keep = line, len(line)
     while keep > 1 and pen.textlength(shown, font=font) > width:
@@ -127,5 +126,5 @@ def _fitted(pen: ImageDraw.ImageDraw, text: str, font: _Font, width: int, *, who
 
 
 def _font(points: int) -> _Font:
-    """Pillow's own font: the same picture wherever it is drawn."""
+    """Return Pillow's own font, so that the picture is the same wherever it is drawn."""
     return ImageFont.load_default(points)

@@ -58,7 +58,7 @@ def evaluate(weights: Checkpoint, data: Examples) -> evaluation.Evaluation:
     """Classify every image as the daemon would, and compare with the labels.
 
     Raises:
-        Fatal: exit code 5; the data has classes that the weights do not know.
+        Fatal: The data has classes that the weights do not know (exit code 5).
     """
     data = relabelled(data, weights.classes)
     classifier.use_threads(0)
@@ -73,7 +73,7 @@ def relabelled(data: Examples, classes: Sequence[str]) -> Examples:
     """Return images with labels in the order of the weights' classes.
 
     Raises:
-        Fatal: exit code 5; the data has classes that are none of these.
+        Fatal: The data has classes that are none of these (exit code 5).
     """
     advice = f"They know {', '.join(classes)}: name the class directories so."
     return labelled_images.relabelled(data, classes, "the weights do not know the classes", advice)

@@ -25,8 +25,8 @@ def put_in_force(state: Path, candidate: Path, digest: str, judged_against: Path
         who: The name of the person who promotes them.
 
     Raises:
-        Fatal: exit code 1; the weights in force, or the candidate, are others than were judged. Exit code 5; the state
-            directory can not be written.
+        Fatal: The weights in force, or the candidate, are others than were judged (exit code 1); the state directory
+            cannot be written (exit code 5).
     """
     place = promotions.weights_file(state, digest)
     with promotions.locked(state):
@@ -42,8 +42,8 @@ def take_back(state: Path, who: str) -> tuple[Promotion, str]:
     """Take the last promotion back, and return it with a description of the weights in force from now on.
 
     Raises:
-        Fatal: exit code 1; nothing is promoted. Exit code 4; the weights of before can not be used. Exit code 5; the
-            state directory can not be read or written.
+        Fatal: Nothing is promoted (exit code 1); the weights of before cannot be used (exit code 4); the state
+            directory cannot be read or written (exit code 5).
     """
     if not promotions.history(state):
         raise _nothing_promoted()
@@ -63,7 +63,7 @@ def description(entries: Sequence[Promotion], state: Path) -> str:
     """Return the digest of the weights in force by these entries, and "(as shipped)" if they are.
 
     Raises:
-        Fatal: exit code 4; those weights can not be used.
+        Fatal: These weights cannot be used (exit code 4).
     """
     standing = promotions.not_taken_back(entries)
     if not standing:
@@ -75,7 +75,7 @@ def write_report(state: Path, digest: str, text: str) -> Path:
     """Write the report on weights beside those in force, and return its path.
 
     Raises:
-        Fatal: exit code 5; it can not be written.
+        Fatal: It cannot be written (exit code 5).
     """
     try:
         path = promotions.make_directory(state) / f"{digest}.md"

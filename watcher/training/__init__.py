@@ -1,8 +1,8 @@
-"""Training and judging of the networks. Nothing here runs inside the daemon."""
+"""Train the networks, and judge them. Nothing here runs inside the daemon."""
 
 import os
 
-# Asks torch, before its first allocation, to take memory in huge pages. The 100 MB
-# gradient that every step makes anew otherwise costs it 40,000 page faults, a tenth
-# of the step's CPU time. Changes no number; where the kernel has none, nothing.
+# torch reads this before its first allocation, and takes memory in huge pages. Each step makes a gradient of 100 MB
+# anew, which otherwise costs 40,000 page faults, a tenth of the step's CPU time. No number changes. Where the kernel
+# has no huge pages, nothing does.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -99,7 +99,7 @@ def test_framed_film_is_whole_and_smaller() -> None:
     """On a larger canvas of one level a film is there from corner to corner, upright, two fifths as wide or more."""
     films = 0.5 + torch.zeros(N, 64, 64)
     films[:, :12, :12] = 0.9
-    found = hospital_renderings._framed(films, draws(), often=1.0)
+    found = hospital_renderings._framed(films, draws(), framed=1.0)
     for canvas in found:
         film, corner = (canvas - 0.5).abs() < 0.01, (canvas - 0.9).abs() < 0.01
         rows, columns = ((film | corner).any(axis).nonzero()[:, 0] for axis in (1, 0))
@@ -114,7 +114,7 @@ def test_framed_film_is_whole_and_smaller() -> None:
 
 def test_nothing_framed_is_nothing_changed(images: torch.Tensor) -> None:
     """If no film is framed all come back level for level; by default most do."""
-    assert hospital_renderings._framed(images, draws(), often=0.0).equal(images)
+    assert hospital_renderings._framed(images, draws(), framed=0.0).equal(images)
     same = (hospital_renderings._framed(images, draws(), hospital_renderings.FRAMED_SHARE) == images).all(2).all(1)
     assert N // 2 < int(same.sum()) < N
 
@@ -124,7 +124,7 @@ def test_every_class_of_mednist_has_its_own() -> None:
     assert set(VARIATIONS) == {"ChestCT", "AbdomenCT", "HeadCT", "BreastMRI", "CXR", "Hand", "outlier"}
 
 
-def test_near_strangers_are_not_what_they_are_made_of(images: torch.Tensor) -> None:
+def test_near_outliers_are_not_what_they_are_made_of(images: torch.Tensor) -> None:
     """None is left as it was: an image of a class must not be taught as none of them."""
     for seed in range(20):
         made = synthetic_outliers.near_outliers(

@@ -184,7 +184,7 @@ class TestRun:
 
     @pytest.mark.parametrize(("recipe", "seed"), [(replace(RECIPE, learning_rate=0.1), 1), (RECIPE, 2)])
     def test_another_run_is_not_resumed(self, tmp_path: Path, recipe: recipes.Recipe, seed: int) -> None:
-        """A run of another recipe or seed is refused, not silently gone on with."""
+        """A run of another recipe or seed is refused, not silently continued."""
         run(tmp_path).epoch()
         with pytest.raises(Fatal) as caught:
             run(tmp_path, recipe, seed).resume()

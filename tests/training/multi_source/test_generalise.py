@@ -156,10 +156,10 @@ def test_training_again_does_nothing_more(home: Path, capsys: pytest.CaptureFixt
 def test_report_is_made_of_the_figures_alone(home: Path) -> None:
     """The page has each part, and comes out the same without any image at hand."""
     page = (home / "study" / "report.md").read_text()
-    parts = ("Right, before", "thresholds on", "operating point", "tells strangers", "Hounsfield", "Where it fails")
+    parts = ("Right, before", "thresholds on", "operating point", "recognises outliers", "Hounsfield", "Where it fails")
     for part in (*parts, "verdicts change", "that is shipped", "recipe with other seeds", "Small sources"):
         assert part in page
-    assert "2 networks, each trained" in page, "those with other seeds are not counted"
+    assert "2 networks were trained on" in page, "those with other seeds are not counted"
     assert main.main(["generalise", "report", "--folds", str(home / "study" / "folds.yaml")]) == 0
     assert (home / "study" / "report.md").read_text() == page
     assert (home / "study" / "general.svg").stat().st_size > 1000
@@ -244,12 +244,12 @@ def test_without_data_it_says_what_it_needs(home: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("known", "strangers", "expected"),
+    ("known", "outliers", "expected"),
     [([1, 2, 3], [4, 5], 1.0), ([4, 5], [1, 2, 3], 0.0), ([1, 1], [1, 1], 0.5), ([1, 3], [2, 4], 0.75)],
 )
-def test_auroc(known: list[float], strangers: list[float], expected: float) -> None:
-    """The share of pairs in which the stranger scores higher; ties count half."""
-    assert novelty_scores.auroc(np.array(known, float), np.array(strangers, float)) == pytest.approx(expected)
+def test_auroc(known: list[float], outliers: list[float], expected: float) -> None:
+    """The share of pairs in which the outlier scores higher; ties count half."""
+    assert novelty_scores.auroc(np.array(known, float), np.array(outliers, float)) == pytest.approx(expected)
 
 
 def test_mahalanobis_is_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def mixed() -> Pool:
 
 class TestSampler:
     def test_a_step_has_what_the_recipe_says(self, base: Examples, mixed: Pool) -> None:
-        """So many of the base, of the pool and of strangers; strangers have the label after the last class."""
+        """So many of the base, of the pool and of outliers; outliers have the label after the last class."""
         images, labels = mixture_training.Sampler(SMALL, base, mixed, torch.Generator().manual_seed(0)).draw()
         assert images.shape == (6 + 5 + 3 + 2 + 2, 1, 64, 64)
         assert (labels[:11] < 2).all()
@@ -194,7 +194,7 @@ class TestFolds:
         return left_out_folds.read(tmp_path / "folds.yaml", mixed)
 
     def test_nothing_is_trained_and_judged_on(self, tmp_path: Path, mixed: Pool) -> None:
-        """A fold judges on its sources and kinds, and trains on neither them nor strangers of its sources."""
+        """A fold judges on its sources and kinds, and trains on neither them nor outliers of its sources."""
         plan = self.read(tmp_path, mixed)
         judged = {name: left_out_folds.left_out(fold, mixed) for name, fold in plan.folds.items()}
         trained = {name: left_out_folds.trained_on(fold, mixed) for name, fold in plan.folds.items()}
@@ -288,7 +288,7 @@ class TestCalibration:
         assert 50 < sum(filed) < 450
 
     def test_remembers_some_of_every_class_and_origin(self) -> None:
-        """A large source does not crowd out a small one, and strangers are not remembered as known."""
+        """A large source does not crowd out a small one, and outliers are not remembered as known."""
         labels = np.array([0] * 50 + [1] * 3 + [OUTLIER] * 5)
         origins = ["north"] * 50 + ["north", "south", "south"] + ["web"] * 5
         chosen = calibration.sample_per_group(labels, origins, 2)

@@ -298,7 +298,7 @@ class TestGate:
         ref = self.reference([0] * 20, [NONE] * 20, [1] * 20)
         assert self.worse(ref) == {"ChestCT": "more are filed wrong"}
 
-    def test_strangers_filed_are_worse(self) -> None:
+    def test_outliers_filed_are_worse(self) -> None:
         """An image of none of the classes must stay with a person."""
         assert self.worse(self.reference([NONE] * 20, [NONE] * 20, [1] * 20)) == {"none of them": "more are filed"}
 

@@ -1,4 +1,4 @@
-"""The audit of the data: copies and near twins are found, and labels are doubted only with reason."""
+"""The audit of the data: copies and near-duplicates are found, and labels are suspected only with reason."""
 
 from __future__ import annotations
 
@@ -115,8 +115,8 @@ def run(*wrong: tuple[str, str, float], errors: int = 10) -> result_rows.Row:
     return {"errors": errors, "judged": 1000, "wrong": [list(each) for each in wrong]}
 
 
-def test_study_by_twins() -> None:
-    """Errors are told apart by whether the image has a near twin; a run that does not list them is left out."""
+def test_study_by_near_duplicates() -> None:
+    """Errors are told apart by whether the image has a near-duplicate; a run that does not list them is left out."""
     judged = drawn(12)
     near = data_quality.NearDuplicates(5, np.arange(12) < 4, np.zeros(12, np.uint8), np.zeros(12, np.uint8))
     wrong = [(judged.paths[number], "Other", 0.9) for number in (1, 5, 7)]
@@ -215,5 +215,5 @@ def test_page(tmp_path: Path, budget: dict[str, Any]) -> None:
     before = sorted(tmp_path.rglob("*"))
     with contextlib.redirect_stdout(io.StringIO()) as only:
         assert main.main(["audit-data", *words[:6]]) == 0
-    assert "nothing can be said of their labels" in only.getvalue()
+    assert "none of their labels is judged" in only.getvalue()
     assert "1 are exact copies" in only.getvalue() and sorted(tmp_path.rglob("*")) == before, "no study: printed alone"

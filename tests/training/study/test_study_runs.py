@@ -132,7 +132,7 @@ class TestStudy:
             ({"seeds": []}, "seeds"),
             ({"sedes": [1]}, "sedes"),
             ({"variants": [{"name": "a", "recipe": "none"}]}, "no recipe none"),
-            ({"variants": [{"name": "a", "recipe": "baseline"}]}, "nothing is said of the recipe baseline"),
+            ({"variants": [{"name": "a", "recipe": "baseline"}]}, "there are no epochs for the recipe baseline"),
             ({"variants": [{"name": "a", "recipe": "improved", "change": {"lr": 1}}]}, "no setting lr"),
             ({"variants": [{"name": "a", "recipe": "improved", "change": {"dropout": "much"}}]}, "dropout"),
             ({"variants": [{"name": "a", "recipe": "improved"}] * 2}, "two variants"),
@@ -394,7 +394,7 @@ class TestAblate:
 
     @pytest.mark.parametrize("damage", ["cut short", "empty", "no such file format", "a bit"])
     def test_damaged_decoded_images_are_told(self, data: Path, tmp_path: Path, damage: str) -> None:
-        """Nothing is learnt from them, and the operator is told to remove the file; then they are decoded anew."""
+        """Nothing is learnt from them, and the message says to remove the file; then they are decoded anew."""
         whole = study_runs.images(drawn(data), tmp_path)
         [kept] = tmp_path.glob("images-*.npz")
         good = kept.read_bytes()

@@ -1,4 +1,4 @@
-"""``ablate``: the variants of a study, trained with several seeds, a row for each run."""
+"""``ablate``: train the variants of a study with several seeds, and write a row for each run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from watcher.training.study import study_plan, study_runs
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what has no row yet, and tell of each run as it ends.
+    """Do the runs without a row, and print a line as each ends.
 
-    Started several times with one ``--out``, the processes share the runs.
-    Killed at any time, the next start goes on from the last whole epoch.
+    Several processes with the same ``--out`` share the runs. After a kill the next start resumes from the last epoch.
     """
     plan = study_plan.read(args.study)
     known: Path = args.runs or args.study.parent / "runs.jsonl"
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             if ours and study_runs.pending([task], known, fresh):
                 _perform(task, plan.budget, data, args.out)
     others = len(study_runs.pending(tasks, known, fresh))
-    _say(f"not done: {others} in other hands" if others else "all runs done")
+    _say(f"{others} runs are not done: other processes do them" if others else "all runs done")
     return Exit.OK
 
 
@@ -50,10 +49,10 @@ def _perform(task: study_plan.Task, budget: study_plan.Budget, data: study_runs.
     started = time.monotonic()
     name = f"{task.variant.name}, seed {task.seed}"
 
-    def tell(row: Epoch) -> None:
+    def print_epoch(row: Epoch) -> None:
         _say(f"  {name}: epoch {row.epoch}, {row.valid_errors} errors watched, {row.seconds:.0f} s")
 
-    row = study_runs.perform(task, budget, data, out, tell)
+    row = study_runs.perform(task, budget, data, out, print_epoch)
     _say(f"{name}: {row['errors']} of {row['judged']} wrong, {time.monotonic() - started:.0f} s")
 
 

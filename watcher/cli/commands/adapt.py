@@ -1,4 +1,4 @@
-"""``adapt``: teach the network what people decided at this site. Puts nothing in force, see ``promote``."""
+"""``adapt``: adapt the network to the verdicts of this site. It puts nothing in force, see ``promote``."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from watcher.training.data.labelled_images import Examples
 from watcher.training.site import adapted_weights, fine_tuning, rehearsal, site_images
 
 LEAST = 10
-"""Different images to learn from, at least: from fewer, chance is learnt."""
+"""The fewest different images to learn from. From fewer the network would learn chance."""
 
 ENOUGH = math.ceil(LEAST / (1 - site_images.HELD_BACK))
-"""Verdicts of which so many are left, whatever their classes."""
+"""The fewest verdicts that leave so many images to learn from, whatever their classes."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise Fatal(
             f"{args.data} has {different} different images to learn from: so few teach nothing but chance",
             f"Of each class {site_images.HELD_BACK:.0%} are kept back for promote. Collect at least {ENOUGH} verdicts "
-            "in all, better 50 of each class that is told wrong.",
+            "in all, better 50 of each class that the network gets wrong.",
             Exit.DIRECTORY,
         )
     found = fine_tuning.adapt(
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse_in_use(out: Path, weights: Iterable[Path], promoted: Path) -> None:
-    """What is in force changes by ``promote`` alone. Told before the work is done, as is what can not be written to."""
+    """Refuse to overwrite weights in use, or a file that cannot be written, before the work is done."""
     place = Path(os.path.realpath(out))
     if place in map(Path, map(os.path.realpath, weights)) or place.is_relative_to(os.path.realpath(promoted)):
         raise Fatal(

@@ -1,4 +1,4 @@
-"""``compress``: trained weights to the ones that are shipped, with both figures side by side."""
+"""``compress``: make trained weights small and fast, and print the figures of both side by side."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from watcher.training.data import labelled_images
 from watcher.training.fit import calibration, compression, evaluation
 
 GIVE_UP = 0.0002
-"""Share of rightly recognised validation images that the threshold may send to review: 1 in 5,000."""
+"""The share of right predictions on validation images that the threshold may send to review: 1 in 5,000."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fold, factor, tune, halve, fit temperature and threshold, save, and compare."""
+    """Compress weights, fit temperature and threshold, save, and compare."""
     classifier.use_threads(0)
     full = checkpoint.load(args.weights)
     net = classifier.build(full)
@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, config: mednet.MedNetConfig, classes: Sequence[str]) -> None:
-    """Weights and ranks of which nothing could be made.
+    """Refuse weights and ranks that cannot be compressed.
 
     Raises:
-        Fatal: exit code 4 or 2.
+        Fatal: The weights are compressed, or have an answer for none of the classes (exit code 4); there is no such
+            rank (exit code 2).
     """
     if config.rank is not None or config.classes != len(classes):
         what = (
@@ -70,7 +71,7 @@ def _refuse(args: argparse.Namespace, config: mednet.MedNetConfig, classes: Sequ
 
 
 def _apart(full: calibration.Logits, slim: calibration.Logits) -> str:
-    """How far the logits (n, classes) of both are from each other, in words."""
+    """Say how far the logits (n, classes) of both networks differ."""
     gaps = np.abs(full - slim)
     other = int((full.argmax(axis=1) != slim.argmax(axis=1)).sum())
     return (

@@ -1,4 +1,4 @@
-"""``evaluate``: weights against labelled images."""
+"""``evaluate``: judge weights on labelled images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watcher.training.fit import evaluation
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print how many are right, the confusion matrix and each error."""
+    """Print how many predictions are right, the confusion matrix and each error."""
     if args.part and not args.split:
         raise Fatal("--part chooses rows of a split", "Give --split CSV too.", Exit.USAGE)
     if args.picture and args.picture.suffix.lower() != ".png":

@@ -63,7 +63,7 @@ def _train(args: argparse.Namespace) -> int:
             continue
         with resume.claimed(args.runs / f"{name}.lock") as ours:
             if not ours:
-                _say(f"{name}: in other hands")
+                _say(f"{name}: another process trains it")
                 continue
             training = runs.training(name)
             while not training.finished():

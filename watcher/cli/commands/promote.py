@@ -17,9 +17,9 @@ from watcher.training.site import promotion_gate, rehearsal, site_images
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge both on every reference set there is, write the report, and put the new weights in force if they pass.
+    """Judge both weights on every reference set, write the report, and put the new ones in force if they pass.
 
-    What is in force already is left so, and that is told.
+    Weights that are in force already stay so, and a line says it.
     """
     settings = loader.load_or_default(args.config)
     promotions.refuse_named_weights(settings)
@@ -79,7 +79,7 @@ def _references(
     new: checkpoint.Checkpoint,
     memory: rehearsal.Rehearsal | None,
 ) -> Iterator[promotion_gate.ReferenceSet]:
-    """What both say as the daemon here would, at the operating point that the config asks for."""
+    """Yield the reference sets with the predictions of both weights, at the operating point of the config."""
     if memory is not None:
         both = [judge_weights.predict_rehearsed(weights, memory, review) for weights in (present, new)]
         yield promotion_gate.ReferenceSet("base validation", memory.valid_labels, *both)

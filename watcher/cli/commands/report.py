@@ -1,4 +1,4 @@
-"""``report``: the page on a study, and beside it what only those with the data may see."""
+"""``report``: write the page on a study, and a sheet of images for those who have the data."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from watcher.training.fit import evaluation, result_rows
 from watcher.training.study import study_charts, study_plan, study_report
 
 SHEET = "misclassified-{}.png"
-"""Of weights by name. Holds images of the data set: the repository ignores it, and the page does not show it."""
+"""The sheet of some weights. It has images of the data set: the repository ignores it, and no page shows it."""
 
 SHIPPED = "shipped.svg"
 SHIPPED_CAPTION = """\
-Judged on validation images, at the temperature stored with the weights. Nearly all images have a confidence near 1: the
-lower panel counts them, and a bin of one or two images shows chance."""
+Judged on validation images, at the temperature stored with the weights. Nearly all images have a confidence near 1, as
+the lower panel shows. A bin of one or two images shows chance."""
 
 AUDIT = "audit.md"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write ``report.md`` and its figures; with ``--data`` also diagram and sheets of what weights get wrong."""
+    """Write ``report.md`` and its figures; with ``--data`` also judge weights, and show the images they get wrong."""
     if args.data and not args.split:
         raise Fatal("--data needs to know which images to judge", "Give --split CSV too.", Exit.USAGE)
     plan = study_plan.read(args.study)
@@ -61,17 +61,16 @@ def _controls(table: Sequence[study_report.VariantResult]) -> Mapping[str, Seque
 
 
 def _shipped(args: argparse.Namespace, out: Path) -> None:
-    """Judge weights on images at hand: a diagram for the page, and for each a sheet of what it is wrong about."""
+    """Judge weights on images, and write a diagram for the page and a sheet of the images that each gets wrong."""
     data = labelled_images.load(labelled_images.listing(args.data, args.split, args.part))
-    calibrated = {}
+    reliability = {}
     for path in args.weights or [shipped_files.weights()]:
         weights = checkpoint.load(path)
         judged = judge_weights.evaluate(weights, data)
-        found = judged.reliability
-        bins = [list(column) for column in zip(*found.bins, strict=True)]
-        calibrated[weights.name] = [{"bins": bins, "ece": found.error}]
+        bins = [list(column) for column in zip(*judged.reliability.bins, strict=True)]
+        reliability[weights.name] = [{"bins": bins, "ece": judged.reliability.error}]
         print(_sheet(args, weights, judged, out))
-    study_charts.reliability(calibrated, out / SHIPPED)
+    study_charts.reliability(reliability, out / SHIPPED)
 
 
 def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: evaluation.Evaluation, out: Path) -> str:
@@ -84,5 +83,5 @@ def _sheet(args: argparse.Namespace, weights: checkpoint.Checkpoint, judged: eva
 
 def _tile(root: Path, error: evaluation.Error) -> contact_sheet.Tile:
     image = Image.fromarray(decode.grey64((root / error.path).read_bytes())) if error.predicted else None
-    told = f"as {error.predicted}" if error.predicted else "broken"
-    return contact_sheet.Tile(image, (Path(error.path).name, told, f"{error.confidence:.4f}"), error.true)
+    taken_for = f"as {error.predicted}" if error.predicted else "broken"
+    return contact_sheet.Tile(image, (Path(error.path).name, taken_for, f"{error.confidence:.4f}"), error.true)

@@ -12,7 +12,7 @@ from watcher.training.data import labelled_images, synthetic_images
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, fit, write, and say how large the file is and over how many images its views go."""
+    """Fit a sketch, write it, and print how large it is and how many images its views have."""
     if args.components < 1:
         raise Fatal(f"{args.components} components say nothing", "Give --components at least 1.", Exit.USAGE)
     print(f"reading {args.data} ...", flush=True)

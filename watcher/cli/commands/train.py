@@ -1,4 +1,4 @@
-"""``train``: a network by a named recipe, from a directory of class directories."""
+"""``train``: train a network by a named recipe on a directory of class directories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from watcher.training.fit.training_loop import TrainingRun
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, resuming what ``--out`` holds, and say where the result lies."""
+    """Train, resuming a run that ``--out`` holds, and print where the weights are."""
     console = Console(stderr=True)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     out: Path = args.out or Path("runs") / f"{args.recipe}-seed{args.seed}"

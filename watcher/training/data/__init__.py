@@ -1,1 +1,1 @@
-"""Images to train on. They stay in memory as 64 x 64 bytes."""
+"""Read, make and change the images to train on. They are held in memory as 64 x 64 bytes."""

@@ -1,9 +1,8 @@
-"""Changed copies of training images, by class: what tells one class from another must survive.
+"""Change copies of training images at random, as strongly as each class allows.
 
-Gamma and scale take away what tells a CT of the abdomen from one of the chest,
-a mirrored chest has its heart on the wrong side: so every kind is given a
-strength for each class. Linear changes of grey levels would be undone by
-``decode.standardise`` and are not among the kinds.
+Gamma and scale remove what tells a CT of the abdomen from one of the chest, and a mirrored chest has its heart on the
+wrong side. So each kind of change has a strength for each class. Linear changes of grey levels are not among the kinds,
+because ``decode.standardise`` would undo them.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ def apply(
     plan: Mapping[str, Mapping[str, float]],
     rng: np.random.Generator,
 ) -> Grey:
-    """Images (n, side, side), each changed by every kind of the plan with the strength of its class.
+    """Return images (n, side, side), each changed by every kind of the plan with the strength of its class.
 
-    Strengths: ``shift`` pixels at most, ``rotation`` degrees at most, ``flip``
-    and ``inversion`` the probability, ``contrast`` the natural logarithm of the
-    largest gamma. A class that a kind does not name keeps its images as they are.
+    The strength of ``shift`` is the most pixels, of ``rotation`` the most degrees, of ``flip`` and ``inversion`` the
+    probability, of ``contrast`` the natural logarithm of the largest gamma. A kind does not change the images of a
+    class that it does not name.
 
     Raises:
-        KeyError: a kind that there is not.
+        KeyError: There is no such kind.
     """
-    done = images
+    changed = images
     for kind, strengths in plan.items():
-        change, everybody = KINDS[kind], strengths.get("all", 0.0)
-        by_class = np.array([strengths.get(name, everybody) for name in classes], np.float64)
+        change, default = KINDS[kind], strengths.get("all", 0.0)
+        by_class = np.array([strengths.get(name, default) for name in classes], np.float64)
         chosen = np.flatnonzero(by_class[labels])
         if len(chosen):
-            done = done.copy() if done is images else done
-            done[chosen] = change(done[chosen], by_class[labels[chosen]], rng)
-    return done
+            changed = changed.copy() if changed is images else changed
+            changed[chosen] = change(changed[chosen], by_class[labels[chosen]], rng)
+    return changed
 
 
 def _shift(images: Grey, pixels: _Floats, rng: np.random.Generator) -> Grey:
@@ -91,7 +90,7 @@ def _grid(images: Grey) -> tuple[_Floats, _Floats]:
 
 
 def _sample(images: Grey, rows: _Floats, columns: _Floats) -> Grey:
-    """Grey levels at places between pixels, bilinear; beyond the edge the edge goes on."""
+    """Interpolate grey levels between pixels, bilinearly. Beyond the edge its pixels are repeated."""
     rows, columns = np.clip(rows, 0, images.shape[1] - 1), np.clip(columns, 0, images.shape[2] - 1)
     rows, columns = np.broadcast_arrays(rows, columns)
     top, left = np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)

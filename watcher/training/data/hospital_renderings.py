@@ -1,8 +1,7 @@
-"""What hospitals do to a picture before it arrives: windows, films hung askew, markers, inversion, artefacts.
+"""Change images as hospitals do before they arrive: windows, films hung askew, markers, inversion, artefacts.
 
-Everything works on a batch of float tensors (n, h, w) and draws from one
-``torch.Generator``. What a class bears is said by :data:`VARIATIONS`: a hand may lie
-any way, a body on a CT may be mounted on its side or upside down, a chest film
+All functions take a batch of float tensors (n, h, w) and draw from one ``torch.Generator``. :data:`VARIATIONS` says how
+far a class is changed: a hand may lie at any angle, a body on a CT may be on its side or upside down, and a chest film
 hangs upright.
 """
 
@@ -23,19 +22,19 @@ SIDE = 64
 
 @dataclass(frozen=True)
 class Variation:
-    """What a class bears and is still itself. Angles in degrees, others shares or factors."""
+    """The range in which images of a class are changed. Angles are in degrees, the others are shares or factors."""
 
     tilt: float = 10.0
-    """Standard deviation of its angle."""
+    """Standard deviation of the angle."""
     any_angle: float = 0.0
-    """How often it lies at any angle at all."""
+    """Share of images at an angle drawn from all angles."""
     quarter_turn: float = 0.1
-    """How often it is turned by 90, 180 or 270 degrees."""
+    """Share of images turned by 90, 180 or 270 degrees."""
     mirrored: float = 0.5
     upside_down: float = 0.0
     inverted: float = 0.03
     half_shown: float = 0.0
-    """How often only one side of it is on the picture."""
+    """Share of images that show only one side of the body."""
     gamma: float = 0.4
     """Natural logarithm of the largest gamma."""
 
@@ -50,7 +49,7 @@ VARIATIONS = {
     "outlier": Variation(upside_down=0.15, inverted=0.08),
 }
 
-# Level and width in HU of the windows that viewers offer; then MedNIST's own: nothing below water is told apart.
+# Level and width in HU of the windows that viewers offer. The last one is MedNIST's: below water all is black.
 WINDOWS = (
     (-600.0, 1500.0),
     (-500.0, 1400.0),
@@ -65,37 +64,37 @@ WINDOWS = (
 
 
 class RandomDraws:
-    """Random numbers for a batch of ``n`` images, each shaped (n, 1, 1) to go with (n, h, w)."""
+    """Random numbers for a batch of ``n`` images, in the shape (n, 1, 1) to go with (n, h, w)."""
 
     def __init__(self, generator: torch.Generator, n: int) -> None:
         self.generator, self.n = generator, n
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Between ``low`` and ``high``."""
+        """Draw numbers between ``low`` and ``high``."""
         return low + (high - low) * torch.rand(self.n, 1, 1, generator=self.generator)
 
     def normal(self) -> Tensor:
-        """Standard normal."""
+        """Draw from the standard normal distribution."""
         return torch.randn(self.n, 1, 1, generator=self.generator)
 
     def chance(self, share: float | Tensor) -> Tensor:
-        """True with this probability."""
+        """Draw booleans, True with this probability."""
         return torch.rand(self.n, 1, 1, generator=self.generator) < share
 
     def integers(self, below: int) -> Tensor:
-        """Whole numbers in [0, below)."""
+        """Draw whole numbers in [0, below)."""
         return torch.randint(0, below, (self.n, 1, 1), generator=self.generator)
 
 
 def scaled(images: Tensor) -> Tensor:
-    """Each image from 0 to 1 by its own minimum and maximum; one of a single level is all 0."""
+    """Scale each image to [0, 1] by its own minimum and maximum. An image of a single level becomes 0."""
     low = images.amin((1, 2), keepdim=True)
     span = images.amax((1, 2), keepdim=True) - low
     return (images - low) / span.clamp_min(1e-6)
 
 
 def standardised(images: Tensor) -> Tensor:
-    """As ``decode.standardise`` does, from floats in [0, 1] that are first rounded to 8 bits: (n, 1, h, w)."""
+    """Standardise as ``decode.standardise`` does, from floats in [0, 1] rounded to 8 bits, to (n, 1, h, w)."""
     bytes_ = (images * 255).round()
     low = bytes_.amin((1, 2), keepdim=True)
     span = (bytes_.amax((1, 2), keepdim=True) - low).clamp_min(1)
@@ -104,12 +103,12 @@ def standardised(images: Tensor) -> Tensor:
 
 
 def windowed(hounsfield: Tensor, level: Tensor | float, width: Tensor | float) -> Tensor:
-    """From 0 to 1 across the window, clipped beyond it."""
+    """Scale Hounsfield units to [0, 1] across a window, and clip them beyond it."""
     return ((hounsfield - level) / width + 0.5).clamp(0, 1)
 
 
 def from_hounsfield(levels: Tensor, draws: RandomDraws) -> Tensor:
-    """CT levels, HU + 1024, through a window drawn at random."""
+    """Show CT levels (HU + 1024) in a window drawn at random."""
     hu = levels - HU_OFFSET
     presets = torch.tensor(WINDOWS)[draws.integers(len(WINDOWS))[:, 0, 0]]  # (n, 2)
     level = presets[:, 0].view(-1, 1, 1) + 40 * draws.normal()
@@ -125,9 +124,9 @@ def from_hounsfield(levels: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def from_raw(levels: Tensor, draws: RandomDraws) -> Tensor:
-    """Deep levels without a unit, cut off at the top as viewers do."""
+    """Show levels without a unit, cut off at the top as viewers do."""
     low, top = levels.amin((1, 2), keepdim=True), levels.amax((1, 2), keepdim=True)
-    some = levels.flatten(1)[:, ::37].sort(1).values  # (n, 443), enough to tell where the top begins
+    some = levels.flatten(1)[:, ::37].sort(1).values  # (n, 443), enough to estimate a quantile
     high = some[:, int(0.985 * some.shape[1])].view(-1, 1, 1)
     high = high + (top - high) * draws.uniform(-0.2, 1.0)
     image = ((levels - low) / (high - low).clamp_min(1)).clamp(0, 1)
@@ -135,14 +134,14 @@ def from_raw(levels: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def repositioned(images: Tensor, variations: list[Variation], draws: RandomDraws) -> Tensor:
-    """Turned, mirrored, scaled, shifted and resampled to 64 x 64."""
+    """Turn, mirror, scale and shift images, and resample them to 64 x 64."""
     angle = _for_each(variations, lambda b: b.tilt) * draws.normal() * (math.pi / 180)
     angle = torch.where(
         draws.chance(_for_each(variations, lambda b: b.any_angle)), draws.uniform(-math.pi, math.pi), angle
     )
     quarter = draws.chance(_for_each(variations, lambda b: b.quarter_turn))
     angle = angle + torch.where(quarter, (draws.integers(3) + 1) * (math.pi / 2), torch.zeros(()))
-    zoom = torch.exp(draws.uniform(-0.3, 0.3))  # above 1: less of it is seen
+    zoom = torch.exp(draws.uniform(-0.3, 0.3))  # above 1: less of the image is seen
     half = draws.chance(_for_each(variations, lambda b: b.half_shown))
     zoom = torch.where(half, 1.2 + 0.5 * draws.uniform(), zoom)
     stretch = torch.where(draws.chance(0.4), torch.exp(draws.uniform(-0.22, 0.22)), torch.ones(()))
@@ -162,7 +161,7 @@ def repositioned(images: Tensor, variations: list[Variation], draws: RandomDraws
 
 
 def resampled(images: Tensor, theta: Tensor, draws: RandomDraws) -> Tensor:
-    """Through affine maps (n, 2, 3) to (n, 64, 64); beyond the edge the edge goes on, or black."""
+    """Resample images by affine maps (n, 2, 3) to (n, 64, 64). Beyond the edge its pixels are repeated, or black."""
     grid = functional.affine_grid(theta, [len(images), 1, SIDE, SIDE], align_corners=False)
     edge = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
     black = functional.grid_sample(images[:, None], grid, padding_mode="zeros", align_corners=False)[:, 0]
@@ -170,7 +169,7 @@ def resampled(images: Tensor, theta: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def with_other_tones(images: Tensor, variations: list[Variation], draws: RandomDraws) -> Tensor:
-    """Other grey levels for the same thing: gamma, curves, clipping, inversion, uneven light. From and to [0, 1]."""
+    """Change the grey levels in [0, 1]: gamma, curves, clipping, inversion, uneven light."""
     strength = _for_each(variations, lambda b: b.gamma)
     gamma = torch.exp(strength * draws.uniform(-1, 1))
     x = torch.where(draws.chance(0.5), images.clamp_min(1e-4) ** gamma, images)
@@ -187,11 +186,14 @@ def with_other_tones(images: Tensor, variations: list[Variation], draws: RandomD
 
 
 FRAMED_SHARE = 0.08
-"""How often a film is small on a larger canvas."""
+"""Share of images that become small on a larger canvas."""
 
 
 def degraded(images: Tensor, draws: RandomDraws, framed: float = FRAMED_SHARE) -> Tensor:
-    """Noise, blur, sharpening, lost resolution, JPEG blocks, collimation, burned-in markers, and a larger canvas."""
+    """Degrade images: noise, blur, sharpening, lost resolution, JPEG, collimation, markers, and a larger canvas.
+
+    ``framed`` is the share of images on a larger canvas.
+    """
     soft = _blurred(images)
     sharpness = torch.where(draws.chance(0.3), -draws.uniform(0.3, 1.0), torch.zeros(()))
     sharpness = torch.where(draws.chance(0.12), draws.uniform(0.3, 1.2), sharpness)
@@ -208,7 +210,7 @@ def degraded(images: Tensor, draws: RandomDraws, framed: float = FRAMED_SHARE) -
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Each pixel averaged with its neighbours by 1, 2, 1 along both sides."""
+    """Average each pixel with its neighbours by 1, 2, 1 along both sides."""
     rows = functional.pad(x[:, None], (0, 0, 1, 1), mode="replicate")[:, 0]
     x = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) / 4
     columns = functional.pad(x[:, None], (1, 1, 0, 0), mode="replicate")[:, 0]
@@ -216,7 +218,7 @@ def _blurred(x: Tensor) -> Tensor:
 
 
 def _box(draws: RandomDraws, low: float, high: float) -> Tensor:
-    """Boxes at random places, their sides these shares of the image's: masks (n, 64, 64)."""
+    """Draw masks (n, 64, 64) of boxes at random places; their sides are shares in [low, high] of the image's."""
     rows = torch.arange(SIDE)[None, :, None]
     columns = torch.arange(SIDE)[None, None, :]
     height, width = draws.uniform(low, high) * SIDE, draws.uniform(low, high) * SIDE
@@ -237,21 +239,21 @@ def _with_marker(x: Tensor, grain: Tensor, draws: RandomDraws) -> Tensor:
     return torch.where(draws.chance(0.2) & inside & strokes, level, x)
 
 
-def _framed(x: Tensor, draws: RandomDraws, often: float) -> Tensor:
-    """A film that is small on a larger canvas: scanned with what lay around it, or exported with its page."""
+def _framed(x: Tensor, draws: RandomDraws, framed: float) -> Tensor:
+    """Put some images small on a larger canvas, as films that were scanned or exported with what lay around them."""
     share = draws.uniform(0.4, 0.85)
     across, along = ((1 / share - 1) * draws.uniform(-1, 1) for _ in range(2))
     canvas = torch.where(draws.chance(0.5), torch.zeros(()), draws.uniform() ** 2)
-    chosen = draws.chance(often)[:, 0, 0]
+    chosen = draws.chance(framed)[:, 0, 0]
     if not chosen.any():
         return x
     still = torch.zeros_like(share)
     theta = torch.cat([torch.cat([1 / share, still, across], 2), torch.cat([still, 1 / share, along], 2)], 1)[chosen]
     grid = functional.affine_grid(theta, [len(theta), 1, SIDE, SIDE], align_corners=False)
     film = functional.grid_sample(_blurred(x[chosen])[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    framed = x.clone()
-    framed[chosen] = torch.where((grid.abs() <= 1).all(3), film, canvas[chosen])
-    return framed
+    result = x.clone()
+    result[chosen] = torch.where((grid.abs() <= 1).all(3), film, canvas[chosen])
+    return result
 
 
 def _cosines() -> Tensor:
@@ -278,7 +280,7 @@ _QUANTA = torch.tensor(
 
 
 def _jpeg_compressed(x: Tensor, draws: RandomDraws) -> Tensor:
-    """As JPEG leaves it, at a quality from fair to poor."""
+    """Quantise some images as JPEG does, at a quality from fair to poor."""
     chosen = draws.chance(0.3)
     blocks = x.reshape(-1, 8, 8, 8, 8).transpose(2, 3) * 255 - 128  # (n, down, across, 8, 8)
     quanta = (_QUANTA * draws.uniform(0.1, 1.5))[:, None, None].clamp_min(1)

@@ -1,7 +1,7 @@
-"""Labelled images: a directory of class directories, with or without a split.
+"""Read labelled images from a directory of class directories, with or without a split.
 
-Decoded by the daemon's own decoder and held in memory as 64 x 64 bytes each
-(MedNIST's 47,381 training images take 194 MB).
+The daemon's own decoder reads them. They are held in memory as 64 x 64 bytes each, so that MedNIST's 47,381 training
+images take 194 MB.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from watcher.model import checkpoint
 
 @dataclass(frozen=True)
 class Listing:
-    """Which files, and what they are. ``classes`` gives the numbers their meaning."""
+    """Files and their labels, which are indices of ``classes``."""
 
     root: Path
     classes: tuple[str, ...]
@@ -34,7 +34,10 @@ class Listing:
 
 @dataclass(frozen=True)
 class Examples:
-    """Decoded images (n, 64, 64) uint8 with labels (n,) int64; ``broken`` could not be decoded."""
+    """Decoded images (n, 64, 64) uint8 with labels (n,) int64.
+
+    ``broken`` are path, label and reason of files that could not be decoded.
+    """
 
     classes: tuple[str, ...]
     paths: tuple[str, ...]
@@ -47,14 +50,15 @@ EXPECTED = "Expected class directories with images: DIR/<class>/<file>."
 
 
 def listing(root: Path, split: Path | None = None, part: str | None = None) -> Listing:
-    """Find the labelled files below ``root``.
+    """List the labelled files below ``root``.
 
-    With ``split`` (columns path, class, split) only the rows whose split is
-    ``part``, in the file's order, its classes in order of appearance. Without
-    it every file of every directory, both sorted by name.
+    With ``split``, a CSV with the columns path, class and split, these are the rows whose split is ``part``, in the
+    order of the file, and the classes in their order of appearance. Without it they are the files of all directories,
+    both sorted by name.
 
     Raises:
-        Fatal: exit code 5; nothing there, files of the split are missing or come twice, or a class's name is none.
+        Fatal: There are no files, files of the split are missing or listed twice, or a class has an impossible name
+            (exit code 5).
     """
     if not root.is_dir():
         wrong = "is no directory" if root.exists() else "does not exist"
@@ -64,7 +68,7 @@ def listing(root: Path, split: Path | None = None, part: str | None = None) -> L
 
 def _from_split(root: Path, split: Path, part: str | None) -> Listing:
     try:
-        with split.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark before the first word
+        with split.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets begin with a byte order mark
             rows = list(csv.DictReader(file))
         classes = tuple(dict.fromkeys(row["class"] for row in rows))
         if any(row[key] is None for row in rows for key in ("path", "class", "split")):
@@ -91,18 +95,19 @@ def _from_split(root: Path, split: Path, part: str | None) -> Listing:
 
 
 def _refuse_contradictions(split: Path, classes: Sequence[str], paths: Sequence[str]) -> None:
-    twice = [path for path, count in Counter(paths).items() if count > 1]
-    if twice:
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
         raise Fatal(
-            f"{split} names {len(twice)} files more than once, the first is {twice[0]}: an image could be judged on "
-            "that was trained on",
+            f"{split} names {len(repeated)} files more than once, the first is {repeated[0]}: the network could be "
+            "judged on an image that it was trained on",
             "Leave one row for each file.",
             Exit.DIRECTORY,
         )
-    unfit = [name for name in classes if not checkpoint.is_directory_name(name)]
-    if unfit:
+    impossible = [name for name in classes if not checkpoint.is_directory_name(name)]
+    if impossible:
         raise Fatal(
-            f"{split} has the class {unfit[0]!r}, which can not be a directory's name: weights with it would not load",
+            f"{split} has the class {impossible[0]!r}, which can not be a directory's name: weights with it would not "
+            "load",
             "Name each class as its directory.",
             Exit.DIRECTORY,
         )
@@ -110,24 +115,24 @@ def _refuse_contradictions(split: Path, classes: Sequence[str], paths: Sequence[
 
 def _from_directories(root: Path) -> Listing:
     try:
-        inside = [each for each in root.iterdir() if not each.name.startswith(".")]
+        entries = [entry for entry in root.iterdir() if not entry.name.startswith(".")]
     except OSError as error:
         raise _unreadable(error) from error
-    for each in filter(_leads_nowhere, inside):
-        told = "Mount what it leads to, or remove it: no image is left out in silence."
-        raise Fatal(f"{each} is a link that leads nowhere", told, Exit.DIRECTORY)
-    classes = tuple(sorted(each.name for each in inside if each.is_dir()))
-    found = [
+    for link in filter(_is_dangling_link, entries):
+        advice = "Mount what it leads to, or remove it: no image is left out in silence."
+        raise Fatal(f"{link} is a link that leads nowhere", advice, Exit.DIRECTORY)
+    classes = tuple(sorted(entry.name for entry in entries if entry.is_dir()))
+    labelled = [
         (str(file.relative_to(root)), label)
         for label, name in enumerate(classes)
         for file in sorted(_below(root / name))
-        if (file.is_file() or _leads_nowhere(file)) and not file.name.startswith(".")
+        if (file.is_file() or _is_dangling_link(file)) and not file.name.startswith(".")
     ]
-    if not found:
-        own = any(each.is_file() for each in inside)
-        meant = f" Did you mean {root.absolute().parent}?" if own else ""
-        raise Fatal(f"{root} has no directories with files", f"{EXPECTED}{meant}", Exit.DIRECTORY)
-    return Listing(root, classes, tuple(p for p, _ in found), tuple(label for _, label in found))
+    if not labelled:
+        is_class_directory = any(entry.is_file() for entry in entries)
+        question = f" Did you mean {root.absolute().parent}?" if is_class_directory else ""
+        raise Fatal(f"{root} has no directories with files", f"{EXPECTED}{question}", Exit.DIRECTORY)
+    return Listing(root, classes, tuple(path for path, _ in labelled), tuple(label for _, label in labelled))
 
 
 def _below(directory: Path) -> Iterator[Path]:
@@ -147,13 +152,13 @@ def _unreadable(error: OSError) -> Fatal:
     )
 
 
-def _leads_nowhere(file: Path) -> bool:
-    """A link to an image that is gone, or on a share that is away: not to be passed over in silence."""
+def _is_dangling_link(file: Path) -> bool:
+    """Return True for a link to an image that is gone, or on an absent share. It is not skipped in silence."""
     return file.is_symlink() and not file.exists()
 
 
 def load(files: Listing) -> Examples:
-    """Decode every file. What can not be read or decoded is told apart in ``broken``, never dropped in silence."""
+    """Decode every file. Files that cannot be read or decoded are in ``broken``, and never dropped in silence."""
     paths, labels, images, broken = [], [], [], []
     for path, label in zip(files.paths, files.labels, strict=True):
         try:
@@ -168,21 +173,21 @@ def load(files: Listing) -> Examples:
 
 
 def relabelled(data: Examples, classes: Sequence[str], problem: str, advice: str) -> Examples:
-    """The same images with labels in the order of ``classes``.
+    """Return the images with labels in the order of ``classes``.
 
     Raises:
-        Fatal: exit code 5, told by ``problem`` and ``advice``; the data has classes that are none of these.
+        Fatal: The data has classes that are none of these, as ``problem`` and ``advice`` say (exit code 5).
     """
     unknown = [name for name in data.classes if name not in classes]
     if unknown:
         raise Fatal(f"{problem} {', '.join(unknown)}", advice, Exit.DIRECTORY)
     order = np.array([list(classes).index(name) for name in data.classes], np.int64)
-    broken = tuple((path, int(order[label]), why) for path, label, why in data.broken)
+    broken = tuple((path, int(order[label]), reason) for path, label, reason in data.broken)
     return Examples(tuple(classes), data.paths, data.images, order[data.labels], broken)
 
 
 def digest(*parts: Examples) -> str:
-    """Of the images, their labels and classes, in their order; 64 hexadecimal digits."""
+    """Return a digest of the images, labels and classes in their order, 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(f"{part.classes} {part.images.shape}".encode())
@@ -192,10 +197,10 @@ def digest(*parts: Examples) -> str:
 
 
 def refuse_unseen(train: Examples | Listing) -> None:
-    """A class without a training image can never be recognised: name it and stop.
+    """Refuse to train if a class has no training image, because it could never be recognised.
 
     Raises:
-        Fatal: exit code 5, with the classes.
+        Fatal: There are such classes; it names them (exit code 5).
     """
     seen = set(train.labels)
     unseen = [name for label, name in enumerate(train.classes) if label not in seen]
@@ -208,12 +213,12 @@ def refuse_unseen(train: Examples | Listing) -> None:
 
 
 def refuse_broken(*parts: Examples) -> None:
-    """Training needs every image: name the broken ones and stop.
+    """Refuse to train if images cannot be decoded.
 
     Raises:
-        Fatal: exit code 1, with the first broken files and their reasons.
+        Fatal: There are such images; it names the first ones and the reasons (exit code 1).
     """
-    broken = [f"{path} ({why})" for part in parts for path, _, why in part.broken]
+    broken = [f"{path} ({reason})" for part in parts for path, _, reason in part.broken]
     if broken:
         raise Fatal(
             f"{len(broken)} images can not be decoded: {', '.join(broken[:5])}",
@@ -225,17 +230,17 @@ def images_by_class(root: Path, split: Path | None, part: str | None) -> dict[st
     """Decode the images, (n, 64, 64) uint8 for each class, in the order of the classes.
 
     Raises:
-        Fatal: the files are missing, an image can not be decoded, or a class
-            has fewer than two images: one image is no statistic.
+        Fatal: Files are missing, an image cannot be decoded, or a class has fewer than two images, which make no
+            statistics.
     """
     examples = load(listing(root, split, part if split else None))
     refuse_broken(examples)
-    found = {name: examples.images[examples.labels == label] for label, name in enumerate(examples.classes)}
-    for name, images in found.items():
+    by_class = {name: examples.images[examples.labels == label] for label, name in enumerate(examples.classes)}
+    for name, images in by_class.items():
         if len(images) < 2:
             raise Fatal(
                 f"{name} has {len(images)} images: a sketch of it would be the image itself",
                 "Give at least two images of each class, better some hundreds.",
                 Exit.DIRECTORY,
             )
-    return found
+    return by_class

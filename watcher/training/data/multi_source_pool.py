@@ -1,9 +1,8 @@
-"""The multi-source pool: images of the six classes and of none of them, by where they come from.
+"""Read the multi-source pool: images of the six classes and of none of them, with their origin.
 
-``pool.csv`` has a row an image (path, class, kind, source, series, rendering,
-...); a class ``outlier`` is none of the six, ``kind`` says of what kind.
-Images are held at up to 128 x 128 with all their levels, so that any window can
-still be rendered from those in Hounsfield units.
+``pool.csv`` has a row for each image (path, class, kind, source, series, rendering, ...). The class ``outlier`` is none
+of the six, and ``kind`` says which kind of outlier. Images are held at 128 x 128 with all their levels, so that those
+in Hounsfield units can still be shown in any window.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ from PIL import Image
 from watcher.core.errors import Exit, Fatal
 
 SIDE = 128
-"""Height and width at which the pool is held, in pixels."""
+"""Height and width of the images of the pool, in pixels."""
 
 OUTLIER = -1
-"""The label of what is none of the classes."""
+"""The label of an image of none of the classes."""
 
 HU_OFFSET = 1024
-"""What is added to Hounsfield units so that they fit 16 bits without a sign."""
+"""The number that is added to Hounsfield units, so that they fit 16 bits without a sign."""
 
 Rendering = Literal["hu", "raw16", "as_exported"]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images and where they come from; ``levels`` (n, 128, 128) uint16, ``labels`` (n,) int64.
+    """Images and their origins; ``levels`` (n, 128, 128) uint16, ``labels`` (n,) int64.
 
-    ``origins`` are what a fold leaves out together: a source, and a patient of
-    a source of which there are several (``ucsf_nact/dev``).
+    A fold leaves out images of the same origin together. An origin is a source, or a patient of a source
+    (``ucsf_nact/dev``). ``grades`` are those of the licences.
     """
 
     classes: tuple[str, ...]
@@ -51,12 +50,12 @@ class Pool:
     grades: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.labels)
 
-    def subset(self, which: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Pool:
-        """A part of it, by index or by mask."""
-        places = np.arange(len(self))[which]
+    def subset(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Pool:
+        """Return a part of the pool, by indices or by a mask."""
+        places = np.arange(len(self))[chosen]
         columns = ("paths", "kinds", "origins", "renderings", "grades")
         parts = {name: tuple(getattr(self, name)[i] for i in places) for name in columns}
         return replace(self, levels=self.levels[places], labels=self.labels[places], **parts)
@@ -66,7 +65,7 @@ def load(root: Path, table: Path, classes: Sequence[str]) -> Pool:
     """Read every image that ``table`` lists; paths in it are relative to ``root``.
 
     Raises:
-        Fatal: exit code 5; the table or an image of it can not be read.
+        Fatal: The table or an image of it cannot be read (exit code 5).
     """
     try:
         with table.open(newline="") as file:
@@ -100,12 +99,12 @@ def digest(pool: Pool) -> str:
 
 
 def _origin(row: dict[str, str]) -> str:
-    # Two patients of one hospital, all there is of this kind: told apart, and said so in the report.
+    # Two patients of one hospital are all that the pool has of this kind. The report says that they are told apart.
     return f"{row['source']}/{row['split_suggestion']}" if row["source"] == "ucsf_nact" else row["source"]
 
 
 def _levels(path: Path) -> npt.NDArray[np.uint16]:
-    """All levels of an image, its long side 128 pixels, filled up to a square with its edges."""
+    """Read all levels of an image, its long side 128 pixels, padded to a square with its edge pixels."""
     with Image.open(path) as image:
         deep = image.mode.startswith("I")
         grey = Image.fromarray(np.asarray(image, np.float32)) if deep else image.convert("L")

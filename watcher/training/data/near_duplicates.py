@@ -1,4 +1,4 @@
-"""Images that are copies of others, or nearly: what a random split of slices puts on both sides."""
+"""Find duplicates and near-duplicates of images, which a random split of slices puts on both sides."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy.typing as npt
 from watcher.training.data.labelled_images import Examples
 
 BITS = 112
-"""Of a hash. Two images of nothing in common differ in about half of those that are not empty."""
+"""The bits of a hash. Of the bits that are not empty, two unrelated images differ in about half."""
 
 CHANCE = 0.005
-"""The share of images that may have a near twin in another class: so often, nearness is chance."""
+"""The share of images that may have a near-duplicate in another class. So often, nearness is chance."""
 
 NO_NEIGHBOUR = 255
-"""The distance where there is no image to compare with."""
+"""The distance of an image that there is none to compare with."""
 
 Grey = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[np.uint64]
 
 _BLOCKS = 8
-_CHUNK = 64  # hashes that are compared with all others at once
-_STEP = 2.0  # grey levels; less is the noise of a background
+_CHUNK = 64  # hashes compared with all others at once
+_STEP = 2.0  # grey levels; smaller steps are noise of the background
 
 
 def exact_copies(images: Grey) -> list[list[int]]:
-    """Groups of images that are equal pixel for pixel, each in order."""
+    """Return groups of images that are equal pixel for pixel, as ascending indices."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for number, image in enumerate(images):
         groups[image.tobytes()].append(number)
@@ -36,10 +36,10 @@ def exact_copies(images: Grey) -> list[list[int]]:
 
 
 def hashes(images: Grey) -> Hashes:
-    """Difference hashes (n, 2) of images (n, 64, 64): where it grows brighter to the right, and downwards.
+    """Return the difference hashes (n, 2) of images (n, 64, 64).
 
-    Of the means of 8 x 8 blocks, as in the perceptual "dHash", in both
-    directions. Shades and small shifts change few of the bits.
+    A bit says that an image grows brighter from one block of 8 x 8 to the next, to the right or downwards. It is the
+    perceptual "dHash" in both directions. Other grey levels and small shifts change few of the bits.
     """
     count, block = len(images), images.shape[1] // _BLOCKS
     means = images.reshape(count, _BLOCKS, block, _BLOCKS, block).mean(axis=(2, 4), dtype=np.float32)
@@ -51,29 +51,31 @@ def hashes(images: Grey) -> Hashes:
 
 
 def nearest_distances(images: Examples, others: Examples) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Bits by which each image images of differs from the nearest of its own class, and of the other classes."""
-    hashes_asked, hashes_of_others = hashes(images.images), hashes(others.images)
-    own, other = np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8), np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8)
+    """Return the distance of each image to the nearest other one of its class, and of another class, in bits (n,)."""
+    own_hashes, other_hashes = hashes(images.images), hashes(others.images)
+    own, other = (np.full(len(own_hashes), NO_NEIGHBOUR, np.uint8) for _ in range(2))
     for label in range(len(images.classes)):
-        members = hashes_of_others[others.labels == label]
-        distances = _to_nearest(hashes_asked, members)
+        distances = _to_nearest(own_hashes, other_hashes[others.labels == label])
         same = images.labels == label
         own[same] = distances[same]
         other[~same] = np.minimum(other[~same], distances[~same])
     return own, other
 
 
-def _to_nearest(hashes_asked: Hashes, hashes_of_others: Hashes) -> npt.NDArray[np.uint8]:
-    found = np.full(len(hashes_asked), NO_NEIGHBOUR, np.uint8)
-    for start in range(0, len(hashes_asked) if len(hashes_of_others) else 0, _CHUNK):
-        some = hashes_asked[start : start + _CHUNK]
-        bits = np.bitwise_count(some[:, None] ^ hashes_of_others[None])  # (chunk, m, 2)
-        found[start : start + _CHUNK] = (bits[..., 0] + bits[..., 1]).min(axis=1)
-    return found
+def _to_nearest(own: Hashes, others: Hashes) -> npt.NDArray[np.uint8]:
+    distances = np.full(len(own), NO_NEIGHBOUR, np.uint8)
+    for start in range(0, len(own) if len(others) else 0, _CHUNK):
+        bits = np.bitwise_count(own[start : start + _CHUNK, None] ^ others[None])  # (chunk, m, 2)
+        distances[start : start + _CHUNK] = (bits[..., 0] + bits[..., 1]).min(axis=1)
+    return distances
 
 
 def largest_distance(other: Sequence[int] | npt.NDArray[np.uint8], chance: float = CHANCE) -> int:
-    """The most bits two near twins may differ in: at most a share ``chance`` has one of another class that near."""
+    """Return the most bits in which near-duplicates may differ.
+
+    At most a share ``chance`` of the images then has one that near in another class. ``other`` are their distances to
+    the nearest image of another class.
+    """
     counts = np.bincount(np.asarray(other, np.int64), minlength=NO_NEIGHBOUR + 1).cumsum()
     near = np.flatnonzero(counts > chance * len(other))
     return int(near[0]) - 1 if len(near) else BITS

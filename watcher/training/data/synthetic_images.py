@@ -1,11 +1,10 @@
-"""A generative sketch of each class: synthetic images where no data set may go.
+"""Fit a generative model of each class, the sketch, and sample synthetic images where no data set may go.
 
-A class is a few views (its typical pictures, found by k-means). Each view has a
-mean, standard deviations along principal components that the class shares, what
-those leave over per pixel, and its usual grey levels from darkest to brightest.
-A sample is a view plus Gaussian noise; its pixels then keep their order and take
-the view's grey levels. Stored are statistics over many images, not images, and
-a sample shows no patient. No torch here.
+A class is a few views, its typical pictures, which k-means finds. Each view has a mean, standard deviations along
+principal components that the views of a class share, the remaining deviation of each pixel, and its usual grey levels
+from the darkest pixel to the brightest. A sample is a view plus Gaussian noise, whose pixels keep their order and take
+the view's grey levels. The sketch stores statistics over many images, not images, and a sample shows no patient. This
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -34,27 +33,27 @@ PROVENANCE = {
     "by Dr. Bradley J. Erickson M.D., Ph.D. (Department of Radiology, Mayo Clinic)",
     "licence": "CC BY-SA 4.0",
 }
-"""Where the shipped sketch comes from; stored in the file."""
+"""The origin of the shipped sketch, which is stored in the file."""
 
 REACH = 2.0
-"""Components are clipped to this many standard deviations: no far-fetched samples."""
+"""Standard deviations to which noise is clipped, so that no sample is far-fetched."""
 
 SMALLEST_VIEW = 200
-"""A view is a mean over at least this many images, or over a quarter of a class that has fewer than 800."""
+"""Images of a view, at least. In a class of fewer than 800 images it is a quarter of them."""
 
 BREADTH = 0.5
-"""Share of the deviations along the components that is drawn."""
+"""The share of the deviations along the components that samples have."""
 
 GRAIN = 0.3
-"""Share of what the components leave over that is drawn, as independent noise per pixel.
+"""The share of the remaining deviation that samples have, as independent noise of each pixel.
 
-Both are set by the answers of the network that is shipped: with no grain CTs of
-the chest pass for the abdomen, with more of either it finds most samples unlike
-anything it knows, as they are. Samples are therefore no test of the network.
+This share and :data:`BREADTH` were chosen by the predictions of the shipped network. Without grain it takes CTs of the
+chest for the abdomen. With more of either it takes most samples for outliers, which they are. Samples are therefore no
+test of the network.
 """
 
-# Ranks of pixels whose grey levels are kept: closer together towards the
-# brightest, where a few bright pixels tell a CT of the chest from an empty grey.
+# Ranks of pixels whose grey levels are stored. They are closer together towards the brightest, where a few bright
+# pixels tell a CT of the chest from an empty grey.
 _RANKS = np.unique(np.rint((SIDE * SIDE - 1) * (1 - np.linspace(1, 0, 65) ** 2)).astype(int))
 
 Floats = npt.NDArray[np.float32]
@@ -63,33 +62,33 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ClassStatistics:
-    """One class: v views and k principal components of p = 64 * 64 pixels."""
+    """The statistics of one class: v views and k principal components of p = 64 * 64 pixels."""
 
-    shares: Floats  # (v,), how often each view occurs, sum 1
+    shares: Floats  # (v,), share of each view, sum 1
     means: Floats = field(repr=False)  # (v, p), grey levels
     components: Floats = field(repr=False)  # (k, p), orthonormal
     deviations: Floats = field(repr=False)  # (v, k), grey levels along each component, within the view
-    grain: Floats = field(repr=False)  # (v, p), grey levels, what the components leave over
+    grain: Floats = field(repr=False)  # (v, p), grey levels, the deviation that the components do not explain
     tones: Floats = field(repr=False)  # (v, t), grey levels at t ranks from the darkest pixel to the brightest
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Portraits by class name, and where they come from."""
+    """The statistics of each class by its name, and their origin."""
 
     by_class: Mapping[str, ClassStatistics]
     provenance: Mapping[str, str] = field(default_factory=lambda: dict(PROVENANCE))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that can be sampled, in the order of training."""
+        """The names of the classes, in the order of training."""
         return tuple(self.by_class)
 
     def sample(self, label: str, rng: np.random.Generator) -> Grey:
-        """One synthetic image, (64, 64) uint8. The same generator state gives the same image.
+        """Sample a synthetic image, (64, 64) uint8. The same state of the generator gives the same image.
 
         Raises:
-            KeyError: the sketch has no such class.
+            KeyError: The sketch has no such class.
         """
         statistics = self.by_class[label]
         shares = statistics.shares.astype(np.float64)
@@ -102,10 +101,10 @@ class Sketch:
         return np.rint(levels).clip(0, 255).astype(np.uint8).reshape(SIDE, SIDE)
 
     def save(self, path: Path) -> None:
-        """Write the file whole or not at all, as 16-bit floats.
+        """Write the file as 16-bit floats, completely or not at all.
 
         Raises:
-            OSError: it can not be written; what was there stays.
+            OSError: It cannot be written. A file that was there stays.
         """
         tensors = {
             f"{number}.{name}": np.ascontiguousarray(value, dtype=np.float16)
@@ -124,7 +123,7 @@ class Sketch:
         """Read what :meth:`save` wrote.
 
         Raises:
-            Fatal: exit code 4; the file is missing, damaged or no sketch.
+            Fatal: The file is missing, damaged or no sketch (exit code 4).
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -140,18 +139,17 @@ class Sketch:
 def fit(
     images_by_class: Mapping[str, Grey], components: int = 40, views: int = 16, rng: np.random.Generator | None = None
 ) -> Sketch:
-    """Summarise each class; images are (n, 64, 64) uint8, n at least 2.
+    """Fit a sketch to the images of each class, (n, 64, 64) uint8, n at least 2.
 
-    ``components`` and ``views`` are upper bounds: a small class gets fewer, so
-    that no view is the mean of a handful of images. ``rng`` (default: seed 0)
-    places the first views; the same one gives the same sketch.
+    ``components`` and ``views`` are upper bounds. A small class gets fewer, so that no view is the mean of a handful of
+    images. ``rng`` (default: seed 0) places the first views. The same one gives the same sketch.
     """
     rng = rng or np.random.default_rng(0)
     return Sketch({label: _describe_class(images, components, views, rng) for label, images in images_by_class.items()})
 
 
 def _describe_class(images: Grey, components: int, views: int, rng: np.random.Generator) -> ClassStatistics:
-    """Cluster by view in the class's own main components, then describe what varies within views."""
+    """Cluster a class into views along its main components, and measure what varies within views."""
     pixels = images.reshape(len(images), -1).astype(np.float32)  # (n, p)
     centred = pixels - pixels.mean(axis=0)
     scores = centred @ _principal(centred, 16, rng).T  # (n, 16)
@@ -171,10 +169,10 @@ def _describe_class(images: Grey, components: int, views: int, rng: np.random.Ge
 
 
 def _principal(centred: Floats, count: int, rng: np.random.Generator) -> Floats:
-    """The ``count`` directions of largest variance, (count, p), orthonormal rows, largest first.
+    """Return the ``count`` directions of largest variance, (count, p), orthonormal rows, largest first.
 
-    Randomised subspace iteration (Halko, Martinsson and Tropp 2011, algorithm
-    4.4): thirty times faster here than the eigenvectors of a 4096 x 4096 matrix.
+    Source: randomised subspace iteration, Halko, Martinsson and Tropp 2011, algorithm 4.4. It is thirty times faster
+    here than the eigenvectors of a 4096 x 4096 matrix.
     """
     width = min(count + 10, *centred.shape)
     basis, _ = np.linalg.qr(centred.T @ rng.standard_normal((len(centred), width), dtype=np.float32))
@@ -185,7 +183,7 @@ def _principal(centred: Floats, count: int, rng: np.random.Generator) -> Floats:
 
 
 def _views(scores: Floats, views: int, smallest: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """k-means over ``scores``, (n,) view numbers without gaps; views under ``smallest`` images are dissolved."""
+    """Cluster ``scores`` by k-means into views of at least ``smallest`` images, and return their numbers (n,)."""
     centres = scores[rng.choice(len(scores), size=min(views, len(scores)), replace=False)]
     view_of = _nearest(scores, centres)
     for _ in range(30):

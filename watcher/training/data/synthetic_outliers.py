@@ -1,8 +1,7 @@
-"""Pictures of nothing that there is: what the network must learn to leave alone, made without a data set.
+"""Make images of none of the classes, so that the network learns to leave outliers alone.
 
-Near ones are made of images of the classes (shuffled, cut together, seen far
-too close), far ones of numbers: noise, bones drawn as tubes, pages of text.
-All are batches of floats in [0, 1], (n, 64, 64).
+Near outliers are made from images of the classes: shuffled, cut together, or seen from too close. Far outliers are
+drawn: noise, bones as tubes, pages of text. All are batches of floats in [0, 1], (n, 64, 64).
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from watcher.training.data.hospital_renderings import SIDE, RandomDraws, resampl
 
 
 def near_outliers(images: Tensor, labels: Tensor, tomograms: Tensor, draws: RandomDraws) -> Tensor:
-    """One of the near kinds for each image of a class; ``tomograms`` (classes,) are those whose bones are bright."""
+    """Make a near outlier from each image. ``tomograms`` (classes,) marks the CTs, whose bones are bright."""
     partners = torch.roll(torch.arange(draws.n), 1)
     shuffled = _shuffled(images, draws)
-    unlike = (labels != labels[partners]).view(-1, 1, 1)  # two halves of a class may well be one of it
+    unlike = (labels != labels[partners]).view(-1, 1, 1)  # two halves of one class may look like an image of it
     cut = torch.where(unlike, _cut_together(images, images[partners], draws), shuffled)
     made = _one_of(torch.stack([shuffled, cut, _too_close(images, draws)]), draws)
     return torch.where(tomograms[labels].view(-1, 1, 1) & draws.chance(0.5), _like_mri(images, draws), made)
 
 
 def far_outliers(draws: RandomDraws) -> Tensor:
-    """One of the far kinds for each image."""
+    """Draw a far outlier for each image of the batch."""
     return _one_of(torch.stack([_noise(draws), _bones(draws), _text(draws), _shapes(draws)]), draws)
 
 
@@ -36,14 +35,14 @@ def _one_of(kinds: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def _shuffled(images: Tensor, draws: RandomDraws) -> Tensor:
-    """Cut into 4 or 16 tiles, which lie in another order."""
+    """Cut images into 4 or 16 tiles, and put the tiles in another order."""
     n, result = len(images), images
     for tiles in (2, 4):
         side = SIDE // tiles
         cut = images.reshape(n, tiles, side, tiles, side).permute(0, 1, 3, 2, 4).reshape(n, tiles**2, side, side)
         order = torch.argsort(torch.rand(n, tiles**2, generator=draws.generator), 1)
         in_place = (order == torch.arange(tiles**2)).all(1, keepdim=True)
-        order = torch.where(in_place, order.flip(1), order)  # never as it was
+        order = torch.where(in_place, order.flip(1), order)  # so that no image stays as it was
         mixed = cut[torch.arange(n)[:, None], order]
         back = mixed.reshape(n, tiles, tiles, side, side).permute(0, 1, 3, 2, 4).reshape(n, SIDE, SIDE)
         result = back if tiles == 2 else torch.where(draws.chance(0.5), back, result)
@@ -51,7 +50,7 @@ def _shuffled(images: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def _cut_together(images: Tensor, others: Tensor, draws: RandomDraws) -> Tensor:
-    """Half of one and half of another, or both through each other."""
+    """Join a half of one image and a half of another, or blend both."""
     where = torch.arange(SIDE)
     edge = draws.uniform(0.35, 0.65) * SIDE
     below = where[None, :, None] < edge
@@ -62,7 +61,7 @@ def _cut_together(images: Tensor, others: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def _too_close(images: Tensor, draws: RandomDraws) -> Tensor:
-    """A quarter to a third of its side, from anywhere."""
+    """Enlarge a part of each image, from 0.18 to 0.34 of its side."""
     share = draws.uniform(0.18, 0.34)
     angle = draws.uniform(-math.pi, math.pi)
     cos, sin = share * torch.cos(angle), share * torch.sin(angle)
@@ -72,7 +71,7 @@ def _too_close(images: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def _like_mri(images: Tensor, draws: RandomDraws) -> Tensor:
-    """The anatomy of a CT in grey levels that none has: bone dark, what lies between in any order."""
+    """Show a CT in grey levels that no CT has: bone dark, and the tissues between in any order."""
     between = [draws.uniform(0.1, 1), draws.uniform(0.2, 1), draws.uniform(0.2, 1), draws.uniform(0.0, 0.5)]
     knots = torch.cat([torch.zeros(draws.n, 1, 1), *between, draws.uniform(0, 0.25)], 2)[:, 0]  # (n, 6)
     place = scaled(images).flatten(1) * 5
@@ -83,7 +82,7 @@ def _like_mri(images: Tensor, draws: RandomDraws) -> Tensor:
 
 
 def _noise(draws: RandomDraws) -> Tensor:
-    """White to very smooth noise, of one grain or with few bright spots."""
+    """Draw noise, from white to very smooth, some of it with few bright spots."""
     white = torch.randn(draws.n, SIDE, SIDE, generator=draws.generator)
     rows = torch.fft.fftfreq(SIDE)[None, :, None]
     columns = torch.fft.rfftfreq(SIDE)[None, None, :]
@@ -93,7 +92,7 @@ def _noise(draws: RandomDraws) -> Tensor:
 
 
 def _bones(draws: RandomDraws) -> Tensor:
-    """One to three bright tubes with a joint in soft tissue: as much as a knee, a foot or a spine has of a hand."""
+    """Draw one to three bright tubes with a joint in soft tissue, which a knee, foot or spine shares with a hand."""
     rows = torch.linspace(-1, 1, SIDE)[None, :, None]
     columns = torch.linspace(-1, 1, SIDE)[None, None, :]
     angle = torch.where(draws.chance(0.6), 0.25 * draws.normal(), draws.uniform(-math.pi, math.pi))
@@ -115,7 +114,7 @@ def _bones(draws: RandomDraws) -> Tensor:
 
 
 def _text(draws: RandomDraws) -> Tensor:
-    """A page: lines of words, dark on light or light on dark."""
+    """Draw pages with lines of words, dark on light or light on dark."""
     fine = torch.rand(draws.n, SIDE, SIDE, generator=draws.generator) < 0.55
     pitch = draws.integers(6) + 3
     rows, columns = torch.arange(SIDE)[None, :, None], torch.arange(SIDE)[None, None, :]
@@ -129,7 +128,7 @@ def _text(draws: RandomDraws) -> Tensor:
 
 
 def _shapes(draws: RandomDraws) -> Tensor:
-    """Discs and bars on a slope of grey."""
+    """Draw discs and bars on a gradient of grey."""
     rows, columns = torch.linspace(-1, 1, SIDE)[None, :, None], torch.linspace(-1, 1, SIDE)[None, None, :]
     image = draws.uniform(-0.5, 0.5) * rows + draws.uniform(-0.5, 0.5) * columns
     for _ in range(4):

@@ -1,1 +1,1 @@
-"""One training: a recipe, a run, its calibration and its compression."""
+"""Train one network: its recipe, its run, its evaluation, calibration and compression."""

@@ -1,8 +1,7 @@
-"""From a trained network to a checkpoint that knows what it does not know.
+"""Calibrate a trained network on its predictions for validation images.
 
-Batch normalisation is folded away, numbers are halved, confidence is made to
-mean something, what is near is described, and the thresholds are set: all on
-what the network answers for validation images, none of it by hand.
+A temperature makes its confidence mean something, and thresholds decide which images are filed without a person.
+Nothing of it is set by hand.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ BATCH = 256
 
 @torch.inference_mode()
 def predict(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, Features]:
-    """Logits (n, k) and penultimate features (n, d) of images (n, 64, 64), in evaluation mode."""
+    """Return logits (n, k) and penultimate features (n, d) of images (n, 64, 64), in evaluation mode."""
     net.eval()
     logits, features = (
         [np.zeros((0, net.config.classes), np.float32)],
@@ -41,21 +40,20 @@ def predict(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> tuple[Logits, 
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> Probabilities:
-    """Softmax over all answers, in double precision; as the daemon computes it."""
+    """Return the softmax over all logits in double precision, as the daemon computes it."""
     scaled = logits.astype(np.float64) / temperature
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def temperature(logits: Logits, labels: npt.NDArray[np.int64], smoothing: float = 0.0) -> float:
-    """What to divide logits by so that the likelihood of the labels is greatest.
+    """Return the temperature at which the labels are most likely: the number to divide the logits by.
 
-    Where no label is missed, it is greatest with no temperature left, and every
-    confidence would be 1. ``smoothing`` is the share of per_group label that is given to
-    the other classes; :func:`platt_smoothing` has one for so many labels.
+    If every prediction is right, the likelihood is greatest at a temperature of 0, and every confidence would be 1.
+    Therefore ``smoothing`` gives a share of each label to the other classes; :func:`platt_smoothing` has one.
 
-    Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section
-    4.2. Searched by golden sections of the logarithm, between 0.1 and 10.
+    The search is by golden sections of the logarithm, between 0.1 and 10. Source: Guo et al. 2017, "On Calibration of
+    Modern Neural Networks", section 4.2.
     """
     others = logits.shape[1] - 1
 
@@ -76,44 +74,48 @@ def temperature(logits: Logits, labels: npt.NDArray[np.int64], smoothing: float 
 
 
 def platt_smoothing(labels: npt.NDArray[np.int64]) -> float:
-    """The share of labels to be in smoothing of, however many were told right: 1 / (n + 2).
+    """Return the share of n labels to give to other classes, however many predictions are right: 1 / (n + 2).
 
-    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines",
-    section 2.2, where the target of n examples is (n + 1) / (n + 2).
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", section 2.2, where the target of n examples
+    is (n + 1) / (n + 2).
     """
     return 1 / (len(labels) + 2)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """An image is filed whose confidence is at least the one and whose distance at most the other."""
+    """The least confidence and the largest distance of an image that is filed."""
 
     min_confidence: float
     max_distance: float
 
     def accept(
-        self, shares: Probabilities, distance: npt.NDArray[np.floating[Any]], classes: int
+        self, probabilities: Probabilities, distance: npt.NDArray[np.floating[Any]], classes: int
     ) -> npt.NDArray[np.bool_]:
-        """Mask (n,) of what is filed, as ``decide`` does; ``shares`` (n, answers) are probabilities."""
-        sure = shares[:, :classes].max(axis=1)
-        likely = shares[:, classes:].sum(axis=1) <= sure
-        return np.asarray(likely & (sure >= self.min_confidence) & (distance <= self.max_distance))
+        """Return a mask (n,) of the images that are filed, by the rules of ``decide``.
+
+        ``probabilities`` are (n, answers): those after the first ``classes`` are for none of the classes.
+        """
+        confidence = probabilities[:, :classes].max(axis=1)
+        likely = probabilities[:, classes:].sum(axis=1) <= confidence
+        return np.asarray(likely & (confidence >= self.min_confidence) & (distance <= self.max_distance))
 
 
 LEAST_CONFIDENCE = 0.5
-"""No image is filed under a class that it more probably is not of."""
+"""The lowest threshold: no image is filed under a class that it is probably not of."""
 
 CONFIDENCE_PART = 0.125
-"""The part of what may be sent to review that goes for low confidence; the rest goes for distance."""
+"""The share of the reviewed images that may be reviewed for low confidence. The rest is for distance."""
 
 
 def thresholds(
     confidence: npt.NDArray[np.float64], distance: npt.NDArray[np.floating[Any]], accept_rate: float
 ) -> Thresholds:
-    """Those at which at least ``accept_rate`` of some images, (n,) each, are accepted.
+    """Return the thresholds at which at least ``accept_rate`` of some images are accepted.
 
-    Fewer only where more of them have a confidence below :data:`LEAST_CONFIDENCE`. The distance lies midway between the
-    last image accepted and the first that is not: what computes in another precision is to accept the same ones.
+    Fewer are accepted only if more of them have a confidence below :data:`LEAST_CONFIDENCE`. The threshold of the
+    distance lies midway between the last accepted image and the next, so that another precision or order of computing
+    accepts the same images. ``confidence`` and ``distance`` are (n,).
     """
     spare = int((1 - accept_rate) * len(confidence) + 1e-9)  # images
     lowest = max(float(np.sort(confidence)[int(spare * CONFIDENCE_PART)]), LEAST_CONFIDENCE)
@@ -125,7 +127,7 @@ def thresholds(
 
 
 def sample_per_group(labels: npt.NDArray[np.int64], origins: Sequence[str], per_group: int) -> npt.NDArray[np.int64]:
-    """Which images a checkpoint remembers: at most ``per_group`` of every class from every origin, strangers none."""
+    """Draw indices of at most ``per_group`` images of each class from each origin, without outliers."""
     rng = np.random.default_rng(0)
     groups = np.array([f"{label} {origin}" for label, origin in zip(labels, origins, strict=True)])
     chosen = [rng.permutation(np.flatnonzero(groups == name))[:per_group] for name in np.unique(groups[labels >= 0])]

@@ -1,9 +1,8 @@
-"""From a trained network to the one that is shipped: small, fast, the same decisions.
+"""Compress a trained network to one that is shipped: small and fast, with the same decisions.
 
-Batch normalisation is folded into the convolutions, the first linear layer
-(25 of the improved network's 25.1 million parameters) becomes a product of low
-rank, the linear layers are tuned a little on the training images to make good
-for that, and the numbers are stored in half precision.
+Batch normalisation is folded into the convolutions. The first linear layer, 25 of the improved network's 25.1 million
+parameters, becomes a product of low rank. The linear layers are tuned a little on the training images to make up for
+that, and the numbers are stored in half precision.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from watcher.training.fit import recipe_training
 
 @dataclass(frozen=True)
 class Tuning:
-    """The fine-tune: epochs of plain SGD on the linear layers; the convolutions stay as they are."""
+    """Settings of the tuning: epochs of plain SGD on the linear layers. The convolutions stay as they are."""
 
     rank: int = 64
     epochs: int = 2
@@ -35,7 +34,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class TuningEpoch:
-    """What one stage of the way costs on validation. Epoch 0 is before any tuning."""
+    """Figures on the validation images after an epoch. Epoch 0 is before any tuning."""
 
     epoch: int
     valid_loss: float
@@ -49,9 +48,9 @@ def compress(
     tuning: Tuning,
     on_epoch: Callable[[TuningEpoch], None] = lambda step: None,
 ) -> tuple[mednet.MedNet, list[TuningEpoch]]:
-    """The compressed network with the fewest validation errors among all epochs, and the way there.
+    """Return the compressed network of the epoch with the fewest validation errors, and the figures of all epochs.
 
-    What is judged is always the network as it will be stored, in half precision.
+    The network is judged as it will be stored, in half precision.
     """
     slim = mednet.factor(mednet.fold_batch_norm(net), tuning.rank)
     loss = nn.CrossEntropyLoss(recipe_training.class_weights(data.labels, len(data.classes)))
@@ -115,7 +114,7 @@ def _tune(slim: mednet.MedNet, data: Examples, loss: nn.Module, tuning: Tuning, 
 
 
 def in_half_precision(net: mednet.MedNet) -> mednet.MedNet:
-    """A copy whose numbers went through half precision, as they do on disk."""
+    """Return a copy whose numbers went through half precision, as they do on disk."""
     copied = copy.deepcopy(net).eval()
     with torch.no_grad():
         for tensor in copied.state_dict().values():

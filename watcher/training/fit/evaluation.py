@@ -1,4 +1,4 @@
-"""Judging decisions: right of total, the confusion matrix, each error by file."""
+"""Evaluate predictions: how many are right, the confusion matrix, and each error by its file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import numpy.typing as npt
 from watcher.training.data.labelled_images import Examples
 
 BINS = 15
-"""Of the expected calibration error, as in Guo et al. 2017."""
+"""The number of bins of the expected calibration error, as in Guo et al. 2017."""
 HIGH_CONFIDENCE = 0.99
-"""From this confidence on an error is one that nobody would have looked for."""
+"""The confidence from which on nobody would look for an error."""
 
 
 @dataclass(frozen=True)
 class Error:
-    """One wrong decision. ``predicted`` is None for a file that could not be decoded."""
+    """A wrong prediction. ``predicted`` is None for a file that could not be decoded."""
 
     path: str
     true: str
@@ -31,12 +31,11 @@ class Error:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well labelled images were recognised, before any threshold.
+    """Predictions for labelled images compared with the labels, before any threshold.
 
-    ``confusion`` is (classes, classes): rows are true, columns predicted. Files
-    that could not be decoded count in ``total`` and as errors, but have no
-    column. ``confidences`` and ``right`` are (n,) over the decoded images, as is
-    what ``loss`` is the mean of: the cross-entropy, no class weighted.
+    ``confusion`` is (classes, classes): rows are true, columns predicted. Files that could not be decoded count in
+    ``total`` and as errors, but have no column. ``confidences`` and ``right`` are (n,) over the decoded images.
+    ``loss`` is their mean cross-entropy, without class weights.
     """
 
     classes: tuple[str, ...]
@@ -47,25 +46,25 @@ class Evaluation:
     right: npt.NDArray[np.bool_]
     loss: float = math.nan
     filed: npt.NDArray[np.bool_] | None = None
-    """Mask (n,) of the decoded images that the thresholds would have filed, where it was asked."""
+    """A mask (n,) of the decoded images that the thresholds would file; None without thresholds."""
 
     @property
     def correct(self) -> int:
-        """Images whose most probable class is the true one."""
+        """The number of images whose most probable class is the true one."""
         return self.total - len(self.errors)
 
     @property
     def sure_errors(self) -> int:
-        """Errors that were given a confidence of at least ``HIGH_CONFIDENCE``."""
+        """The number of errors with a confidence of at least ``HIGH_CONFIDENCE``."""
         return sum(error.confidence >= HIGH_CONFIDENCE for error in self.errors)
 
     @property
     def reliability(self) -> Reliability:
-        """Whether its confidences mean something."""
+        """The reliability of the confidences."""
         return reliability(self.confidences, self.right)
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that ``evaluate --json`` prints: a contract, its keys stay."""
+        """Return the object that ``evaluate --json`` prints. Its keys are a contract, and stay."""
         return {
             "total": self.total,
             "correct": self.correct,
@@ -80,7 +79,7 @@ class Evaluation:
 def evaluate(
     data: Examples, probabilities: npt.NDArray[np.float64], filed: npt.NDArray[np.bool_] | None = None
 ) -> Evaluation:
-    """Compare probabilities (n, classes), in the order of ``data.classes``, with the labels."""
+    """Compare probabilities (n, classes), in the order of ``data.classes``, with the labels of the data."""
     predicted = probabilities.argmax(axis=1)
     confidences = probabilities.max(axis=1)
     names = data.classes
@@ -99,13 +98,13 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Reliability:
-    """Whether confidence means something: of each bin its images, summed confidence, and how many are right."""
+    """The images, summed confidence and right predictions of each bin of confidence."""
 
     bins: tuple[tuple[int, float, int], ...]
 
     @property
     def error(self) -> float:
-        """Expected calibration error: mean over images of |share right - mean confidence| of their bin.
+        """The expected calibration error: the mean over images of |share right - mean confidence| of their bin.
 
         Source: Guo et al. 2017, "On Reliability of Modern Neural Networks", equation 3.
         """
@@ -114,7 +113,7 @@ class Reliability:
 
 
 def reliability(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Reliability:
-    """Sort the decided images into bins of equal width by confidence; an edge belongs to the bin below it."""
+    """Sort predictions into bins of equal width by their confidence. An edge belongs to the bin below it."""
     sure = np.nan_to_num(confidences)  # a training that diverged has none
     which = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
     sums = np.bincount(which, minlength=BINS), np.bincount(which, sure, BINS), np.bincount(which, right, BINS)
@@ -122,10 +121,9 @@ def reliability(confidences: npt.NDArray[np.float64], right: npt.NDArray[np.bool
 
 
 def fit_min_confidence(judged: Evaluation, give_up: float) -> float:
-    """The highest threshold that sends at most ``give_up`` of the rightly recognised images to review.
+    """Return the highest threshold that sends at most a share ``give_up`` of the right predictions to review.
 
-    ``give_up`` is a share in [0, 1]. Fit on validation images. Every image with
-    a confidence at or above the result is filed.
+    It is fitted on validation images. Every image with a confidence at or above it is filed.
     """
     right = np.sort(judged.confidences[judged.right])
     if not len(right):
@@ -134,7 +132,7 @@ def fit_min_confidence(judged: Evaluation, give_up: float) -> float:
 
 
 def confusion_table(judged: Evaluation) -> str:
-    """The confusion matrix as text, with class names; rows are true."""
+    """Return the confusion matrix as text, with class names; rows are true."""
     names: Sequence[str] = judged.classes
     width = max(10, *(len(name) + 1 for name in names))
     head = " " * width + "".join(f"{name:>{width}}" for name in names) + f"{'right':>10}"
@@ -150,7 +148,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def draw_confusion(judged: Evaluation, path: Path, title: str) -> None:
-    """The confusion matrix as a PNG: counts in the cells, colour by the share of the row."""
+    """Draw the confusion matrix as a PNG: counts in the cells, colour by the share of the row."""
     from matplotlib.figure import Figure
 
     names = judged.classes

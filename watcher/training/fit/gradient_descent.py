@@ -31,7 +31,7 @@ class Averaging:
     """A mean of the weights: over the steps, or over the ends of the epochs.
 
     A mean over epochs begins with ``first_epoch``. ``statistics`` gives the standardised images on which batch
-    normalisation of the averaged network is measured; None leaves to ``model`` what becomes of it.
+    normalisation of the averaged network is measured. Without it ``model`` keeps its own.
     """
 
     model: swa_utils.AveragedModel
@@ -58,7 +58,7 @@ class Averaging:
 
     @property
     def has_begun(self) -> bool:
-        """True as soon as the mean is one of something."""
+        """True as soon as weights were taken into the mean."""
         return int(self.model.n_averaged) > 0
 
 

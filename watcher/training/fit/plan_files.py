@@ -1,4 +1,4 @@
-"""What is to be trained, as files in YAML that a person writes: read whole, each mistake told by its place."""
+"""Read plans of trainings, YAML files that people write, and report each mistake with its place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from watcher.core.errors import Exit, Fatal
 
 
 class PlanPart(BaseModel):
-    """A part of such a file: an unknown key is a mistake."""
+    """A part of a plan. An unknown key is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -21,19 +21,19 @@ class PlanPart(BaseModel):
 Plan = TypeVar("Plan", bound=PlanPart)
 
 
-def read(path: Path, form: type[Plan], contradictions: Callable[[Plan], list[str]], advice: str) -> Plan:
-    """Read a file of this form that does not contradict itself.
+def read(path: Path, kind: type[Plan], contradictions: Callable[[Plan], list[str]], advice: str) -> Plan:
+    """Read a plan of a kind, and check it for contradictions.
 
     Raises:
-        Fatal: exit code 3; the file is missing or wrong, each mistake by its place in it.
+        Fatal: The file is missing or wrong; it names each mistake with its place (exit code 3).
     """
     try:
-        found = form.model_validate(yaml.safe_load(path.read_text("utf-8")))
-        wrong = contradictions(found)
+        plan = kind.model_validate(yaml.safe_load(path.read_text("utf-8")))
+        mistakes = contradictions(plan)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        wrong = [str(error)]
+        mistakes = [str(error)]
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-    if wrong:
-        raise Fatal(f"{path} can not be used:\n  " + "\n  ".join(wrong), advice, Exit.CONFIG)
-    return found
+        mistakes = [f"{'.'.join(map(str, mistake['loc']))}: {mistake['msg']}" for mistake in error.errors()]
+    if mistakes:
+        raise Fatal(f"{path} can not be used:\n  " + "\n  ".join(mistakes), advice, Exit.CONFIG)
+    return plan

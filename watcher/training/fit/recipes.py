@@ -1,4 +1,4 @@
-"""How a network is trained: the recipes by name, and changed copies of them."""
+"""Define the recipes by which networks are trained, and make changed copies of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from watcher.training.data import augmentation
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained, by stochastic gradient descent.
+    """The settings of a training by stochastic gradient descent.
 
-    Stops early once the validation loss has been above ``t2v_ratio`` times the
-    training loss in ``t2v_epochs`` epochs (not necessarily in a row), as
-    NVIDIA's MedNet notebook does. Maps by class take a class's name, those of
-    ``augment`` also ``all``.
+    A training stops early once the validation loss has been above ``t2v_ratio`` times the training loss in
+    ``t2v_epochs`` epochs, not necessarily in a row, as in NVIDIA's MedNet notebook. Maps by class take the name of a
+    class, those of ``augment`` also ``all``.
     """
 
     name: str
@@ -34,27 +33,27 @@ class Recipe:
     momentum: float = 0.0
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "steps"] = "constant"
-    """Of the learning rate: half a cosine to zero; a tenth of it in the last third of the epochs."""
+    """The course of the learning rate: ``cosine`` falls to zero, ``steps`` to a tenth for the last third."""
     averaging: Literal["none", "ema", "swa"] = "none"
-    """Of the weights: over about the last hundred steps, or over the ends of the second half's epochs."""
+    """The mean of the weights: ``ema`` over about 100 steps, ``swa`` over the ends of the epochs of the second half."""
     label_smoothing: float = 0.0
     class_factors: dict[str, float] = field(default_factory=dict)
-    """A class's weight in the loss, times this."""
+    """Factors of the weights of classes in the loss."""
     resample: dict[str, float] = field(default_factory=dict)
-    """How often a class's images come, against the others; an epoch stays as long."""
+    """Factors of how often images of a class are drawn. An epoch has as many images as without them."""
     augment: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Strength by kind and class, see :mod:`watcher.training.data.augmentation`."""
+    """The strength of each kind of change by class, see :mod:`watcher.training.data.augmentation`."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of convolutions and linear layers while training; weights, loss and judging are float32 in any case."""
+    """The precision of convolutions and linear layers while training. Weights, loss and judging are always float32."""
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, equal to themselves after a trip through JSON."""
+        """Return the settings as plain values, equal to themselves after a trip through JSON."""
         return dict(json.loads(json.dumps(asdict(self))))
 
     def non_default(self) -> dict[str, Any]:
-        """Plain values that differ from the defaults, without the name: what makes this training this one.
+        """Return the settings that differ from the defaults as plain values, without the name.
 
-        A setting that is added later, at its default, does not change it.
+        They identify a training. A setting that is added to recipes later does not change them, at its default.
         """
         defaults = Recipe("", mednet.MedNetConfig(), math.nan, 0, math.nan, 0).plain()
         network = {k: v for k, v in self.plain()["network"].items() if v != defaults["network"][k]}
@@ -70,11 +69,11 @@ RECIPES = {
         augment={"shift": {"all": 2}, "flip": {"Hand": 0.5, "BreastMRI": 0.5, "HeadCT": 0.5}, "rotation": {"Hand": 30}},
     ),
 }  # fmt: skip
-"""``plus`` is put together of what made fewer errors in the screen of docs/study, and judged there as a whole."""
+"""``plus`` joins the changes that made fewer errors in the screen of docs/study, where it is judged as a whole."""
 
 
 def for_classes(recipe: Recipe, classes: int) -> Recipe:
-    """The same recipe for data with so many classes."""
+    """Return a recipe for data with so many classes."""
     return replace(recipe, network=replace(recipe.network, classes=classes))
 
 
@@ -83,10 +82,10 @@ _TRAINING = {part.name for part in fields(Recipe)} - {"name", "network"}
 
 
 def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """A copy with some settings changed, those of the network among them.
+    """Return a copy with some settings changed, which may be those of the network.
 
     Raises:
-        ValueError: a setting that there is not, or a value that is none for it.
+        ValueError: There is no such setting, or the value is impossible.
     """
     unknown = sorted(set(changes) - _NETWORK - _TRAINING)
     if unknown:
@@ -97,25 +96,25 @@ def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     values["network"].update({k: v for k, v in changes.items() if k in _NETWORK})
     values.update({k: v for k, v in changes.items() if k in _TRAINING})
     try:
-        found = TypeAdapter(Recipe).validate_python(values)
+        result = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    wrong = _problems(found)
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return found
+    problems = _problems(result)
+    if problems:
+        raise ValueError("; ".join(problems))
+    return result
 
 
 def unknown_classes(recipe: Recipe, classes: Sequence[str]) -> list[str]:
-    """Names that the recipe has in its maps by class and that are none of the classes: it would do nothing for them."""
+    """Return names in the maps by class of a recipe that are none of the classes, so that they would have no effect."""
     named = {*recipe.class_factors, *recipe.resample}
     named |= {name for strengths in recipe.augment.values() for name in strengths if name != "all"}
     return sorted(named - set(classes))
 
 
 def _problems(recipe: Recipe) -> list[str]:
-    """What no training can be done with, in words."""
+    """Say in words why no training can be done by a recipe."""
     net = recipe.network
     least = {
         "batch_size": (1, recipe.batch_size), "max_epochs": (1, recipe.max_epochs), "pool": (1, net.pool),
@@ -126,18 +125,18 @@ def _problems(recipe: Recipe) -> list[str]:
         "class_factors": (0, min(recipe.class_factors.values(), default=0)),
         "resample": (0, min(recipe.resample.values(), default=0)),
     }  # fmt: skip
-    wrong = [f"{name}: {value} is less than {bound}" for name, (bound, value) in least.items() if not value >= bound]
+    problems = [f"{name}: {value} is less than {bound}" for name, (bound, value) in least.items() if not value >= bound]
     below_one = {"dropout": net.dropout, "momentum": recipe.momentum, "label_smoothing": recipe.label_smoothing}
-    wrong += [f"{name}: {value} is not below 1" for name, value in below_one.items() if value >= 1]
-    wrong += [
+    problems += [f"{name}: {value} is not below 1" for name, value in below_one.items() if value >= 1]
+    problems += [
         f"augment: there is no kind {kind}; there are {', '.join(augmentation.KINDS)}"
         for kind in recipe.augment
         if kind not in augmentation.KINDS
     ]
     if len(net.filters) != len(net.kernels):
-        wrong.append(
+        problems.append(
             f"there are {len(net.filters)} filters and {len(net.kernels)} kernels: give one for each convolution"
         )
-    elif not wrong and net.map_side < 1:
-        wrong.append("the convolutions leave nothing of an image: take smaller kernels, or pool less")
-    return wrong
+    elif not problems and net.map_side < 1:
+        problems.append("the convolutions leave nothing of an image: take smaller kernels, or pool less")
+    return problems

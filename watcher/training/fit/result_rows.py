@@ -1,4 +1,4 @@
-"""Results of runs: one JSON object a line, added whole, never changed. No torch here."""
+"""Read and append the results of runs: one JSON object a line, never changed. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Row = dict[str, Any]
 
 
 def read(*paths: Path) -> list[Row]:
-    """The rows of several files, each run (by its ``digest``) once; absent files have none.
+    """Read the rows of several files, each run once by its ``digest``. An absent file has no rows.
 
-    A last line that was cut short by a crash is left out: that run counts as not finished.
+    A last line that a crash cut short is left out: that run is not finished.
 
     Raises:
-        Fatal: exit code 5; a file can not be read, or a line before the last is no row.
+        Fatal: A file cannot be read, or a line before the last is no row (exit code 5).
     """
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     for path in paths:
         for row in _rows(path):
-            found.setdefault(row["digest"], row)
-    return list(found.values())
+            rows.setdefault(row["digest"], row)
+    return list(rows.values())
 
 
 def read_named(paths: Sequence[Path] | None, default: Path) -> list[Row]:
-    """The rows of files that somebody named, or of the default one, which need not be there yet.
+    """Read the rows of the files that somebody named, or else of the default file, which may be absent.
 
     Raises:
-        Fatal: exit code 5; as for :func:`read`, and where a file that was named is not there.
+        Fatal: A file that was named is absent, or :func:`read` fails (exit code 5).
     """
     for path in paths or ():
         if not path.exists():
@@ -44,7 +44,7 @@ def read_named(paths: Sequence[Path] | None, default: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Put a row on disk, after all others. Several processes may."""
+    """Append a row to a file, and sync it. Several processes may do so at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file, _locked(file.fileno()):
         size = file.seek(0, os.SEEK_END)
@@ -56,7 +56,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Write a file of these rows, whole or not at all."""
+    """Write a file of these rows, completely or not at all."""
     with atomic_write.replacing(path) as partial:
         partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), "utf-8")
 
@@ -68,7 +68,7 @@ def _rows(path: Path) -> Iterator[Row]:
         return
     except OSError as error:
         raise Fatal(f"{path} can not be read: {error.strerror}", "Give another --runs.", Exit.DIRECTORY) from error
-    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline was cut short, or is empty
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last newline is empty, or was cut short
         try:
             row = json.loads(line)
             row["digest"]

@@ -36,7 +36,7 @@ def claimed(path: Path) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a training and the checkpoint that it resumes from have in common.
+    """The settings and images that a training shares with the checkpoint that it resumes from.
 
     ``recipe`` is plain values, equal to themselves once they are on disk. ``data`` is a digest of the images.
     """
@@ -66,10 +66,10 @@ class LastCheckpoint:
         return self.directory / "last.pt"
 
     def save(self, history: list[dict[str, Any]]) -> None:
-        """Write networks, optimizer, random states and the figures of each epoch, whole or not at all.
+        """Write networks, optimizer, random states and the figures of each epoch, completely or not at all.
 
         Raises:
-            OSError: they can not be written; what was there stays.
+            OSError: They cannot be written. A checkpoint that was there stays.
         """
         state: dict[str, Any] = {
             **vars(self.identity),
@@ -83,14 +83,15 @@ class LastCheckpoint:
         with atomic_write.replacing(self.path) as partial:
             try:
                 torch.save(state, partial)
-            except RuntimeError as error:  # how torch says that a disk is full
+            except RuntimeError as error:  # torch says so when the disk is full
                 raise OSError(errno.EIO, f"torch could not write it ({error})", str(self.path)) from error
 
     def restore(self) -> list[dict[str, Any]]:
         """Put everything back as it was saved, and return the figures of each epoch; none if nothing was saved.
 
         Raises:
-            Fatal: exit code 2; it is of another recipe, seed, version or of other images. Exit code 5; it is damaged.
+            Fatal: The checkpoint is of another recipe, seed or version, or of other images (exit code 2), or it is
+                damaged (exit code 5).
         """
         if not self.path.exists():
             return []
@@ -106,10 +107,11 @@ class LastCheckpoint:
         return list(state["history"])
 
     def _read(self) -> dict[str, Any]:
-        content = io.BytesIO(self.path.read_bytes())  # a file that can not be read is not therefore damaged
+        content = io.BytesIO(self.path.read_bytes())  # an error of the disk is not a damaged file
         try:
             return dict(torch.load(content, weights_only=True))
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:  # by where the damage is
+        # Which one depends on where the damage is.
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise Fatal(
                 f"{self.path} is damaged, so the run can not be continued",
                 f"Remove {self.directory}, and the run is done again from its beginning.",

@@ -51,7 +51,7 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class Plan:
-    """What one kind of training does otherwise than another.
+    """The parts of a training that differ from one kind to another.
 
     Attributes:
         max_epochs: The training ends after so many epochs.
@@ -84,7 +84,8 @@ class TrainingRun:
         """Continue from ``last.pt``, if there is one.
 
         Raises:
-            Fatal: exit code 2; it is of another recipe, seed, version or of other images. Exit code 5; it is damaged.
+            Fatal: The checkpoint is of another recipe, seed or version, or of other images (exit code 2), or it is
+                damaged (exit code 5).
         """
         self.history = [Epoch(**row) for row in self._last.restore()]
 
@@ -130,7 +131,7 @@ class TrainingRun:
     def _write(self, row: Epoch, *, is_best: bool) -> None:
         self.plan.save_weights(row, is_best)
         rows = [asdict(row) for row in self.history]
-        # Before last.pt: what follows it would never be written for the last epoch if the process died between them.
+        # Before last.pt: a process that died between the two would never write this file for the last epoch.
         with atomic_write.replacing(self.out / "losses.jsonl") as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._last.save(rows)

@@ -1,1 +1,1 @@
-"""Trainings on several sources, judged on sources that were left out."""
+"""Train networks on several sources, and judge them on sources that were left out."""

@@ -16,20 +16,20 @@ from watcher.training.multi_source.unseen_sources import Baseline, Pictures
 from watcher.training.site.rehearsal import Rehearsal
 
 Figures = dict[str, Any]
-"""What was found of one run, as plain values."""
+"""The figures of one run, as plain values."""
 
 
 def read(path: Path) -> dict[str, Figures]:
     """Read the figures of each run; an absent file has none.
 
     Raises:
-        Fatal: exit code 5; the file is damaged.
+        Fatal: The file is damaged (exit code 5).
     """
     try:
         return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
     except ValueError as error:
         raise Fatal(
-            f"{path} is damaged, so nothing that was judged can be told: {error}",
+            f"{path} is damaged, so the figures of what was judged can not be read: {error}",
             "Take it from version control, or remove it and run the steps judge and ship again.",
             Exit.DIRECTORY,
         ) from error
@@ -53,9 +53,9 @@ def judge(
     """Judge a network on what its run left out of the pool; ``pictures`` are those of the whole pool."""
     seen, left = runs.trained_on(name), runs.judged_on(name)
     baseline = unseen_sources.baseline(net, runs.train, runs.valid, runs.pool.subset(seen), pictures[seen])
-    found = unseen_sources.judge(net, baseline, runs.pool.subset(left), pictures[left], accept_rate)
+    measured = unseen_sources.judge(net, baseline, runs.pool.subset(left), pictures[left], accept_rate)
     about = {"steps": runs.steps(name), "seed": runs.seeds[name], "pool_images": int(seen.sum())}
-    return {**about, "accept_rate": accept_rate, **found}, baseline
+    return {**about, "accept_rate": accept_rate, **measured}, baseline
 
 
 def judge_fold(runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures, accept_rate: float) -> Figures:

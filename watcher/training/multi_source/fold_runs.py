@@ -81,7 +81,7 @@ class FoldRuns:
         """Return the network of a run as it would be shipped: folded, its numbers halved.
 
         Raises:
-            Fatal: exit code 5; the run has not begun, or is not finished.
+            Fatal: The run has not begun, or is not finished (exit code 5).
         """
         done, steps = self.steps_done(name), self.steps(name)
         if done < steps:

@@ -1,4 +1,4 @@
-"""The picture beside the page on the network that generalises, from the same figures."""
+"""Draw the figure of the page on the network that generalises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from watcher.training.multi_source import generalisation_report
 
 
 def draw(folds: Mapping[str, generalisation_report.Figures], path: Path) -> None:
-    """What becomes of each source and each kind, as bars."""
+    """Draw what becomes of each source and each kind, as bars."""
     import matplotlib
     from matplotlib.figure import Figure
 

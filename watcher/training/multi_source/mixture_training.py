@@ -1,8 +1,7 @@
-"""Training on several sources at once, and on what is none of the classes: a checkpoint every few hundred steps.
+"""Train on several sources at once, and on outliers, with a checkpoint every few hundred steps.
 
-The base data (MedNIST) come half as they are and half as another hospital
-might send them; the pool comes rendered at random; strangers, real and made,
-have an answer of their own: one logit more than there are classes.
+Half of the base data (MedNIST) come as they are, and half as another hospital might send them. The pool is rendered at
+random. Outliers, real and synthetic, have an answer of their own: one logit more than there are classes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,11 @@ from watcher.training.fit.training_loop import Epoch, Plan, TrainingRun
 
 @dataclass(frozen=True)
 class MixtureRecipe:
-    """How the network that generalises is trained. Counts are of images a step."""
+    """The settings of the network that generalises. ``base`` to ``far`` are images of a step.
+
+    ``base`` are of the base data, ``pooled`` of the pool's classes, ``foreign`` of the pool's outliers, ``near`` and
+    ``far`` synthetic outliers. ``averaged`` is the weight of the mean before in the mean of the weights.
+    """
 
     network: mednet.MedNetConfig = field(
         default=mednet.MedNetConfig(classes=7, none=True, filters=(16, 32, 96), kernels=(5, 5, 3), pool=2, dropout=0.2)
@@ -45,7 +48,7 @@ class MixtureRecipe:
     near: int = 16
     far: int = 6
     clean: float = 0.5
-    """Share of the base images that are left as they are."""
+    """The share of the base images that stay as they are."""
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -61,10 +64,10 @@ class MixtureRecipe:
             "Hand": 0.04,
         }
     )
-    """Of the pooled images; those of a class are shared by the square root of each origin's size."""
+    """Shares of the pooled images. Within a class, origins have shares by the square root of their size."""
 
     def plain(self) -> dict[str, Any]:
-        """Plain values, equal to themselves after a trip through JSON."""
+        """Return the settings as plain values, equal to themselves after a trip through JSON."""
         return dict(json.loads(json.dumps(asdict(self))))
 
 
@@ -76,7 +79,7 @@ GRADIENT_NORM = 5.0
 
 
 class Sampler:
-    """Draws the images of a step. ``base`` is held as bytes, the pool at 64 x 64 with all levels."""
+    """Draws the images of each step. The base data are held as bytes, the pool at 64 x 64 with all levels."""
 
     def __init__(self, recipe: MixtureRecipe, base: Examples, pool: Pool, generator: torch.Generator) -> None:
         self.recipe, self.base, self.generator, self.classes = recipe, base, generator, base.classes
@@ -84,7 +87,7 @@ class Sampler:
         self.smooth = functional.avg_pool2d(levels, 2)[:, 0]  # (n, 64, 64)
         self.coarse = levels[:, 0, ::2, ::2].contiguous()
         self.tomograms = torch.tensor([name.endswith("CT") for name in base.classes])
-        self.form = torch.tensor([{"hu": 0, "raw16": 1, "as_exported": 2}[each] for each in pool.renderings])
+        self.form = torch.tensor([{"hu": 0, "raw16": 1, "as_exported": 2}[rendering] for rendering in pool.renderings])
         self.labels = torch.from_numpy(pool.labels)
         inside = np.array([recipe.class_shares.get(base.classes[n], 0.0) if n != OUTLIER else 0.0 for n in pool.labels])
         origins = np.array([f"{n} {o}" for n, o in zip(pool.labels, pool.origins, strict=True)])
@@ -99,7 +102,7 @@ class Sampler:
             yield Batch(images.to(memory_format=torch.channels_last), labels, rate(self.recipe, step))
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Standardised images (b, 1, 64, 64) and labels (b,); strangers have the label after the last class."""
+        """Draw standardised images (b, 1, 64, 64) and labels (b,). Outliers have the label after the last class."""
         r, none = self.recipe, len(self.classes)
         base, labels = self._of_base(r.base)
         pooled, pooled_labels = self._of_pool(self.inside, r.pooled)
@@ -144,7 +147,7 @@ class Sampler:
 
 
 def _weights(shares: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], groups: npt.NDArray[np.str_]) -> Tensor:
-    """Weights of images so that each label has its share, and groups of it the square root of their size."""
+    """Return weights (n,) by which each label has its share, and its groups the square root of their size."""
     weights = np.zeros(len(labels))
     for label in np.unique(labels[shares > 0]):
         own = (labels == label) & (shares > 0)

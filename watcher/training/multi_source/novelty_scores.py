@@ -1,4 +1,4 @@
-"""Scores of strangeness, compared on one network: the higher, the less like what was trained on."""
+"""Compare scores of novelty on one network. The higher a score, the less like the training images an image is."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ Score = npt.NDArray[np.floating[Any]]
 NAMES = {
     "softmax": "largest softmax over the six classes (Hendrycks and Gimpel 2017)",
     "energy": "energy of the six logits (Liu et al. 2020)",
-    "none": "largest softmax of a class, beside an answer for none of them",
+    "none": "largest softmax of a class, with an answer for none of them",
     "mahalanobis": "Mahalanobis distance of the features (Lee et al. 2018)",
     "neighbour": "cosine distance of the features from the nearest known image (Sun et al. 2022)",
     "none, both ways round": "the same as the mean over the image and its mirror image",
-    "pixels": "what 64 principal components of known images leave over of its pixels (density of the input)",
+    "pixels": "part of the pixels that 64 principal components of known images do not explain (density of the input)",
     "none and neighbour": "the sum of both, each in units of its spread on validation",
 }
 
 
 SMALLEST_GROUP = 5
-"""Images of a class of a set; with fewer it has no Gaussian of its own."""
+"""The fewest images of a class of a set that has a Gaussian of its own."""
 
 RIDGE = 1e-3
-"""What is added to the variances, so that the covariance has an inverse."""
+"""The number that is added to the variances, so that the covariance has an inverse."""
 
 COMPONENTS = 64
-"""Principal components of the pixels."""
+"""The number of principal components of the pixels."""
 
 
 @dataclass(frozen=True)
 class Gaussians:
-    """``means`` (k, d) and the inverse of the covariance (d, d) within groups."""
+    """Gaussians of one covariance: ``means`` (k, d), and ``precision`` (d, d), the inverse of the covariance."""
 
     means: npt.NDArray[np.float64]
     precision: npt.NDArray[np.float64]
 
     def distance(self, features: calibration.Features) -> Score:
-        """Squared Mahalanobis distance of each row (n, d) from the nearest mean."""
+        """Return the squared Mahalanobis distance of each row (n, d) from the nearest mean."""
         apart = features[:, None] - self.means[None]
         return np.asarray(np.einsum("nkd,de,nke->nk", apart, self.precision, apart, optimize=True).min(axis=1))
 
@@ -57,7 +57,7 @@ def fit_gaussians(
     features: Sequence[calibration.Features],
     labels: Sequence[npt.NDArray[np.int64]],
 ) -> Gaussians:
-    """One Gaussian for each class of each set, all of one covariance; classes of few images are left out."""
+    """Fit a Gaussian to each class of each set, all of one covariance. Classes of few images are left out."""
     groups = [rows[own == label] for rows, own in zip(features, labels, strict=True) for label in np.unique(own)]
     groups = [group for group in groups if len(group) >= SMALLEST_GROUP]
     means = np.stack([group.mean(axis=0, dtype=np.float64) for group in groups])
@@ -74,14 +74,14 @@ class PixelComponents:
     basis: npt.NDArray[np.float32]
 
     def residual(self, images: npt.NDArray[np.uint8]) -> Score:
-        """Squared length of what the components leave over of images (n, 64, 64)."""
+        """Return the squared length of the part of images (n, 64, 64) that the components do not explain, (n,)."""
         apart = _flat(images) - self.mean
         rest = apart - (apart @ self.basis.T) @ self.basis
         return np.asarray((rest * rest).sum(axis=1))
 
 
 def fit_pixel_components(images: npt.NDArray[np.uint8]) -> PixelComponents:
-    """Principal components of images (n, 64, 64)."""
+    """Fit principal components to images (n, 64, 64)."""
     rows = _flat(images)
     mean = rows.mean(axis=0)
     _, _, basis = np.linalg.svd(rows - mean, full_matrices=False)
@@ -94,7 +94,10 @@ def _flat(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class ScoreInputs:
-    """What a network answers for n images and for their mirror images, and what their pixels have left over."""
+    """Everything that scores of n images are computed from.
+
+    These are the network's logits and features, its logits for the mirror images, and the residual of the pixels.
+    """
 
     logits: calibration.Logits
     features: calibration.Features
@@ -103,7 +106,7 @@ class ScoreInputs:
 
 
 def scores(inputs: ScoreInputs, ref: Baseline, classes: int) -> dict[str, Score]:
-    """Each single score by name, (n,)."""
+    """Return each single score (n,) by its name."""
     logits, features = inputs.logits, inputs.features
     both = (calibration.probabilities(logits) + calibration.probabilities(inputs.mirrored)) / 2
     six = logits[:, :classes].astype(np.float64)
@@ -121,7 +124,7 @@ def scores(inputs: ScoreInputs, ref: Baseline, classes: int) -> dict[str, Score]
 
 
 def _log_odds_against(sure: Score) -> Score:
-    """The logarithm of the odds against a probability."""
+    """Return the logarithm of the odds against a probability."""
     return np.asarray(np.log1p(-np.minimum(sure, 1 - 1e-12)) - np.log(np.maximum(sure, 1e-12)))
 
 
@@ -132,13 +135,16 @@ def compare(
     shown: Sequence[npt.NDArray[np.int64]],
     accept_rate: float,
 ) -> dict[str, dict[str, Any]]:
-    """Each score with its own threshold, at which so many of the base data's validation images are accepted."""
+    """Compare the scores, each at the threshold that accepts this share of the base data's validation images.
+
+    ``answers`` are those for each view of the pool's images, ``shown`` the indices of the images that have the view.
+    """
     classes = len(pool.classes)
     valid = scores(ref.inputs, ref, classes)
-    found = [scores(inputs, ref, classes) for inputs in answers]
+    by_view = [scores(inputs, ref, classes) for inputs in answers]
     middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
-    for each in (valid, *found):
-        each["none and neighbour"] = np.sum([(each[name] - m) / s for name, (m, s) in middle.items()], axis=0)
+    for named in (valid, *by_view):
+        named["none and neighbour"] = np.sum([(named[name] - m) / s for name, (m, s) in middle.items()], axis=0)
     outliers = pool.labels == OUTLIER
     kinds = np.array(pool.kinds)[outliers]
     results = {}
@@ -148,11 +154,11 @@ def compare(
         for view, which in enumerate(shown):
             inside = which[pool.labels[which] != OUTLIER]
             predicted = answers[view].logits[inside, :classes].argmax(axis=1)
-            filed = found[view][name][inside] <= limit
+            filed = by_view[view][name][inside] <= limit
             images += len(inside)
             right += int((filed & (predicted == pool.labels[inside])).sum())
             wrong += int((filed & (predicted != pool.labels[inside])).sum())
-        outlier_scores = found[0][name][outliers]
+        outlier_scores = by_view[0][name][outliers]
         results[name] = {
             "auroc": auroc(valid[name], outlier_scores),
             "images": images,
@@ -166,7 +172,7 @@ def compare(
 
 
 def auroc(known: Score, outlier_scores: Score) -> float:
-    """The chance that a stranger scores above a known image; ties count half."""
+    """Return the probability that an outlier scores above a known image. Ties count half."""
     _, place, counts = np.unique(np.concatenate([known, outlier_scores]), return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     above = ranks[len(known) :].sum() - len(outlier_scores) * (len(outlier_scores) + 1) / 2

@@ -1,4 +1,4 @@
-"""How much of a figure is luck: the same trainings with several seeds, side by side."""
+"""Show trainings with several seeds side by side, because a part of each figure is luck."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _SEED_MARK = "-seed"
 
 
 def run_name(run: str, seed: int) -> str:
-    """What a run with another seed is called."""
+    """Return the name of a run with another seed."""
     return f"{run}{_SEED_MARK}{seed}"
 
 
 def fold_of(run: str) -> str:
-    """The fold, or :data:`SHIPPED`, that a run is one of."""
+    """Return the fold, or :data:`SHIPPED`, that a run belongs to."""
     return run.partition(_SEED_MARK)[0]
 
 
 def is_fold(run: str) -> bool:
-    """Whether it is the run that counts for a fold: neither shipped nor one with another seed."""
+    """Return True if a run counts for a fold: it is neither shipped nor one with another seed."""
     return run != SHIPPED and _SEED_MARK not in run
 
 
 def shipped_recipe(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[Row]) -> list[str]:
-    """Paragraphs of Markdown; none while the shipped recipe has one seed only.
+    """Return paragraphs of Markdown on the shipped recipe; none as long as it has one seed only.
 
     Args:
-        judged: what ``generalise`` found, by run.
-        improved: full trainings by the improved recipe, judged on the same images.
+        judged: The figures of ``generalise``, by run.
+        improved: Full trainings by the improved recipe, judged on the same images.
     """
     general = _by_seed(judged, SHIPPED)
     if len(general) < 2:
@@ -53,9 +53,9 @@ def shipped_recipe(judged: Mapping[str, Mapping[str, Any]], improved: Sequence[R
 
 
 def small_sources(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Paragraphs of Markdown on folds with several seeds: what is told right of each source, as the files are."""
-    found = {run: _by_seed(judged, run) for run in judged if is_fold(run)}
-    several = {run: runs for run, runs in found.items() if len(runs) > 1}
+    """Return paragraphs of Markdown on folds with several seeds: the right predictions for each source, by seed."""
+    by_run = {run: _by_seed(judged, run) for run in judged if is_fold(run)}
+    several = {run: runs for run, runs in by_run.items() if len(runs) > 1}
     if not several:
         return []
     lines = ["| fold | class | source | images | right, by seed | mean share right |", "|---|---|---|---|---|---|"]
@@ -72,8 +72,8 @@ def small_sources(judged: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 _ABOUT_SMALL = """\
-Of a handful of images one more or less is chance. The same folds, trained with other seeds, say what is to be expected;
-seed 0 alone counts everywhere else on this page."""
+Of a handful of images one more or less is chance. The same folds, trained with other seeds, say what to expect. Only
+seed 0 counts everywhere else on this page."""
 
 
 def _by_seed(judged: Mapping[str, Mapping[str, Any]], run: str) -> list[Mapping[str, Any]]:
@@ -81,9 +81,9 @@ def _by_seed(judged: Mapping[str, Mapping[str, Any]], run: str) -> list[Mapping[
 
 
 _ABOUT_SHIPPED = """\
-Errors on the validation images before anything is sent to a person, by class. Of the improved recipe the epoch with the
-fewest errors on these very images is judged, uncompressed; of the shipped one the last step, as it is stored. Seed 0 is
-shipped whatever the others do."""
+Errors on the validation images by class, before anything is sent to a person. The improved recipe is judged
+uncompressed, at the epoch with the fewest errors on these very images; the shipped one after its last step, as it is
+stored. Seed 0 is shipped whatever the others do."""
 
 
 def _row(judged: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def make(
 def _operating_points(
     baseline: Baseline, measured: Mapping[str, Figures], classes: int
 ) -> tuple[dict[str, float], ...]:
-    """Thresholds for each share of the base data that is to be filed, and what that costs on unseen sources."""
+    """Return the thresholds for each share of the base data to be filed, and what they cost on unseen sources."""
     if not measured:
         return ()
     return tuple(
@@ -58,7 +58,7 @@ def _operating_points(
 
 
 def _validation(baseline: Baseline, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
-    """What the daemon's figures would be on the validation images: what drift is measured against."""
+    """Return the daemon's figures on the validation images, against which drift is measured."""
     shares = calibration.probabilities(baseline.logits, baseline.temperature)
     filed = calibration.Thresholds(**limits).accept(shares, baseline.known.distance(baseline.features), len(classes))
     predicted, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)

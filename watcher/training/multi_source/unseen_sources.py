@@ -1,7 +1,7 @@
-"""Judging on what a network was not trained on: sources of the classes, kinds that are none of them.
+"""Judge a network on sources of the classes and on kinds of outliers that it was not trained on.
 
-Images reach the network as the daemon would have them. Those in Hounsfield units
-are judged in several renderings, as a hospital might have exported them.
+The daemon's decoder reads the images. Those in Hounsfield units are judged in several views, as a hospital might have
+exported them.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ WINDOWS: Mapping[str, tuple[tuple[float, float], ...]] = {
     "AbdomenCT": ((40, 400), (50, 350)),
     "HeadCT": ((40, 80), (500, 2000)),
 }
-"""Level and width in HU of the windows that such series are read in."""
+"""Level and width in HU of the windows in which radiologists read such series."""
 
 OTHER_WINDOWS = ((40.0, 400.0), (500.0, 2000.0))
 
 VIEWS = ("all levels", "window", "other window", "MedNIST's")
-"""Renderings of Hounsfield units: from the least to the greatest; read in a window, or in another; and nothing told
-apart below water, as MedNIST has its CTs. What is not in Hounsfield units has the first one only."""
+"""Views of Hounsfield units: from the least to the greatest, in a window, in another window, and black below water, as
+MedNIST shows its CTs. Other images have the first view only."""
 
 FILE_VIEWS = 3
-"""So many of the views are what files come as. The last is none: it was a choice that decoding might have made."""
+"""The number of views that files come in. The last view is none of them: it was a choice that decoding had."""
 
 ACCEPT_RATES = (0.9995, 0.999, 0.998, 0.997, 0.996, 0.995, 0.99, 0.98, 0.95)
-"""Shares of the base data's validation images that are to be accepted: the operating points that are measured."""
+"""The accepted shares of the base data's validation images at the operating points that are measured."""
 
 Pictures = npt.NDArray[np.uint8]
 
 
 def rendered(pool: Pool, root: Path) -> Pictures:
-    """Every image of the pool in each of :data:`VIEWS`, (n, 4, 64, 64)."""
-    found = np.zeros((len(pool), len(VIEWS), decode.SIDE, decode.SIDE), np.uint8)
+    """Return every image of the pool in each of :data:`VIEWS`, (n, 4, 64, 64)."""
+    views = np.zeros((len(pool), len(VIEWS), decode.SIDE, decode.SIDE), np.uint8)
     for number, path in enumerate(pool.paths):
-        found[number] = decode.grey64((root / path).read_bytes())
+        views[number] = decode.grey64((root / path).read_bytes())
         if pool.renderings[number] == "hu":
             name = "" if pool.labels[number] == OUTLIER else pool.classes[pool.labels[number]]
             hu = pool.levels[number].astype(np.float32) - HU_OFFSET
-            for place, (level, width) in enumerate(WINDOWS.get(name, OTHER_WINDOWS), 1):
-                found[number, place] = _as_image((hu - level) / width + 0.5)
-            found[number, 3] = _as_image(hu / max(float(hu.max()), 1.0))
-    return found
+            for view, (level, width) in enumerate(WINDOWS.get(name, OTHER_WINDOWS), 1):
+                views[number, view] = _as_image((hu - level) / width + 0.5)
+            views[number, 3] = _as_image(hu / max(float(hu.max()), 1.0))
+    return views
 
 
 def _as_image(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -64,7 +64,7 @@ def _as_image(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a network answers for the base data's validation images, and what it remembers of its training."""
+    """A network's predictions for the base data's validation images, and what it knows of its training images."""
 
     logits: calibration.Logits
     features: calibration.Features
@@ -76,20 +76,24 @@ class Baseline:
     inputs: novelty_scores.ScoreInputs
 
     def shares(self, classes: int) -> calibration.Probabilities:
-        """Calibrated probabilities of the classes, (n, classes)."""
+        """Return calibrated probabilities of the classes, (n, classes)."""
         return calibration.probabilities(self.logits, self.temperature)[:, :classes]
 
     def limits(self, accept_rate: float, classes: int) -> calibration.Thresholds:
-        """The thresholds that accept so many of the validation images."""
+        """Return the thresholds that accept this share of the validation images."""
         confidence = self.shares(classes).max(axis=1)
         return calibration.thresholds(confidence, self.known.distance(self.features), accept_rate)
 
 
 REMEMBERED_BASE, REMEMBERED_POOL = 250, 60
+"""Known images of each class of the base data, and of each class and origin of the pool."""
 
 
 def baseline(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures) -> Baseline:
-    """``pool`` and ``pictures`` (n, 4, 64, 64) are of what the network was trained on, the base data aside."""
+    """Return the baseline of a network.
+
+    ``pool`` and ``pictures`` (n, 4, 64, 64) are what it was trained on besides the base data.
+    """
     logits, features = calibration.predict(net, valid.images)
     some = calibration.sample_per_group(train.labels, ["base"] * len(train.labels), 4 * REMEMBERED_BASE)
     _, base = calibration.predict(net, train.images[some])
@@ -118,7 +122,7 @@ def _score_inputs(
 
 
 def _views_of_classes(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.int64], Pictures, list[str]]:
-    """Labels, images and origins of the pool's images of classes, each in all its views."""
+    """Return labels, images and origins of the pool's images of classes, each in all its views."""
     inside = np.flatnonzero(pool.labels != OUTLIER)
     pairs = [(n, v) for v in range(len(VIEWS)) for n in inside if v == 0 or pool.renderings[n] == "hu"]
     which, view = np.array([n for n, _ in pairs], np.int64), np.array([v for _, v in pairs], np.int64)
@@ -126,16 +130,16 @@ def _views_of_classes(pool: Pool, pictures: Pictures) -> tuple[npt.NDArray[np.in
 
 
 REHEARSED_BASE, REHEARSED_OUTLIERS, JUDGED_OUTLIERS = 700, 40, 20
-"""Images that are rehearsed: of each class of the base data, of each kind; and those of each kind that judge."""
+"""Rehearsed images of each class of the base data and of each kind of outlier, and images of each kind that judge."""
 
 
 def make_rehearsal(
     net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures
 ) -> rehearsal.Rehearsal:
-    """What a site needs to teach the network: some of all that it was trained on, and all validation images.
+    """Return what a site needs to adapt the network: some of its training images, and all validation images.
 
-    A third of each kind of stranger, at most :data:`JUDGED_OUTLIERS`, judges;
-    the network was trained on them, but is not tuned on them again.
+    A third of each kind of outlier, at most :data:`JUDGED_OUTLIERS`, judges. The network was trained on these, but is
+    not tuned on them again.
     """
     rng, none = np.random.default_rng(0), len(pool.classes)
     base = calibration.sample_per_group(train.labels, ["base"] * len(train.labels), REHEARSED_BASE)
@@ -159,7 +163,7 @@ def make_rehearsal(
 
 
 def judge(net: mednet.MedNet, ref: Baseline, pool: Pool, pictures: Pictures, accept_rate: float) -> dict[str, Any]:
-    """Figures on what was left out; plain values, counts mostly."""
+    """Return the figures of a network on what it was not trained on, as plain values, mostly counts."""
     classes = pool.classes
     inputs = [_score_inputs(net, pictures[:, view], ref.pixels) for view in range(len(VIEWS))]
     answers = [(each.logits, each.features) for each in inputs]
@@ -180,7 +184,7 @@ def judge(net: mednet.MedNet, ref: Baseline, pool: Pool, pictures: Pictures, acc
 
 
 def _views_of(pool: Pool) -> list[npt.NDArray[np.int64]]:
-    """For each view, the images that it shows otherwise than the first."""
+    """Return for each view the indices of the images that have it."""
     deep = np.array([each == "hu" for each in pool.renderings])
     return [np.flatnonzero(deep | (view == 0)) for view in range(len(VIEWS))]
 
@@ -211,7 +215,7 @@ def _sources(
     predicted: list[npt.NDArray[np.int64]],
     filed: list[npt.NDArray[np.bool_]],
 ) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for view, which in enumerate(_views_of(pool)):
         pairs = sorted({(int(pool.labels[n]), pool.origins[n]) for n in which if pool.labels[n] != OUTLIER})
         for label, origin in pairs:
@@ -223,8 +227,8 @@ def _sources(
             if view == 0 and pool.renderings[own[0]] == "hu":
                 mean = np.mean([s[own, : len(pool.classes)] for s in shares], axis=0)
                 row["right_by_mean_of_views"] = int((mean.argmax(axis=1) == label).sum())
-            found.append(row)
-    return found
+            rows.append(row)
+    return rows
 
 
 def _kinds(pool: Pool, filed: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -243,7 +247,7 @@ def _kinds(pool: Pool, filed: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
 def _operating(
     ref: Baseline, rate: float, shares: list[calibration.Probabilities], far: list[npt.NDArray[np.float32]], pool: Pool
 ) -> dict[str, Any]:
-    """Of unseen sources, as files come, and of unseen kinds: what becomes of them at this point."""
+    """Count what becomes of unseen sources, in the views that files come in, and of unseen kinds at this point."""
     classes = len(pool.classes)
     limits = ref.limits(rate, classes)
     counts = {"images": 0, "filed_right": 0, "filed_wrong": 0}
@@ -257,12 +261,18 @@ def _operating(
     is_outlier = pool.labels == OUTLIER
     reviewed = ~limits.accept(shares[0][is_outlier], far[0][is_outlier], classes)
     valid = _validation(ref, limits, classes)
-    told = {"strangers": int(is_outlier.sum()), "reviewed": int(reviewed.sum())}
-    return {"accept_rate": rate, **counts, **told, "valid_filed": valid["filed"], "valid_wrong": valid["filed_wrong"]}
+    outliers = {"strangers": int(is_outlier.sum()), "reviewed": int(reviewed.sum())}
+    return {
+        "accept_rate": rate,
+        **counts,
+        **outliers,
+        "valid_filed": valid["filed"],
+        "valid_wrong": valid["filed_wrong"],
+    }
 
 
 def _confusion(pool: Pool, predicted: npt.NDArray[np.int64], filed: npt.NDArray[np.bool_]) -> list[list[int]]:
-    """Rows: the classes and none of them; columns: filed as each class, and review."""
+    """Count images by class and none of them (rows), and by the class they are filed as and review (columns)."""
     classes = len(pool.classes)
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     rows = np.where(pool.labels == OUTLIER, classes, pool.labels)

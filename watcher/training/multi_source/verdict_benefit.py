@@ -1,4 +1,4 @@
-"""What verdicts change: each source that a network never saw teaches it, and the rest of that source judges."""
+"""Measure what verdicts change: adapt a network to each source that it never saw, and judge it on the rest of it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from watcher.training.site import fine_tuning, promotion_gate, rehearsal
 from watcher.training.site.rehearsal import LayerOutputs, Rehearsal
 
 MAX_VERDICTS = 50
-"""Of each class, at most; and no more than half of what there is."""
+"""The most verdicts of each class. They are at most half of its images."""
 
 MIN_IMAGES = 20
-"""Images of a source: with fewer there is no rest to speak of."""
+"""The fewest images of a source. Of fewer the rest would be too small."""
 
 
 def adapt_to_each_source(
@@ -29,7 +29,7 @@ def adapt_to_each_source(
     pictures: unseen_sources.Pictures,
     accept_rate: float,
 ) -> list[dict[str, Any]]:
-    """A row for each source of the pool, all of it left out: what of its rest is not filed right, before and after."""
+    """Return a row for each source of the pool: how many images of its rest are not filed right, before and after."""
     classes = len(pool.classes)
     limits = ref.limits(accept_rate, classes)
     before = _Predictor(net, ref.known, ref.temperature, limits, classes)
@@ -43,30 +43,30 @@ def adapt_to_each_source(
         learnt = _learnt(own, pool.labels, np.random.default_rng(0))
         rest = np.setdiff1d(own, learnt)
         shown, labels = pictures[learnt, 0], pool.labels[learnt]
-        found = fine_tuning.adapt(net, memory, shown, labels, pool.classes, accept_rate, present)
-        after = _Predictor(found.net, found.known, found.temperature, found.limits, classes)
+        adapted = fine_tuning.adapt(net, memory, shown, labels, pool.classes, accept_rate, present)
+        after = _Predictor(adapted.net, adapted.known, adapted.temperature, adapted.limits, classes)
         inputs = rehearsal.layer_outputs(net, pictures[rest, 0])
         references = [
             promotion_gate.ReferenceSet("base validation", memory.valid_labels, present, after(memory.valid)),
             promotion_gate.ReferenceSet("rest of the source", pool.labels[rest], before(inputs), after(inputs)),
         ]
         strangers = [int(judge(unseen).filed.sum()) for judge in (before, after)]
-        told = {"unseen_strangers": len(unseen), "unseen_strangers_filed": strangers}
-        rows.append({**_row(origin, len(learnt), references, classes, pool.classes), **told})
+        unseen_counts = {"unseen_strangers": len(unseen), "unseen_strangers_filed": strangers}
+        rows.append({**_row(origin, len(learnt), references, classes, pool.classes), **unseen_counts})
     return rows
 
 
 def wrong_labels_are_refused(
     net: mednet.MedNet, ref: unseen_sources.Baseline, memory: Rehearsal, classes: tuple[str, ...], rate: float
 ) -> bool:
-    """Whether the gate refuses a fine-tune on wrong labels: each class taught as the next one."""
+    """Return True if the gate refuses a network that was tuned with each class labelled as the next one."""
     count = len(classes)
     wrong = np.where(memory.train_labels < count, (memory.train_labels + 1) % count, count)
     spoilt = Rehearsal(memory.trunk, memory.train, wrong, memory.valid, memory.valid_labels)
     tuned = fine_tuning.tuned_on_rehearsal(net, spoilt)
-    found = fine_tuning.calibrate(tuned, memory, memory.train[:1], memory.train_labels[:1], count, rate)
+    adapted = fine_tuning.calibrate(tuned, memory, memory.train[:1], memory.train_labels[:1], count, rate)
     before = _Predictor(net, ref.known, ref.temperature, ref.limits(rate, count), count)
-    after = _Predictor(found.net, found.known, found.temperature, found.limits, count)
+    after = _Predictor(adapted.net, adapted.known, adapted.temperature, adapted.limits, count)
     pair = promotion_gate.ReferenceSet(
         "base validation", memory.valid_labels, before(memory.valid), after(memory.valid)
     )
@@ -74,7 +74,7 @@ def wrong_labels_are_refused(
 
 
 class _Predictor:
-    """Says what a network with its thresholds says of what the first linear layer gave."""
+    """A network with its thresholds, which predicts from outputs of the first linear layer."""
 
     def __init__(
         self,
@@ -115,11 +115,11 @@ def _row(
     base, rest = references
     inside = base.labels < classes
 
-    def lost(said: promotion_gate.Predictions) -> int:
-        return int((~(said.filed & (said.label == rest.labels))).sum())
+    def lost(predictions: promotion_gate.Predictions) -> int:
+        return int((~(predictions.filed & (predictions.label == rest.labels))).sum())
 
-    def errors(said: promotion_gate.Predictions) -> int:
-        return int((said.label != base.labels)[inside].sum())
+    def errors(predictions: promotion_gate.Predictions) -> int:
+        return int((predictions.label != base.labels)[inside].sum())
 
     return {
         "origin": origin,
@@ -127,8 +127,8 @@ def _row(
         "rest": len(rest.labels),
         "lost": [lost(rest.before), lost(rest.after)],
         "valid_errors": [errors(base.before), errors(base.after)],
-        "valid_filed": [float(said.filed[inside].mean()) for said in (base.before, base.after)],
-        "strangers_filed": [int(said.filed[~inside].sum()) for said in (base.before, base.after)],
+        "valid_filed": [float(predictions.filed[inside].mean()) for predictions in (base.before, base.after)],
+        "strangers_filed": [int(predictions.filed[~inside].sum()) for predictions in (base.before, base.after)],
         "strangers": int((~inside).sum()),
         "refused": [
             f"{line.label} of {line.reference}: {line.worse}"

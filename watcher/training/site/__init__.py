@@ -1,1 +1,1 @@
-"""A site's own images adapt the network: only the last layers are tuned."""
+"""Adapt the network to the images of a site, by tuning the last layers only."""

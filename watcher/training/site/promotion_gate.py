@@ -1,8 +1,7 @@
-"""May new weights take the place of the present ones? Only if no class is worse, beyond noise.
+"""Compare new weights with the present ones, and refuse them if a class is worse beyond noise.
 
-Both judge the same images of several reference sets. A class is worse if the
-images that only the present weights file right outnumber those that only the
-new ones do by more than chance would have it (sign test).
+Both judge the same images of several reference sets. A class is worse if the images that only the present weights file
+right outnumber those that only the new ones do by more than chance (sign test).
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 SIGNIFICANCE_LEVEL = 0.01
-"""A difference that chance brings about less often than this is none of chance."""
+"""A difference is significant if chance makes one so large less often than this."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What some weights make of n images: the class they name (n,), and whether they file it (n,)."""
+    """Predictions of some weights for n images: the class (n,), and True if the image is filed (n,)."""
 
     label: npt.NDArray[np.int64]
     filed: npt.NDArray[np.bool_]
@@ -28,7 +27,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ClassComparison:
-    """One class of one reference set, by the present and the new weights. ``worse`` is what decides."""
+    """One class of a reference set, by the present and the new weights.
+
+    ``worse`` says in which way the new ones are worse, or is None.
+    """
 
     reference: str
     label: str
@@ -40,7 +42,7 @@ class ClassComparison:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """Images of one source, judged by both. The label after the last class is "none of them"."""
+    """Images of one source, judged by both. The label after the last class is for outliers."""
 
     name: str
     labels: npt.NDArray[np.int64]
@@ -49,7 +51,7 @@ class ReferenceSet:
 
 
 def compare(references: Sequence[ReferenceSet], classes: Sequence[str]) -> list[ClassComparison]:
-    """A line for each class of each set that has images of it."""
+    """Compare each class of each set that has images of it."""
     names = dict(enumerate(classes)) | {len(classes): "none of them"}
     return [
         _compare_class(ref, number, names[number], len(classes))
@@ -75,7 +77,7 @@ def _compare_class(ref: ReferenceSet, number: int, name: str, none: int) -> Clas
 def _right_and_misfiled(
     predictions: Predictions, own: npt.NDArray[np.bool_], number: int, none: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which images are right (filed so; of strangers, not filed), and which are filed under another class."""
+    """Return masks of the images that are right and of those that are filed wrong. Outliers are right if not filed."""
     filed, label = predictions.filed[own], predictions.label[own]
     if number == none:
         return ~filed, filed
@@ -83,7 +85,7 @@ def _right_and_misfiled(
 
 
 def significant(losses: int, gains: int) -> bool:
-    """Whether so many losses against so many gains are more than chance: a one-sided sign test."""
+    """Return True if so many losses against so many gains are more than chance, by a one-sided sign test."""
     trials = losses + gains
     if losses <= gains:
         return False
@@ -92,7 +94,7 @@ def significant(losses: int, gains: int) -> bool:
 
 
 def confusion(ref: ReferenceSet, predictions: Predictions, classes: int) -> list[list[int]]:
-    """Rows: the classes and none of them; columns: filed as each class, and review."""
+    """Count images by class and none of them (rows), and by the class they are filed as and review (columns)."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     np.add.at(matrix, (ref.labels, np.where(predictions.filed, predictions.label, classes)), 1)
     return [[int(count) for count in row] for row in matrix]
@@ -104,7 +106,7 @@ def page(
     classes: Sequence[str],
     about: Mapping[str, str],
 ) -> str:
-    """The report, Markdown: verdicts, then both confusion matrices of each set."""
+    """Return the report as Markdown: the comparisons, then both confusion matrices of each set."""
     refused = [line for line in lines if line.worse]
     parts = ["# New weights against the present ones", *(f"- {key}: {value}" for key, value in about.items()), ""]
     parts += [f"**{'Refused' if refused else 'Passed'}**" + "".join(f"; {_refusal(line)}" for line in refused), ""]

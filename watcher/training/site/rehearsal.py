@@ -1,8 +1,7 @@
-"""What a site needs of the base data to teach the network something new: features, no images.
+"""Store what a site needs of the base data to adapt the network: features, and no images.
 
-The convolutions and the first linear layer stay as they are; what comes out of
-them for some thousand images is kept as bytes. The last layers can then be tuned
-with the site's images among them, so that nothing is forgotten, and judged on
+The convolutions and the first linear layer are never tuned, so their outputs for some thousand images are stored as
+bytes. The last layers are tuned on these together with the site's images, so that nothing is forgotten, and judged on
 images that they were never tuned on.
 """
 
@@ -35,10 +34,9 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Outputs (n, d) of the first linear layer, and labels (n,): the number of classes is "none of them".
+    """Outputs (n, d) of the first linear layer, with labels (n,); the label after the last class is for outliers.
 
-    ``train`` is to be tuned on, ``valid`` to be judged on. ``trunk`` is the
-    digest of the layers that they came through.
+    The last layers are tuned on ``train`` and judged on ``valid``. ``trunk`` is the digest of the layers before them.
     """
 
     trunk: str
@@ -49,7 +47,7 @@ class Rehearsal:
 
 
 def trunk(net: mednet.MedNet) -> str:
-    """Digest of all that comes before the second linear layer."""
+    """Return the digest of all layers before the second linear one."""
     sha = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):
         if not name.startswith(("fc2.", "fc3.")):
@@ -60,7 +58,7 @@ def trunk(net: mednet.MedNet) -> str:
 
 @torch.inference_mode()
 def layer_outputs(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> LayerOutputs:
-    """What the first linear layer gives for images (n, 64, 64), activated: (n, d)."""
+    """Return the activated outputs (n, d) of the first linear layer for images (n, 64, 64)."""
     net.eval()
     rows = [np.zeros((0, net.config.hidden[0]), np.float32)]
     for start in range(0, len(images), BATCH):
@@ -69,25 +67,25 @@ def layer_outputs(net: mednet.MedNet, images: npt.NDArray[np.uint8]) -> LayerOut
     return np.concatenate(rows)
 
 
-def save(found: Rehearsal, path: Path) -> None:
-    """Write it, a byte a number: ReLU's outputs, each scaled by the largest of its column."""
-    top = np.maximum(np.concatenate([found.train, found.valid]).max(axis=0), 1e-6).astype(np.float32)
+def save(memory: Rehearsal, path: Path) -> None:
+    """Write a rehearsal, a byte for each number: outputs of ReLU, scaled by the largest of their column."""
+    top = np.maximum(np.concatenate([memory.train, memory.valid]).max(axis=0), 1e-6).astype(np.float32)
     tensors = {
         "scale": top / 255,
-        "train": np.rint(found.train / top * 255).clip(0, 255).astype(np.uint8),
-        "train_labels": found.train_labels.astype(np.uint8),
-        "valid": np.rint(found.valid / top * 255).clip(0, 255).astype(np.uint8),
-        "valid_labels": found.valid_labels.astype(np.uint8),
+        "train": np.rint(memory.train / top * 255).clip(0, 255).astype(np.uint8),
+        "train_labels": memory.train_labels.astype(np.uint8),
+        "valid": np.rint(memory.valid / top * 255).clip(0, 255).astype(np.uint8),
+        "valid_labels": memory.valid_labels.astype(np.uint8),
     }
     with atomic_write.replacing(path) as partial:
-        save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": found.trunk})})
+        save_file(tensors, partial, metadata={"rehearsal": json.dumps({"format": FORMAT, "trunk": memory.trunk})})
 
 
 def load(path: Path) -> Rehearsal:
-    """Read it.
+    """Read a rehearsal.
 
     Raises:
-        Fatal: exit code 4; it is missing, damaged or something else.
+        Fatal: The file is missing, damaged or something else (exit code 4).
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -1,4 +1,4 @@
-"""A site's verdicts: images by class directory, and those that are none of the classes."""
+"""Read the verdicts of a site: images by class directory, and outliers in a directory of their own."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from watcher.training.data import labelled_images
 from watcher.training.data.labelled_images import Examples
 
 OUTLIER_DIRECTORY = "outlier"
-"""The directory of images that people found to be none of the classes."""
+"""The directory of images that people said are none of the classes."""
 
 HELD_BACK = 0.3
-"""Share of the verdicts that nothing is learnt from: ``promote`` judges by them."""
+"""The share of the verdicts that nothing is learnt from, because ``promote`` judges by them."""
 
 
 def load(root: Path, classes: tuple[str, ...]) -> Examples:
-    """Images of ``root/<class>/``, and those of ``root/outlier/`` with the label after the last class.
+    """Load the images of ``root/<class>/``, and those of ``root/outlier/`` with the label after the last class.
 
-    What was rejected because it is no image at all teaches nothing: it stays in ``broken``.
+    Outliers that cannot be decoded teach nothing, and stay in ``broken``.
 
     Raises:
-        Fatal: exit code 5; nothing is there, or a directory is no class's. Exit code 1; an image of a class can not
-            be decoded.
+        Fatal: There are no images, or a directory is not named after a class (exit code 5); an image of a class cannot
+            be decoded (exit code 1).
     """
     known = (*classes, OUTLIER_DIRECTORY)
     advice = f"Name them {', '.join(known)}, as `review export` does."
@@ -34,12 +34,15 @@ def load(root: Path, classes: tuple[str, ...]) -> Examples:
     data = labelled_images.relabelled(
         labelled_images.load(listing), known, f"{root} has directories that are no class:", advice
     )
-    labelled_images.refuse_broken(replace(data, broken=tuple(each for each in data.broken if each[1] < len(classes))))
+    labelled_images.refuse_broken(replace(data, broken=tuple(file for file in data.broken if file[1] < len(classes))))
     return replace(data, classes=classes)
 
 
 def split(data: Examples) -> tuple[Examples, Examples]:
-    """Images to learn from, and those held back: by their pixels, so the same each time, copies on one side."""
+    """Split images into those to learn from and those held back.
+
+    Their pixels decide, so that the split is the same each time and exact copies are on one side.
+    """
     keys = np.array([hashlib.sha256(image.tobytes()).hexdigest() for image in data.images])
     held = np.zeros(len(keys), np.bool_)
     for label in np.unique(data.labels):

@@ -1,1 +1,1 @@
-"""Many trainings compared: variants of a recipe, several seeds each, within a budget."""
+"""Compare many trainings: variants of a recipe, each with several seeds, within a budget."""

@@ -1,4 +1,4 @@
-"""What is wrong with the data: twins on both sides of the split, labels that no network believes."""
+"""Find faults of the data: near-duplicates on both sides of the split, and labels that no network believes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from watcher.training.data.labelled_images import Examples
 from watcher.training.fit.result_rows import Row
 
 MIN_CONFIDENCE = 0.9
-"""Mean confidence from which a decision against the label is called sure."""
+"""The least mean confidence of predictions that make a label suspected."""
 
 MAX_ERROR_SHARE = 0.02
-"""Runs with a larger share of errors have no say about labels."""
+"""The largest share of errors of a run that has a say about labels."""
 
 MIN_RUNS = 3
-"""With fewer good runs there is nothing to be said."""
-
+"""The fewest runs that can make a label suspected."""
 
 CLASS_MIX_NOTE = """\
-What has no twin is another mixture of classes than what has one, and no patient is known: these errors say what a new
-patient may cost, not what another hospital's scanner would."""
+The images without a near-duplicate are another mixture of classes than the others, and no patient is known. So these
+errors say what a new patient may cost, not what another hospital's scanner would."""
 
 
 @dataclass(frozen=True)
 class ExactCopies:
-    """Images equal pixel for pixel. ``across``: those validated on that are also trained on."""
+    """Groups of images that are equal pixel for pixel.
+
+    ``surplus`` are all images of the groups but the first, ``across`` the validation images that are also training
+    images, ``contradictions`` the paths of each group with two labels.
+    """
 
     groups: int
     surplus: int
@@ -43,7 +46,11 @@ class ExactCopies:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Near twins of some images among others. ``near`` is a mask over those asked of."""
+    """Near-duplicates of images among others.
+
+    ``near`` is a mask (n,) of the images that have one, ``own`` and ``other`` (n,) are the distances in bits to the
+    nearest image of their class and of another class.
+    """
 
     max_distance: int
     near: npt.NDArray[np.bool_]
@@ -53,7 +60,7 @@ class NearDuplicates:
 
 @dataclass(frozen=True)
 class SuspectedLabel:
-    """An image that most runs decide against its label on, always for the same class, and surely."""
+    """An image that at least half of the runs take for one and the same other class, with a high confidence."""
 
     path: str
     label: str
@@ -64,7 +71,7 @@ class SuspectedLabel:
 
 
 def count_exact_copies(train: Examples, valid: Examples) -> ExactCopies:
-    """Over both parts together."""
+    """Count copies over both parts together."""
     labels = np.concatenate([train.labels, valid.labels])
     paths = train.paths + valid.paths
     groups = near_duplicates.exact_copies(np.concatenate([train.images, valid.images]))
@@ -81,33 +88,36 @@ def count_exact_copies(train: Examples, valid: Examples) -> ExactCopies:
 
 
 def find_near_duplicates(images: Examples, others: Examples, max_distance: int | None = None) -> NearDuplicates:
-    """Which images asked of have a near twin of their class; how near that is, is found from chance if not given."""
+    """Find images that have a near-duplicate of their class among others.
+
+    Without ``max_distance`` it is the most that :data:`near_duplicates.CHANCE` allows.
+    """
     own, other = near_duplicates.nearest_distances(images, others)
     limit = near_duplicates.largest_distance(other) if max_distance is None else max_distance
     return NearDuplicates(limit, own <= limit, own, other)
 
 
 def suspected_labels(runs: Sequence[Row]) -> list[SuspectedLabel]:
-    """Images that at least half of the good runs take for one and the same other class, surely.
+    """Return images that at least half of the good runs take for one and the same other class, with high confidence.
 
-    Those doubted by most runs first, others them the surest.
+    The order is by the number of runs, then by the confidence, highest first.
     """
     good = [run for run in runs if run["errors"] <= MAX_ERROR_SHARE * run["judged"]]
     against: dict[str, list[tuple[str, float]]] = defaultdict(list)
     for run in good:
         for path, taken_for, confidence in run["wrong"]:
             against[path].append((taken_for, confidence))
-    found = []
-    for path, told in against.items():
-        [(name, count)] = Counter(name for name, _ in told).most_common(1)
-        confidence = fmean(sure for _, sure in told)
-        if len(good) >= MIN_RUNS and count == len(told) >= len(good) / 2 and confidence >= MIN_CONFIDENCE:
-            found.append(SuspectedLabel(path, path.split("/")[0], name, count, len(good), confidence))
-    return sorted(found, key=lambda suspect: (-suspect.runs, -suspect.confidence, suspect.path))
+    suspected = []
+    for path, errors in against.items():
+        [(name, count)] = Counter(name for name, _ in errors).most_common(1)
+        mean = fmean(confidence for _, confidence in errors)
+        if len(good) >= MIN_RUNS and count == len(errors) >= len(good) / 2 and mean >= MIN_CONFIDENCE:
+            suspected.append(SuspectedLabel(path, path.split("/")[0], name, count, len(good), mean))
+    return sorted(suspected, key=lambda label: (-label.runs, -label.confidence, label.path))
 
 
 def wilson_upper_bound(wrong: int, of: int) -> float:
-    """The upper end of the 95% interval of an error rate. Source: Wilson 1927, with z = 1.96."""
+    """Return the upper end of the 95% interval of an error rate. Source: Wilson 1927, with z = 1.96."""
     if not of:
         return 1.0
     z, rate = 1.96, wrong / of
@@ -123,9 +133,15 @@ def page(
     studies: Sequence[Sequence[str]],
     apart: int,
 ) -> str:
-    """The audit, Markdown. ``judged``: name and digest of weights, and the validation images they get wrong.
+    """Return the audit as Markdown.
 
-    ``studies``: what each says, in lines. ``apart``: how many images of the split are in neither part.
+    Args:
+        parts: The training and the validation images.
+        copied: Their exact copies.
+        near: Near-duplicates of the validation images among the training images.
+        judged: Name and digest of weights, and the paths of the validation images that they get wrong.
+        studies: The lines of each study.
+        apart: The number of images of the split that are in neither part.
     """
     train, valid = parts
     lines = ["## Audit of the data", "", "Generated by `mednet-watcher audit-data`; do not edit.", ""]
@@ -136,52 +152,60 @@ def page(
             f"The split's other {apart:,} images have no part in this: neither their copies nor their labels.",
         ]
     lines += ["", *_about_near_duplicates(valid, near)]
-    lines += ["", CLASS_MIX_NOTE, "", "| judged on validation | errors with a near twin | without |", "|---|---|---|"]
+    lines += [
+        "",
+        CLASS_MIX_NOTE,
+        "",
+        "| judged on validation | errors with a near-duplicate | without |",
+        "|---|---|---|",
+    ]
     lines += [_about_errors(f"{name} `{digest}`", valid, near, set(wrong)) for name, digest, wrong in judged]
     for study in studies:
         lines += ["", *study]
     if not studies:
-        lines += ["", "No study has runs on these images: nothing can be said of their labels."]
+        lines += ["", "No study has runs on these images, so none of their labels is judged."]
     return "\n".join(lines) + "\n"
 
 
 def about_study(judged: Examples, near: NearDuplicates, runs: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The same for variants of a study, whose training and judged images are others; mean errors over seeds."""
-    with_twin = int(near.near.sum())
+    """Return lines on the errors of variants of a study with and without a near-duplicate, mean over seeds.
+
+    ``near`` are near-duplicates of the study's judged images among its training images.
+    """
+    total, count = len(judged.labels), int(near.near.sum())
     lines = [
-        f"Of a study's {len(judged.labels):,} judged images {with_twin:,} have a near twin among those it trained on:",
+        f"Of a study's {total:,} judged images {count:,} have a near-duplicate among those that it trained on:",
         "",
-        "| variant | errors with a near twin | without | seeds |",
+        "| variant | errors with a near-duplicate | without | seeds |",
         "|---|---|---|---|",
     ]
-    paths = {path for path, twin in zip(judged.paths, near.near, strict=True) if twin}
-    for name, every in runs.items():
-        some = [run for run in every if len(run["wrong"]) == run["errors"]]  # one that failed does not list them
-        if not some:
+    paths = {path for path, is_near in zip(judged.paths, near.near, strict=True) if is_near}
+    for name, rows in runs.items():
+        listing = [run for run in rows if len(run["wrong"]) == run["errors"]]  # a failed run does not list them
+        if not listing:
             continue
-        wrong = [sum(path in paths for path, _, _ in run["wrong"]) for run in some]
-        rest = [run["errors"] - count for run, count in zip(some, wrong, strict=True)]
-        without = len(judged.labels) - with_twin
-        cells = [_mean_rate(wrong, with_twin), _mean_rate(rest, without)]
-        lines.append(f"| `{name}` | {' | '.join(cells)} | {len(some)} |")
+        errors = [sum(path in paths for path, _, _ in run["wrong"]) for run in listing]
+        others = [run["errors"] - number for run, number in zip(listing, errors, strict=True)]
+        cells = [_mean_rate(errors, count), _mean_rate(others, total - count)]
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {len(listing)} |")
     return lines
 
 
-def cost_of_suspects(doubted: Sequence[SuspectedLabel], runs: Sequence[Row]) -> str:
-    """How many of the errors of some runs are the suspects'."""
-    paths = {suspect.path for suspect in doubted}
-    theirs = fmean(sum(path in paths for path, _, _ in run["wrong"]) for run in runs)
-    return f"{theirs:.1f} of {fmean(run['errors'] for run in runs):.1f} errors"
+def cost_of_suspects(suspected: Sequence[SuspectedLabel], runs: Sequence[Row]) -> str:
+    """Say how many errors of the runs are those of suspected labels, in the mean."""
+    paths = {label.path for label in suspected}
+    cost = fmean(sum(path in paths for path, _, _ in run["wrong"]) for run in runs)
+    return f"{cost:.1f} of {fmean(run['errors'] for run in runs):.1f} errors"
 
 
-def _about_copies(found: ExactCopies, train: int, valid: int) -> list[str]:
-    classes = ", ".join(f"{name} {count}" for name, count in sorted(found.by_class.items(), key=lambda x: -x[1]))
+def _about_copies(copied: ExactCopies, train: int, valid: int) -> list[str]:
+    classes = ", ".join(f"{name} {count}" for name, count in sorted(copied.by_class.items(), key=lambda x: -x[1]))
     lines = [
-        f"Of {train + valid:,} images at hand ({train:,} for training, {valid:,} for validation), {found.surplus} are "
-        f"exact copies of another, pixel for pixel, in {found.groups} groups ({classes or 'none'}). {found.across} "
-        f"validation images are copies of a training image. Groups with two labels: {len(found.contradictions)}.",
+        f"Of {train + valid:,} images at hand ({train:,} for training, {valid:,} for validation), {copied.surplus} are "
+        f"exact copies of another, pixel for pixel, in {copied.groups} groups ({classes or 'none'}). {copied.across} "
+        f"validation images are copies of a training image. Groups with two labels: {len(copied.contradictions)}.",
     ]
-    return lines + [f"- {', '.join(group)}" for group in found.contradictions]
+    return lines + [f"- {', '.join(group)}" for group in copied.contradictions]
 
 
 def _about_near_duplicates(valid: Examples, near: NearDuplicates) -> list[str]:
@@ -191,10 +215,10 @@ def _about_near_duplicates(valid: Examples, near: NearDuplicates) -> list[str]:
         for bits in sorted({0, 2, 4, near.max_distance, 8, 12, 16})
     ]
     return [
-        "Neighbouring slices of one patient stand on both sides of a random split. A near twin is a training image of "
-        f"the same class whose {near_duplicates.BITS}-bit difference hash differs in at most {near.max_distance} bits: "
-        f"the most at which at most {near_duplicates.CHANCE:.1%} of the validation images have one that near in "
-        f"another class. **{_percent(near.near)} of the validation images have a near twin in training** "
+        "Neighbouring slices of one patient are on both sides of a random split. A near-duplicate is a training image "
+        f"of the same class whose {near_duplicates.BITS}-bit difference hash differs in at most {near.max_distance} "
+        f"bits. This is the most at which at most {near_duplicates.CHANCE:.1%} of the validation images have one that "
+        f"near in another class. **{_percent(near.near)} of the validation images have a near-duplicate in training** "
         f"({', '.join(shares)}).",
         "",
         "| bits at most | in the own class | in another class |",
@@ -213,24 +237,24 @@ def _about_errors(name: str, valid: Examples, near: NearDuplicates, wrong: set[s
 
 
 def about_suspects(runs: Sequence[Row], controls: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Images whose label a study's runs doubt, and what they cost the recipes themselves."""
-    doubted = suspected_labels(runs)
-    if not doubted:
+    """Return lines on the labels that a study's runs make suspected, and what they cost the unchanged recipes."""
+    suspected = suspected_labels(runs)
+    if not suspected:
         return [
-            f"No label of these is doubted: by half of {MIN_RUNS} or more good runs, for the same class and with a "
-            f"mean confidence of at least {MIN_CONFIDENCE:.0%}."
+            f"No label of these is suspected: not by half of {MIN_RUNS} or more good runs, for the same class and with "
+            f"a mean confidence of at least {MIN_CONFIDENCE:.0%}."
         ]
     lines = [
-        f"Suspected label errors, {len(doubted)} of the judged images: at least half of the {doubted[0].of} runs take "
-        f"each for one and the same other class, with a mean confidence of at least {MIN_CONFIDENCE:.0%}. Runs with "
-        f"more than {MAX_ERROR_SHARE:.0%} of errors have no say. Whether the label or the network errs, a person must "
-        "tell.",
+        f"Suspected label errors: {len(suspected)} of the judged images. At least half of the {suspected[0].of} "
+        "runs take each for one and the same other class, with a mean confidence of at least "
+        f"{MIN_CONFIDENCE:.0%}. Runs with more than {MAX_ERROR_SHARE:.0%} of errors have no say. A person must tell "
+        "whether the label or the network is wrong.",
         "",
         "| image | taken for | by | mean confidence |",
         "|---|---|---|---|",
     ]
-    lines += [f"| {s.path} | {s.taken_for} | {s.runs} of {s.of} | {s.confidence:.3f} |" for s in doubted]
-    costs = [f"- `{name}`: {cost_of_suspects(doubted, some)}" for name, some in controls.items()]
+    lines += [f"| {s.path} | {s.taken_for} | {s.runs} of {s.of} | {s.confidence:.3f} |" for s in suspected]
+    costs = [f"- `{name}`: {cost_of_suspects(suspected, rows)}" for name, rows in controls.items()]
     return [*lines, "", "What these images cost, mean over seeds:", "", *costs]
 
 

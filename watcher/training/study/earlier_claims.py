@@ -1,4 +1,4 @@
-"""What the proof of concept found, held against the verdicts of a study."""
+"""Compare the claims of the proof of concept with the verdicts of a study."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from watcher.training.study.significance import ChangeVerdict
 
 CLAIM = """\
-The proof of concept tells of 31 errors of 5,740 test images brought down to 3 by one change after another. The test
-images take no part in this study. Its steps are added to its starting point here, or taken back from where it ended;
-what it tried besides, and did not take over, is added to that."""
+The proof of concept reports that one change after another brought 31 errors of 5,740 test images down to 3. The test
+images take no part in this study. Here its steps are added to its starting point, or taken back from its end. Changes
+that it tried and did not take are added to its end."""
 
 _CLAIMED = {"step": "helps", "undone": "to take it back hurts", "tried": "does not help"}
 
@@ -25,12 +25,12 @@ _WORDS = {
 
 
 def answer(claim: str, verdict: ChangeVerdict | None) -> str:
-    """Whether a claim (``step``, ``undone`` or ``tried``) holds by the verdict on its variant."""
+    """Say if a claim (``step``, ``undone`` or ``tried``) holds, by the verdict on its variant."""
     return _WORDS.get((claim, verdict.word if verdict else ""), "can not be told")
 
 
 def table(claims: Sequence[tuple[str, str, str, ChangeVerdict | None]]) -> list[str]:
-    """Markdown of claims: each a name, what was changed, its kind, and the verdict."""
+    """Return a Markdown table of claims: the variant, what it changes, the kind of claim and the verdict of each."""
     head = ["| variant | what changes | the proof of concept | here | does it hold? |", "|---|---|---|---|---|"]
     return head + [
         f"| `{name}` | {says} | {_CLAIMED[claim]} | {verdict.word if verdict else '-'} | {answer(claim, verdict)} |"

@@ -1,9 +1,8 @@
-"""Did a change help, hurt, or neither? Judged against what a seed alone changes. Pure functions of counts.
+"""Tell whether a change helped or hurt, compared with the effect of a seed alone. Pure functions of counts.
 
-Errors are counts on the same images, so their noise grows with them: they are
-compared as square roots, where it is alike for all (Anscombe 1948 on Poisson
-counts). The noise of a seed is pooled over all variants of a recipe. With three
-seeds a variant's own spread is next to unknown; that of thirty variants is not.
+Errors are counts on the same images, so their noise grows with them. They are compared as square roots, whose noise is
+the same for all counts (Anscombe 1948 on Poisson counts). The noise of a seed is pooled over all variants of a recipe,
+because three seeds say next to nothing of the spread of one variant, and thirty variants do.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from dataclasses import dataclass
 from statistics import fmean, median, variance
 
 THRESHOLD = 3.0
-"""Standard errors a difference must exceed. Of 1000 changes that do nothing, fewer than ten pass (tests count them)."""
+"""Standard errors that a difference must exceed. Of 1000 changes without effect fewer than ten do, as tests count."""
 
-# Median of a sample variance, in units of the true one: chi-squared with 1, 2 ... degrees of freedom, divided by them.
+# Median of a sample variance, in units of the true one: chi-squared of 1, 2 ... degrees of freedom, divided by them.
 _MEDIANS = {1: 0.455, 2: 0.693, 3: 0.789, 4: 0.839}
 
 
 @dataclass(frozen=True)
 class ChangeVerdict:
-    """A variant against its control. ``low`` and ``high``: the errors between which nothing could be told.
+    """The comparison of a variant with its control.
 
     ``word`` is ``helped``, ``hurt``, ``unstable`` (one run failed, and the others are not worse), ``no difference``,
-    or ``too few seeds``.
+    or ``too few seeds``. Errors between ``low`` and ``high`` cannot be told from the control's.
     """
 
     word: str
@@ -35,10 +34,9 @@ class ChangeVerdict:
 
 
 def noise(groups: Sequence[Sequence[int]]) -> float | None:
-    """Standard deviation over seeds of the square root of errors, pooled; None without two seeds of anything.
+    """Return the pooled standard deviation of the square root of errors over seeds, or None without two seeds.
 
-    The median over variants, so that one whose training fails now and then does
-    not make every other look alike.
+    It is the median over variants, so that one whose training fails now and then does not hide differences of others.
     """
     spreads = [
         variance([math.sqrt(errors) for errors in group]) / _MEDIANS.get(len(group) - 1, 1 - 2 / (9 * (len(group) - 1)))
@@ -49,7 +47,7 @@ def noise(groups: Sequence[Sequence[int]]) -> float | None:
 
 
 def compare(errors: Sequence[int], control: Sequence[int], spread: float | None) -> ChangeVerdict:
-    """Errors by seed of a variant and of its control; ``spread`` as :func:`noise` gives it."""
+    """Compare the errors by seed of a variant with those of its control; ``spread`` is that of :func:`noise`."""
     difference = fmean(errors) - fmean(control)
     if spread is None or min(len(errors), len(control)) < 2:
         return ChangeVerdict("too few seeds", difference, math.nan, math.nan)
@@ -62,6 +60,6 @@ def compare(errors: Sequence[int], control: Sequence[int], spread: float | None)
 
 
 def _one_failed(errors: Sequence[int], spread: float) -> bool:
-    """Whether the worst run is beyond what seeds do to the others. A training now and then ends in a bad epoch."""
+    """Return True if the worst run is no matter of the seed. Now and then a training ends in a bad epoch."""
     *others, worst = (math.sqrt(count) for count in sorted(errors))
     return len(others) > 1 and worst - fmean(others) > THRESHOLD * spread * math.sqrt(1 + 1 / len(others))

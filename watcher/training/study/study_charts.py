@@ -1,4 +1,4 @@
-"""The pictures of the report. Drawn alike each time: same rows, same bytes."""
+"""Draw the figures of the report. The same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -34,21 +34,22 @@ def draw(controls: Mapping[str, Sequence[Row]], out: Path) -> list[tuple[str, st
             "Mean counts over seeds. Errors are red, all panels on one scale.",
         ),
         (
-            "Is confidence worth its name?",
+            "How reliable is confidence?",
             "reliability.svg",
-            "Of the trainings, without a temperature: who learns smoothed labels is less sure than right.",
+            "Of the trainings, without a temperature. A network that learns smoothed labels is less sure than it is "
+            "right.",
         ),
         (
             "Losses while training",
             "curves.svg",
-            "Thin lines are runs, thick ones the mean of those still going. It is the loss that is trained on: with "
-            "smoothed labels it has a floor above zero, so do not compare it across recipes.",
+            "Thin lines are runs, thick ones the mean of the runs that go on. This is the loss that is trained on. "
+            "With smoothed labels it has a floor above zero, so do not compare it across recipes.",
         ),
     ]
 
 
 def curves(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Losses over epochs: thin lines are runs, thick ones the mean of those that got so far."""
+    """Draw losses over epochs: thin lines are runs, thick ones the mean of the runs that got so far."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for panel, key, title in zip(axes, ("train_loss", "valid_loss"), ("training", "watched images"), strict=True):
@@ -70,7 +71,7 @@ def _curve(panel: Axes, losses: Sequence[Sequence[float]], name: str, colour: st
 
 
 def confusions(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Confusion matrices side by side, mean counts over seeds; the colour tells errors only."""
+    """Draw confusion matrices side by side, mean counts over seeds. The colour shows errors only."""
     figure = Figure(figsize=(5.2 * len(variants), 5.6), layout="constrained")
     panels = figure.subplots(1, len(variants), squeeze=False)[0]
     most = max([1.0, *(float(_wrong(_mean_confusion(runs)).max()) for runs in variants.values())])
@@ -90,7 +91,7 @@ def _wrong(mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _confusion(panel: Axes, runs: Sequence[Row], most: float) -> None:
-    """``most`` errors in a cell are the darkest red."""
+    """Draw one matrix; ``most`` errors in a cell are the darkest red."""
     names = runs[0]["classes"]
     mean = _mean_confusion(runs)
     panel.imshow(_wrong(mean), cmap="Reds", vmin=0, vmax=most)
@@ -105,7 +106,7 @@ def _confusion(panel: Axes, runs: Sequence[Row], most: float) -> None:
 
 
 def reliability(variants: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Share that is right against confidence, by bin; below, how many images each bin has."""
+    """Draw the share of right predictions over confidence by bin, and below the images of each bin."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     top, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)

@@ -1,4 +1,4 @@
-"""A study: variants, each one change away from a recipe, and the budget that all of them have."""
+"""Read the plan of a study: variants, each with one change of a recipe, and the budget of all of them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from watcher.training.data.labelled_images import Listing
 from watcher.training.fit import plan_files, recipes
 
 FORM = 1
-"""Counted up when the same settings come to mean another training: rows of before are then no longer the same run."""
+"""The version of what settings mean. A higher one makes rows of before rows of other runs."""
 
 
 class Budget(plan_files.PlanPart):
-    """What every run may cost, and what it is judged on. None: all images, or the recipe's own epochs.
+    """The cost of every run, and the images that judge it. None stands for all images, or the recipe's own epochs.
 
-    Training, watched and judged images are different ones. The watched ones
-    give the validation loss of each epoch; with ``watch_images`` 0 the judged
-    ones do, as in ``train``. ``keep`` says which epoch's network is judged,
-    ``precision`` how the recipes compute while training.
+    Training, watched and judged images are different ones. The watched images give the validation loss of each epoch.
+    With ``watch_images`` 0 the judged ones do, as in ``train``. ``keep`` is the epoch whose network is judged,
+    ``precision`` that of the recipes while training.
     """
 
     train_part: str = "train"
@@ -46,12 +45,12 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 
 class Variant(plan_files.PlanPart):
-    """One row of the table. ``against`` names the variant it is compared with: by default its recipe's own.
+    """One row of the table. ``against`` is the variant that it is compared with, by default the unchanged recipe.
 
-    ``seeds``, where given, are its own. What all others are compared with deserves more than they: with k of them
-    the fewest runs in all tell most when it has about the root of k times as many (Dunnett 1955).
-    ``claim`` says what the proof of concept had to do with the change: ``step`` is one that it took, ``undone`` one
-    that is taken back here, ``tried`` one that it tried and did not take.
+    ``seeds``, if given, are its own. The control of k other variants should have more seeds than they: about the root
+    of k times as many, so that as few runs as possible tell most (Dunnett 1955). ``claim`` is the part of the change in
+    the proof of concept: ``step`` was taken there, ``undone`` was taken there and is taken back here, ``tried`` was
+    tried there and not taken.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
@@ -64,20 +63,20 @@ class Variant(plan_files.PlanPart):
 
 
 class Study(plan_files.PlanPart):
-    """The whole file. ``seeds`` are those of variants without seeds of their own."""
+    """The plan of a study. ``seeds`` are those of variants without seeds of their own."""
 
     seeds: Seeds = Field(min_length=1)
     budget: Budget
     variants: tuple[Variant, ...] = Field(min_length=1)
 
     def seeds_of(self, variant: Variant) -> Seeds:
-        """Those that the variant is trained with."""
+        """Return the seeds that a variant is trained with."""
         return self.seeds if variant.seeds is None else variant.seeds
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Which files are trained on, watched and judged."""
+    """The files that are trained on, watched and judged."""
 
     train: Listing
     watch: Listing
@@ -85,13 +84,13 @@ class Sample:
 
     @property
     def digest(self) -> str:
-        """Of the files' names and labels; 16 hexadecimal digits."""
+        """A digest of the names and labels of the files, 16 hexadecimal digits."""
         return _digest([[part.paths, part.labels] for part in (self.train, self.watch, self.judge)])
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run: a variant with a seed. ``digest`` is of all that its result depends on."""
+    """One run: a variant with a seed. ``digest`` covers all that its result depends on."""
 
     variant: Variant
     recipe: recipes.Recipe
@@ -100,19 +99,19 @@ class Task:
 
 
 def read(path: Path) -> Study:
-    """Read a study.
+    """Read the plan of a study.
 
     Raises:
-        Fatal: exit code 3; the file is missing or wrong, each mistake by its place in it.
+        Fatal: The file is missing or wrong; it names each mistake with its place (exit code 3).
     """
     return plan_files.read(path, Study, _contradictions, "docs/study/study.yaml is one that can.")
 
 
 def tasks(study: Study, sample: Sample) -> list[Task]:
-    """Every run, all variants with the first seed before any with the second: a part of them is a table already.
+    """Return all runs: every variant with the first seed, then with the second, so that some of them make a table.
 
     Raises:
-        Fatal: exit code 3; a variant is about a class that the images do not have.
+        Fatal: A variant names a class that the images do not have (exit code 3).
     """
     planned = [(variant, planned_recipe(variant, study.budget)) for variant in study.variants]
     for variant, recipe in planned:
@@ -132,7 +131,7 @@ def tasks(study: Study, sample: Sample) -> list[Task]:
 
 
 def planned_recipe(variant: Variant, budget: Budget) -> recipes.Recipe:
-    """The recipe with the variant's change. A budget of epochs also takes the early stop away, unless changed back."""
+    """Return the recipe with the variant's change. A budget of epochs removes the early stop, unless changed back."""
     base = replace(recipes.RECIPES[variant.recipe], precision=budget.precision)
     if budget.epochs is not None:
         epochs = budget.epochs[variant.recipe]
@@ -141,10 +140,11 @@ def planned_recipe(variant: Variant, budget: Budget) -> recipes.Recipe:
 
 
 def sample(root: Path, split: Path, budget: Budget) -> Sample:
-    """Draw the images, each class in its share of the whole, the same ones each time.
+    """Draw the images, each class in its share of the whole. The same budget gives the same images.
 
     Raises:
-        Fatal: exit code 5 as for :func:`dataset.listing`; exit code 3 if there are too few images.
+        Fatal: The images cannot be listed, or a class has no training image (exit code 5); there are too few images
+            (exit code 3).
     """
     files = labelled_images.listing(root, split, budget.train_part)
     order = stratified(files.labels, budget.sample_seed)
@@ -167,12 +167,12 @@ def sample(root: Path, split: Path, budget: Budget) -> Sample:
 
 
 def stratified(labels: tuple[int, ...], seed: int) -> npt.NDArray[np.int64]:
-    """An order of all images of which every beginning has each class in its share."""
+    """Return an order of all images whose every beginning has each class in its share."""
     rng = np.random.default_rng(seed)
-    each = np.array(labels, np.int64)
-    places = np.empty(len(each))
-    for label in np.unique(each):
-        members = rng.permutation(np.flatnonzero(each == label))
+    classes = np.array(labels, np.int64)
+    places = np.empty(len(classes))
+    for label in np.unique(classes):
+        members = rng.permutation(np.flatnonzero(classes == label))
         places[members] = (np.arange(len(members)) + rng.random()) / len(members)
     return np.argsort(places, kind="stable")
 
@@ -187,7 +187,7 @@ def _contradictions(study: Study) -> list[str]:
             wrong.append(f"{variant.name}: there is no recipe {variant.recipe}; there are {', '.join(recipes.RECIPES)}")
             continue
         if study.budget.epochs is not None and variant.recipe not in study.budget.epochs:
-            wrong.append(f"budget.epochs: nothing is said of the recipe {variant.recipe}")
+            wrong.append(f"budget.epochs: there are no epochs for the recipe {variant.recipe}")
             continue
         if variant.against is not None and variant.against not in names:
             wrong.append(f"{variant.name}: there is no variant {variant.against} to compare it with")

@@ -1,4 +1,4 @@
-"""The page on a study: generated from rows alone, never typed."""
+"""Write the page on a study from the rows of its runs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ from watcher.training.study import earlier_claims, significance
 from watcher.training.study.study_plan import FORM, Budget, Seeds, Study, Variant, planned_recipe
 
 RULE = f"""\
-A verdict compares a variant's errors with those of its control, on the same images. Errors are taken as square roots,
-where the noise of a seed is alike for many and few errors; that noise is the median over all variants of a table.
-A difference of the means counts when it exceeds {significance.THRESHOLD:g} standard errors: of a hundred changes that
-do nothing, less than one is then called a help or a harm. **Unstable** is what only one run calls a harm, by far: now
-and then a training ends in a bad epoch, whatever was changed. **No difference** does not mean that there is none, but
-that so few seeds can not show it: in brackets are the errors between which a variant could not have been told from its
-control. The images judged are the same for all, so what holds on other images is not in these figures, and trainings
-of another length may answer otherwise: what learns fast is favoured by a short one.
+A verdict compares a variant's errors with those of its control on the same images. Errors are compared as square roots,
+because the noise of a seed is then the same for many and few errors. That noise is the median over all variants of a
+table. A difference of the means counts if it exceeds {significance.THRESHOLD:g} standard errors: of a hundred changes
+without effect, less than one is then said to help or hurt. **Unstable** means that a single run is far worse than the
+others: now and then a training ends in a bad epoch, whatever was changed. **No difference** does not mean that there is
+none, but that so few seeds cannot show it. In brackets are the errors between which a variant cannot be told from its
+control. All are judged on the same images, so these figures do not say what holds on others. Trainings of another
+length may answer otherwise: a short one favours what learns fast.
 
-**Loss** is the cross-entropy on the judged images, without class weights or smoothing, **ECE** the expected calibration
-error: how far confidence is from the share that is right, in 15 bins weighted by their images. No temperature is fitted
-to these networks."""
+**Loss** is the cross-entropy on the judged images, without class weights or smoothing. **ECE** is the expected
+calibration error: how far confidence is from the share that is right, in 15 bins weighted by their images. No
+temperature is fitted to these networks."""
 
 _KEPT = {
     "last": "The network of a run's last epoch is judged.",
     "best": "The network of the epoch with the fewest errors on the watched images is judged.",
 }
-_OPTIMISTIC = " Those are the judged ones here, so that all figures are a little kind."
+_OPTIMISTIC = " Here they are the judged ones, so all figures are a little too good."
 
 
 @dataclass(frozen=True)
 class VariantResult:
-    """A variant with its runs in order of seeds, and its verdict; None for a control, or while that has no run."""
+    """A variant with its runs in order of seeds.
+
+    ``verdict`` is None for a control, and as long as the control has no run.
+    """
 
     variant: Variant
     runs: tuple[Row, ...]
@@ -43,12 +46,12 @@ class VariantResult:
 
     @property
     def errors(self) -> list[int]:
-        """By seed."""
+        """The errors by seed."""
         return [run["errors"] for run in self.runs]
 
 
 def results(plan: Study, runs: Sequence[Row]) -> list[VariantResult]:
-    """The study's variants that have runs, in its order, each compared with its control."""
+    """Return the study's variants that have runs, in its order, each compared with its control."""
     fitting = [(run, _trained_by(run, plan.budget)) for run in runs]
     trained = _on_one_data_set([(run, recipe) for run, recipe in fitting if recipe is not None])
     of = {v.name: _runs_of(planned_recipe(v, plan.budget), plan.seeds_of(v), trained) for v in plan.variants}
@@ -71,20 +74,20 @@ def results(plan: Study, runs: Sequence[Row]) -> list[VariantResult]:
 
 
 def control_of(variant: Variant, plan: Study) -> str:
-    """The name of the variant it is compared with: the one it names, else the one that changes nothing."""
+    """Return the name of the variant that it is compared with: the one that it names, else the unchanged recipe."""
     if variant.against:
         return variant.against
     return next((v.name for v in plan.variants if v.recipe == variant.recipe and not v.change), variant.name)
 
 
 def compared_with(variant: Variant, plan: Study) -> str:
-    """The recipe that its control is of: its own, unless it is held against one of another."""
+    """Return the recipe of its control: its own, unless it names a control of another recipe."""
     control = control_of(variant, plan)
     return next((v.recipe for v in plan.variants if v.name == control), variant.recipe)
 
 
 def _on_one_data_set(trained: Sequence[tuple[Row, Recipe]]) -> list[tuple[Row, Recipe]]:
-    """Those on the images of the newest: errors on other images are nothing to compare with."""
+    """Return the runs on the same images as the newest run. Errors on other images cannot be compared."""
     if not trained:
         return []
     newest = _images(max((run for run, _ in trained), key=lambda run: str(run["finished"])))
@@ -92,15 +95,15 @@ def _on_one_data_set(trained: Sequence[tuple[Row, Recipe]]) -> list[tuple[Row, R
 
 
 def _images(run: Row) -> tuple[int, int, list[str]]:
-    """What tells one data set from another in a row."""
+    """Return the entries of a row that differ between data sets."""
     return run["train_images"], run["judged"], sorted(run["classes"])
 
 
 def _runs_of(recipe: Recipe, seeds: Seeds, trained: Sequence[tuple[Row, Recipe]]) -> tuple[Row, ...]:
-    """The rows of trainings by this recipe with these seeds, under whatever name, in order; of one seed the newest.
+    """Return the rows of trainings by this recipe with these seeds, in order; the newest of each seed.
 
-    So a variant that was renamed keeps its runs, as it does for ``ablate``. Rows of another form of it, left from
-    before it or the budget was changed, are not among them.
+    The name does not matter, so that a variant that was renamed keeps its runs, as it does for ``ablate``. Rows from
+    before the variant or the budget was changed are left out.
     """
     form = recipe.non_default()
     newest: dict[int, Row] = {}
@@ -113,27 +116,27 @@ def _runs_of(recipe: Recipe, seeds: Seeds, trained: Sequence[tuple[Row, Recipe]]
 
 
 def _trained_by(run: Row, budget: Budget) -> Recipe | None:
-    """The recipe that a run of this budget was trained by; None: it is not of this budget, or of another form."""
+    """Return the recipe that a run was trained by, or None if it is of another budget or version of the settings."""
     sizes = (budget.train_images, run["train_images"]), (budget.judge_images, run["judged"])
     if any(asked not in (None, had) for asked, had in sizes) or run["versions"].get("form", FORM) != FORM:
         return None
     try:
         variant = Variant(name=run["variant"], recipe=run["recipe"], change=run["change"])
         recipe = planned_recipe(variant, budget)
-    except (KeyError, ValueError):  # a recipe or a setting that is not there any more
+    except (KeyError, ValueError):  # a recipe or a setting that no longer exists
         return None
     return replace(recipe, precision=run.get("precision", "float32"))
 
 
 def _has_ended(run: Row, recipe: Recipe) -> bool:
-    """Whether a training by this recipe ends where the run did: else it had another budget of epochs."""
+    """Return True if a training by this recipe ends where the run did. Else it had another budget of epochs."""
     if run["epochs"] < recipe.max_epochs:
         return bool(run["history"][-1].get("overfit_epochs", 0) >= recipe.t2v_epochs)
     return bool(run["epochs"] == recipe.max_epochs)
 
 
 def page(plan: Study, table: Sequence[VariantResult], pictures: Sequence[tuple[str, str, str]], audit: str = "") -> str:
-    """The whole page, Markdown. ``pictures`` are titles, file names and captions."""
+    """Return the page as Markdown. ``pictures`` are titles, file names and captions."""
     runs = [run for line in table for run in line.runs]
     planned = sum(len(plan.seeds_of(variant)) for variant in plan.variants)
     parts = ["# What each change does", "", "Generated by `mednet-watcher report`; do not edit.", ""]
@@ -207,7 +210,7 @@ def _cells(line: VariantResult) -> str:
 
 
 def _mean_cpu_seconds(runs: Sequence[Row]) -> str:
-    """The mean of the runs that counted it in every epoch."""
+    """Return the mean over the runs that measured it in every epoch."""
     known = [run["cpu_seconds"] for run in runs if all(epoch.get("cpu_seconds") for epoch in run["history"])]
     return f"{fmean(known):.0f}" if known else "-"
 
@@ -227,7 +230,7 @@ def _judged(table: Sequence[VariantResult]) -> list[tuple[Variant, significance.
 
 
 def _misclassified(table: Sequence[VariantResult]) -> list[str]:
-    """Each image that any run of a variant is wrong about: by how many runs, and for what it is taken."""
+    """List each image that a run gets wrong: by how many runs of each variant, and what it is taken for."""
     wrong: dict[str, dict[str, list[str]]] = {}
     for line in table:
         for run in line.runs:

@@ -1,8 +1,7 @@
-"""The runs of a study, one after the other; several processes may share them.
+"""Do the runs of a study one after the other. Several processes may share them.
 
-Below the output directory: ``runs.jsonl`` (finished runs), ``work/<digest>``
-(a run under way, with the checkpoint of its last epoch), ``images-*.npz``
-(decoded images).
+The output directory has ``runs.jsonl`` (finished runs), ``work/<digest>`` (a run under way, with the checkpoint of its
+last epoch) and ``images-*.npz`` (decoded images).
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from watcher.training.fit.training_loop import Epoch, TrainingRun
 from watcher.training.study import study_plan
 
 MAX_LISTED = 1000
-"""A run with more errors does not list them: it failed, and thousands of names say nothing more."""
+"""The most errors that a row lists. A run with more failed, and thousands of names say nothing more."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a study trains on, watches and judges, decoded."""
+    """The decoded images that a study trains on, watches and judges."""
 
     train: Examples
     watch: Examples
@@ -44,10 +43,10 @@ class Images:
 
 
 def images(sample: study_plan.Sample, out: Path) -> Images:
-    """Decode the sample's images, or take them from ``out`` where an earlier start put them.
+    """Decode the images of a sample, or read those that an earlier start has decoded to ``out``.
 
     Raises:
-        Fatal: exit code 5; an image, or what an earlier start put there, can not be read.
+        Fatal: An image cannot be decoded (exit code 1), or the file of an earlier start is damaged (exit code 5).
     """
     kept = out / f"images-{sample.digest}.npz"
     parts = (sample.train, sample.watch, sample.judge)
@@ -67,7 +66,7 @@ def _stacks(kept: Path) -> list[npt.NDArray[np.uint8]]:
     try:
         with kept.open("rb") as file, np.load(file) as stacks:
             return [stacks[f"arr_{number}"] for number in range(3)]
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # so numpy says it, by where the damage is
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:  # which one depends on where the damage is
         raise Fatal(
             f"{kept} is damaged, so no run can learn from it",
             "Remove it, and the images are decoded anew.",
@@ -76,13 +75,13 @@ def _stacks(kept: Path) -> list[npt.NDArray[np.uint8]]:
 
 
 def pending(tasks: list[study_plan.Task], *known: Path) -> list[study_plan.Task]:
-    """The tasks without a row in any of the files, in their order."""
+    """Return the tasks without a row in any of the files, in their order."""
     done = {row["digest"] for row in result_rows.read(*known)}
     return [task for task in tasks if task.digest not in done]
 
 
 def claimed(task: study_plan.Task, out: Path) -> AbstractContextManager[bool]:
-    """Keep a task from other processes; False if one has it. A process that dies gives up its tasks."""
+    """Lock a task for this process, and yield False if another has it. A process that dies releases its tasks."""
     return resume.claimed(out / "work" / f"{task.digest}.lock")
 
 
@@ -93,7 +92,7 @@ def perform(
     out: Path,
     on_epoch: Callable[[Epoch], None],
 ) -> result_rows.Row:
-    """Train, from the last checkpoint if there is one, judge, and put the row on disk."""
+    """Train from the last checkpoint if there is one, judge, and append the row to ``runs.jsonl``."""
     work = out / "work" / task.digest
     best = budget.keep == "best"
     run = recipe_training.prepare(task.recipe, data.train, data.watch, work, task.seed, keep_best=best)
@@ -106,14 +105,14 @@ def perform(
     if best:
         with atomic_write.replacing(out / "weights" / f"{task.variant.name}-seed{task.seed}.safetensors") as partial:
             shutil.copyfile(work / "best.safetensors", partial)
-    result_rows.append(out / "runs.jsonl", row)  # from here on the run is done; until here it can be gone on with
+    result_rows.append(out / "runs.jsonl", row)  # from here on the run is done; until here it can be resumed
     shutil.rmtree(work)
     return row
 
 
 @torch.no_grad()
 def probabilities(net: mednet.MedNet, data: Examples) -> npt.NDArray[np.float64]:
-    """Softmax of the logits, (n, classes), in double precision."""
+    """Return the softmax of the logits, (n, classes), in double precision."""
     net.eval()
     parts = [
         torch.softmax(net(images).logits.double(), dim=1).numpy() for images, _ in recipe_training.batches(data, 64)
