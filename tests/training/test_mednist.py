@@ -85,7 +85,7 @@ def test_shipped_weights_are_what_their_card_says(
     """Few errors, confidence that is calibrated to 0.2 % (15 bins), and at most one error among the surest; small."""
     report = judged(name)
     assert report.total - report.correct <= most
-    assert evaluation.reliability(report).error <= 0.002
+    assert report.reliability.error <= 0.002
     assert report.sure_errors <= 1
     assert shipped_files.weights(f"{name}.safetensors").stat().st_size <= 10e6
 
