@@ -36,7 +36,7 @@ from watcher.ledger.writer import Ledger
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.ESTALE, errno.EROFS]
 RENAMES = [errno.EEXIST, errno.EXDEV]
-"""What only a rename fails with: somebody took the name just now, or the directories are behind two mounts."""
+"""Errors of a rename alone: somebody took the name just now, or the directories are behind two mounts."""
 FILED = [Outcome.SORTED, Outcome.REVIEW, Outcome.QUARANTINE]
 CONNECT = sqlite3.connect
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

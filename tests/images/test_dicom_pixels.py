@@ -50,7 +50,7 @@ SEVERAL = {
     "rtdose_expb.dcm": 15,
     "rtdose_rle.dcm": 15,
 }
-"""What has several frames, and how many."""
+"""Files of several frames, with their number."""
 
 NO_PICTURE = """DICOMDIR DICOMDIR-bigEnd DICOMDIR-empty.dcm DICOMDIR-implicit DICOMDIR-nooffset DICOMDIR-nopatient
     DICOMDIR-reordered ExplVR_BigEndNoMeta.dcm ExplVR_LitEndNoMeta.dcm UN_sequence.dcm chrJapMulti.dcm
@@ -72,7 +72,7 @@ REFUSED = {
     "README": "unsupported_format",
     **dict.fromkeys(NO_PICTURE.split(), "no_pixel_data"),
 }
-"""What is no picture of one frame in a syntax that is read, and why. TINY_ALPHA's files have no pixels either."""
+"""Files that show no picture in a syntax that is read, with the reason. TINY_ALPHA's have no pixels either."""
 
 
 def expected(name: str) -> str:

@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon
 from tests.support.dropped_files import metrics
 
 MOST_SHARE, MOST_START_S = 0.005, 4.0
-"""What is promised: of a core, and until ready."""
+"""The promised share of a core, and the promised seconds until ready."""
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 

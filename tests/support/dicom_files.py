@@ -25,7 +25,7 @@ SHADE = np.add.outer(np.arange(34) * 50, np.arange(36) * 7).astype(np.uint16)
 """12 bits, dark top left."""
 
 PACKED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
-"""What pydicom itself can write."""
+"""Transfer syntaxes that pydicom itself can write."""
 
 
 def dataset(pixels: np.ndarray = SHADE, syntax: str = ExplicitVRLittleEndian, **tags: Any) -> Dataset:

@@ -29,7 +29,7 @@ PLAIN = ("tests.support.stub_daemon", "watcher.cli.main", "watcher.cli.commands.
 """Modules to import before the first fork: what the daemon needs, without torch."""
 
 TORCH = (*PLAIN, "watcher.cli.commands.run", "watcher.cli.commands.classify", "watcher.model.classifier")
-"""The same and torch."""
+"""Modules of ``PLAIN`` and torch."""
 
 TRAINING = (*PLAIN, "watcher.cli.commands.ablate", "torch._dynamo")
 """With what the first optimizer of a process imports, which takes longer than torch itself."""
