@@ -104,8 +104,8 @@ def _ship(args: argparse.Namespace) -> int:
     net = runs.finished(SHIPPED)
     pictures = _pictures(args, runs)
     results = fold_figures.read(_results(args))
-    figures, baseline = fold_figures.judge(runs, SHIPPED, net, pictures, args.accept_rate)
-    made = shipped_weights.make(runs, net, baseline, figures, fold_figures.of_folds(results))
+    figures, profile = fold_figures.judge(runs, SHIPPED, net, pictures, args.accept_rate)
+    made = shipped_weights.make(runs, net, profile, figures, fold_figures.of_folds(results))
     saved = checkpoint.save(made, args.out)
     rehearsal.save(fold_figures.make_rehearsal(runs, SHIPPED, net, pictures), args.out.with_name(rehearsal.FILENAME))
     results[SHIPPED] = {**figures, "digest": saved.digest}

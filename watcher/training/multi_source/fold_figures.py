@@ -12,7 +12,7 @@ from watcher.core.errors import Exit, Fatal
 from watcher.model import mednet
 from watcher.training.multi_source import seed_spread, unseen_sources, verdict_benefit
 from watcher.training.multi_source.fold_runs import FoldRuns
-from watcher.training.multi_source.unseen_sources import Baseline, Pictures
+from watcher.training.multi_source.unseen_sources import NetworkProfile, Pictures
 from watcher.training.site.rehearsal import Rehearsal
 
 Figures = dict[str, Any]
@@ -49,23 +49,23 @@ def of_folds(results: Mapping[str, Figures]) -> dict[str, Figures]:
 
 def judge(
     runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures, accept_rate: float
-) -> tuple[Figures, Baseline]:
+) -> tuple[Figures, NetworkProfile]:
     """Judge a network on what its run left out of the pool; ``pictures`` are those of the whole pool."""
     seen, left = runs.trained_on(name), runs.judged_on(name)
-    baseline = unseen_sources.baseline(net, runs.train, runs.valid, runs.pool.subset(seen), pictures[seen])
-    measured = unseen_sources.judge(net, baseline, runs.pool.subset(left), pictures[left], accept_rate)
+    profile = unseen_sources.measure_profile(net, runs.train, runs.valid, runs.pool.subset(seen), pictures[seen])
+    measured = unseen_sources.judge(net, profile, runs.pool.subset(left), pictures[left], accept_rate)
     about = {"steps": runs.steps(name), "seed": runs.seeds[name], "pool_images": int(seen.sum())}
-    return {**about, "accept_rate": accept_rate, **measured}, baseline
+    return {**about, "accept_rate": accept_rate, **measured}, profile
 
 
 def judge_fold(runs: FoldRuns, name: str, net: mednet.MedNet, pictures: Pictures, accept_rate: float) -> Figures:
     """Judge a network as :func:`judge` does, and what verdicts on the sources left out change."""
-    figures, baseline = judge(runs, name, net, pictures, accept_rate)
+    figures, profile = judge(runs, name, net, pictures, accept_rate)
     memory, left = make_rehearsal(runs, name, net, pictures), runs.judged_on(name)
     taught = verdict_benefit.adapt_to_each_source(
-        net, baseline, memory, runs.pool.subset(left), pictures[left], accept_rate
+        net, profile, memory, runs.pool.subset(left), pictures[left], accept_rate
     )
-    refused = verdict_benefit.wrong_labels_are_refused(net, baseline, memory, runs.train.classes, accept_rate)
+    refused = verdict_benefit.wrong_labels_are_refused(net, profile, memory, runs.train.classes, accept_rate)
     return {**figures, "taught": taught, "spoilt_refused": refused}
 
 

@@ -14,7 +14,7 @@ from watcher.training.data.multi_source_pool import OUTLIER, Pool
 from watcher.training.fit import calibration
 
 if TYPE_CHECKING:
-    from watcher.training.multi_source.unseen_sources import Baseline
+    from watcher.training.multi_source.unseen_sources import NetworkProfile
 
 Score = npt.NDArray[np.floating[Any]]
 
@@ -105,7 +105,7 @@ class ScoreInputs:
     residual: Score
 
 
-def scores(inputs: ScoreInputs, ref: Baseline, classes: int) -> dict[str, Score]:
+def scores(inputs: ScoreInputs, profile: NetworkProfile, classes: int) -> dict[str, Score]:
     """Return each single score (n,) by its name."""
     logits, features = inputs.logits, inputs.features
     both = (calibration.probabilities(logits) + calibration.probabilities(inputs.mirrored)) / 2
@@ -118,8 +118,8 @@ def scores(inputs: ScoreInputs, ref: Baseline, classes: int) -> dict[str, Score]
         "none": _log_odds_against(sure),
         "none, both ways round": _log_odds_against(both[:, :classes].max(axis=1)),
         "pixels": inputs.residual,
-        "mahalanobis": ref.gaussians.distance(features),
-        "neighbour": np.log(np.maximum(ref.known.distance(features), 1e-6)),
+        "mahalanobis": profile.gaussians.distance(features),
+        "neighbour": np.log(np.maximum(profile.known.distance(features), 1e-6)),
     }
 
 
@@ -129,7 +129,7 @@ def _log_odds_against(sure: Score) -> Score:
 
 
 def compare(
-    ref: Baseline,
+    profile: NetworkProfile,
     answers: Sequence[ScoreInputs],
     pool: Pool,
     shown: Sequence[npt.NDArray[np.int64]],
@@ -140,8 +140,8 @@ def compare(
     ``answers`` are those for each view of the pool's images, ``shown`` the indices of the images that have the view.
     """
     classes = len(pool.classes)
-    valid = scores(ref.inputs, ref, classes)
-    by_view = [scores(inputs, ref, classes) for inputs in answers]
+    valid = scores(profile.inputs, profile, classes)
+    by_view = [scores(inputs, profile, classes) for inputs in answers]
     middle = {name: (np.median(valid[name]), np.std(valid[name])) for name in ("none", "neighbour")}
     for named in (valid, *by_view):
         named["none and neighbour"] = np.sum([(named[name] - m) / s for name, (m, s) in middle.items()], axis=0)

@@ -14,11 +14,11 @@ from watcher.training.multi_source import generalisation_report
 from watcher.training.multi_source.fold_figures import Figures
 from watcher.training.multi_source.fold_runs import NAME, FoldRuns
 from watcher.training.multi_source.seed_spread import SHIPPED
-from watcher.training.multi_source.unseen_sources import Baseline
+from watcher.training.multi_source.unseen_sources import NetworkProfile
 
 
 def make(
-    runs: FoldRuns, net: mednet.MedNet, baseline: Baseline, figures: Figures, measured: Mapping[str, Figures]
+    runs: FoldRuns, net: mednet.MedNet, profile: NetworkProfile, figures: Figures, measured: Mapping[str, Figures]
 ) -> checkpoint.Checkpoint:
     """Return the checkpoint of the run ``shipped``; ``measured`` are the figures of the folds."""
     classes = runs.train.classes
@@ -26,9 +26,9 @@ def make(
         name=NAME,
         architecture=net.config.to_dict(),
         classes=classes,
-        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **baseline.known.tensors()},
-        thresholds={**figures["limits"], "temperature": baseline.temperature},
-        operating=_operating_points(baseline, measured, len(classes)),
+        tensors={**{key: value.half().numpy() for key, value in net.state_dict().items()}, **profile.known.tensors()},
+        thresholds={**figures["limits"], "temperature": profile.temperature},
+        operating=_operating_points(profile, measured, len(classes)),
         training={
             "recipe": runs.recipe(SHIPPED).plain(),
             "seed": runs.plan.seed,
@@ -36,13 +36,13 @@ def make(
             "pool_images": figures["pool_images"],
             "without_grades": list(runs.plan.shipped.without_grades),
             "valid_errors": figures["valid"]["errors"],
-            "validation": _validation(baseline, figures["limits"], classes),
+            "validation": _validation(profile, figures["limits"], classes),
         },
     )
 
 
 def _operating_points(
-    baseline: Baseline, measured: Mapping[str, Figures], classes: int
+    profile: NetworkProfile, measured: Mapping[str, Figures], classes: int
 ) -> tuple[dict[str, float], ...]:
     """Return the thresholds for each share of the base data to be filed, and what they cost on unseen sources."""
     if not measured:
@@ -51,16 +51,16 @@ def _operating_points(
         {
             "accept_rate": point["accept_rate"],
             "wrong_rate": point["filed_wrong"] / max(point["filed_right"] + point["filed_wrong"], 1),
-            **asdict(baseline.limits(point["accept_rate"], classes)),
+            **asdict(profile.limits(point["accept_rate"], classes)),
         }
         for point in generalisation_report.operating_points(measured)
     )
 
 
-def _validation(baseline: Baseline, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
+def _validation(profile: NetworkProfile, limits: Mapping[str, float], classes: tuple[str, ...]) -> dict[str, Any]:
     """Return the daemon's figures on the validation images, against which drift is measured."""
-    shares = calibration.probabilities(baseline.logits, baseline.temperature)
-    filed = calibration.Thresholds(**limits).accept(shares, baseline.known.distance(baseline.features), len(classes))
+    shares = calibration.probabilities(profile.logits, profile.temperature)
+    filed = calibration.Thresholds(**limits).accept(shares, profile.known.distance(profile.features), len(classes))
     predicted, sure = shares[:, : len(classes)].argmax(axis=1), shares[:, : len(classes)].max(axis=1)
     mix = np.bincount(predicted, minlength=len(classes)) / len(predicted)
     return {

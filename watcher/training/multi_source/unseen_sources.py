@@ -63,7 +63,7 @@ def _as_image(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class Baseline:
+class NetworkProfile:
     """A network's predictions for the base data's validation images, and what it knows of its training images."""
 
     logits: calibration.Logits
@@ -89,8 +89,10 @@ REMEMBERED_BASE, REMEMBERED_POOL = 250, 60
 """Known images of each class of the base data, and of each class and origin of the pool."""
 
 
-def baseline(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures) -> Baseline:
-    """Return the baseline of a network.
+def measure_profile(
+    net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, pictures: Pictures
+) -> NetworkProfile:
+    """Measure the profile of a network.
 
     ``pool`` and ``pictures`` (n, 4, 64, 64) are what it was trained on besides the base data.
     """
@@ -102,7 +104,7 @@ def baseline(net: mednet.MedNet, train: Examples, valid: Examples, pool: Pool, p
     kept = calibration.sample_per_group(labels, origins, REMEMBERED_POOL)
     few = calibration.sample_per_group(train.labels[some], ["base"] * len(some), REMEMBERED_BASE)
     pixels = novelty_scores.fit_pixel_components(np.concatenate([train.images[some[few]], shown[kept]]))
-    return Baseline(
+    return NetworkProfile(
         logits,
         features,
         valid.labels,
@@ -162,23 +164,27 @@ def make_rehearsal(
     )
 
 
-def judge(net: mednet.MedNet, ref: Baseline, pool: Pool, pictures: Pictures, accept_rate: float) -> dict[str, Any]:
+def judge(
+    net: mednet.MedNet, profile: NetworkProfile, pool: Pool, pictures: Pictures, accept_rate: float
+) -> dict[str, Any]:
     """Return the figures of a network on what it was not trained on, as plain values, mostly counts."""
     classes = pool.classes
-    inputs = [_score_inputs(net, pictures[:, view], ref.pixels) for view in range(len(VIEWS))]
+    inputs = [_score_inputs(net, pictures[:, view], profile.pixels) for view in range(len(VIEWS))]
     answers = [(each.logits, each.features) for each in inputs]
-    limits = ref.limits(accept_rate, len(classes))
-    shares = [calibration.probabilities(logits, ref.temperature) for logits, _ in answers]
-    far = [ref.known.distance(features) for _, features in answers]
-    filed = [limits.accept(s, d, len(classes)) for s, d in zip(shares, far, strict=True)]
-    predicted = [s[:, : len(classes)].argmax(axis=1) for s in shares]
+    limits = profile.limits(accept_rate, len(classes))
+    probabilities = [calibration.probabilities(logits, profile.temperature) for logits, _ in answers]
+    distances = [profile.known.distance(features) for _, features in answers]
+    filed = [
+        limits.accept(shares, distance, len(classes)) for shares, distance in zip(probabilities, distances, strict=True)
+    ]
+    predicted = [view[:, : len(classes)].argmax(axis=1) for view in probabilities]
     return {
         "limits": asdict(limits),
-        "valid": {**_validation(ref, limits, len(classes)), "errors_by_class": _by_class(ref, classes)},
-        "sources": _sources(pool, shares, predicted, filed),
+        "valid": {**_validation(profile, limits, len(classes)), "errors_by_class": _by_class(profile, classes)},
+        "sources": _sources(pool, probabilities, predicted, filed),
         "kinds": _kinds(pool, filed[0]),
-        "scores": novelty_scores.compare(ref, inputs, pool, _views_of(pool)[:FILE_VIEWS], accept_rate),
-        "operating": [_operating(ref, rate, shares, far, pool) for rate in ACCEPT_RATES],
+        "scores": novelty_scores.compare(profile, inputs, pool, _views_of(pool)[:FILE_VIEWS], accept_rate),
+        "operating": [_operating(profile, rate, probabilities, distances, pool) for rate in ACCEPT_RATES],
         "confusion": _confusion(pool, predicted[0], filed[0]),
     }
 
@@ -189,29 +195,29 @@ def _views_of(pool: Pool) -> list[npt.NDArray[np.int64]]:
     return [np.flatnonzero(deep | (view == 0)) for view in range(len(VIEWS))]
 
 
-def _validation(ref: Baseline, limits: calibration.Thresholds, classes: int) -> dict[str, Any]:
-    shares = calibration.probabilities(ref.logits, ref.temperature)
-    predicted, sure = shares[:, :classes].argmax(axis=1), shares[:, :classes].max(axis=1)
-    filed = limits.accept(shares, ref.known.distance(ref.features), classes)
+def _validation(profile: NetworkProfile, limits: calibration.Thresholds, classes: int) -> dict[str, Any]:
+    probabilities = calibration.probabilities(profile.logits, profile.temperature)
+    predicted, confidence = probabilities[:, :classes].argmax(axis=1), probabilities[:, :classes].max(axis=1)
+    filed = limits.accept(probabilities, profile.known.distance(profile.features), classes)
     return {
-        "images": len(ref.labels),
-        "errors": int((predicted != ref.labels).sum()),
+        "images": len(profile.labels),
+        "errors": int((predicted != profile.labels).sum()),
         "filed": int(filed.sum()),
-        "filed_wrong": int((filed & (predicted != ref.labels)).sum()),
-        "sure_errors": int(((sure >= 0.99) & (predicted != ref.labels)).sum()),
-        "temperature": ref.temperature,
-        "ece": evaluation.reliability(sure, predicted == ref.labels).error,
+        "filed_wrong": int((filed & (predicted != profile.labels)).sum()),
+        "sure_errors": int(((confidence >= evaluation.HIGH_CONFIDENCE) & (predicted != profile.labels)).sum()),
+        "temperature": profile.temperature,
+        "ece": evaluation.reliability(confidence, predicted == profile.labels).error,
     }
 
 
-def _by_class(ref: Baseline, classes: tuple[str, ...]) -> dict[str, int]:
-    wrong = ref.labels[ref.logits[:, : len(classes)].argmax(axis=1) != ref.labels]
+def _by_class(profile: NetworkProfile, classes: tuple[str, ...]) -> dict[str, int]:
+    wrong = profile.labels[profile.logits[:, : len(classes)].argmax(axis=1) != profile.labels]
     return {name: int((wrong == label).sum()) for label, name in enumerate(classes)}
 
 
 def _sources(
     pool: Pool,
-    shares: list[calibration.Probabilities],
+    probabilities: list[calibration.Probabilities],
     predicted: list[npt.NDArray[np.int64]],
     filed: list[npt.NDArray[np.bool_]],
 ) -> list[dict[str, Any]]:
@@ -225,7 +231,7 @@ def _sources(
             row |= {"right": int(right.sum()), "filed_right": int((right & filed[view][own]).sum())}
             row["filed_wrong"] = int((~right & filed[view][own]).sum())
             if view == 0 and pool.renderings[own[0]] == "hu":
-                mean = np.mean([s[own, : len(pool.classes)] for s in shares], axis=0)
+                mean = np.mean([shares[own, : len(pool.classes)] for shares in probabilities], axis=0)
                 row["right_by_mean_of_views"] = int((mean.argmax(axis=1) == label).sum())
             rows.append(row)
     return rows
@@ -245,22 +251,26 @@ def _kinds(pool: Pool, filed: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 
 def _operating(
-    ref: Baseline, rate: float, shares: list[calibration.Probabilities], far: list[npt.NDArray[np.float32]], pool: Pool
+    profile: NetworkProfile,
+    rate: float,
+    probabilities: list[calibration.Probabilities],
+    distances: list[npt.NDArray[np.float32]],
+    pool: Pool,
 ) -> dict[str, Any]:
     """Count what becomes of unseen sources, in the views that files come in, and of unseen kinds at this point."""
     classes = len(pool.classes)
-    limits = ref.limits(rate, classes)
+    limits = profile.limits(rate, classes)
     counts = {"images": 0, "filed_right": 0, "filed_wrong": 0}
     for view, which in enumerate(_views_of(pool)[:FILE_VIEWS]):
         inside = which[pool.labels[which] != OUTLIER]
-        right = shares[view][inside, :classes].argmax(axis=1) == pool.labels[inside]
-        filed = limits.accept(shares[view][inside], far[view][inside], classes)
+        right = probabilities[view][inside, :classes].argmax(axis=1) == pool.labels[inside]
+        filed = limits.accept(probabilities[view][inside], distances[view][inside], classes)
         counts["images"] += len(inside)
         counts["filed_right"] += int((filed & right).sum())
         counts["filed_wrong"] += int((filed & ~right).sum())
     is_outlier = pool.labels == OUTLIER
-    reviewed = ~limits.accept(shares[0][is_outlier], far[0][is_outlier], classes)
-    valid = _validation(ref, limits, classes)
+    reviewed = ~limits.accept(probabilities[0][is_outlier], distances[0][is_outlier], classes)
+    valid = _validation(profile, limits, classes)
     outliers = {"strangers": int(is_outlier.sum()), "reviewed": int(reviewed.sum())}
     return {
         "accept_rate": rate,

@@ -23,7 +23,7 @@ MIN_IMAGES = 20
 
 def adapt_to_each_source(
     net: mednet.MedNet,
-    ref: unseen_sources.Baseline,
+    profile: unseen_sources.NetworkProfile,
     memory: Rehearsal,
     pool: Pool,
     pictures: unseen_sources.Pictures,
@@ -31,8 +31,8 @@ def adapt_to_each_source(
 ) -> list[dict[str, Any]]:
     """Return a row for each source of the pool: how many images of its rest are not filed right, before and after."""
     classes = len(pool.classes)
-    limits = ref.limits(accept_rate, classes)
-    before = _Predictor(net, ref.known, ref.temperature, limits, classes)
+    limits = profile.limits(accept_rate, classes)
+    before = _Predictor(net, profile.known, profile.temperature, limits, classes)
     present = before(memory.valid)
     unseen = rehearsal.layer_outputs(net, pictures[pool.labels == OUTLIER, 0])
     rows = []
@@ -57,7 +57,7 @@ def adapt_to_each_source(
 
 
 def wrong_labels_are_refused(
-    net: mednet.MedNet, ref: unseen_sources.Baseline, memory: Rehearsal, classes: tuple[str, ...], rate: float
+    net: mednet.MedNet, profile: unseen_sources.NetworkProfile, memory: Rehearsal, classes: tuple[str, ...], rate: float
 ) -> bool:
     """Return True if the gate refuses a network that was tuned with each class labelled as the next one."""
     count = len(classes)
@@ -65,7 +65,7 @@ def wrong_labels_are_refused(
     spoilt = Rehearsal(memory.trunk, memory.train, wrong, memory.valid, memory.valid_labels)
     tuned = fine_tuning.tuned_on_rehearsal(net, spoilt)
     adapted = fine_tuning.calibrate(tuned, memory, memory.train[:1], memory.train_labels[:1], count, rate)
-    before = _Predictor(net, ref.known, ref.temperature, ref.limits(rate, count), count)
+    before = _Predictor(net, profile.known, profile.temperature, profile.limits(rate, count), count)
     after = _Predictor(adapted.net, adapted.known, adapted.temperature, adapted.limits, count)
     pair = promotion_gate.ReferenceSet(
         "base validation", memory.valid_labels, before(memory.valid), after(memory.valid)
