@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.proofs.producers import Trial, _scratch, row
-from tests.support import producer_ways
+from tests.support import producer_ways, waiting
 from tests.support.daemon import Daemon
 
 FILES = 6
@@ -26,8 +26,8 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
 
 @pytest.fixture(autouse=True)
 def shorter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon is told to be quicker here, so writers pause for less, and still longer than it settles."""
-    monkeypatch.setattr(producer_ways, "PAUSE_S", 1.0)
+    """Let writers pause for less, and still longer than the daemon settles, which is told to be quicker here."""
+    monkeypatch.setattr(producer_ways, "PAUSE_S", waiting.slowness())
     monkeypatch.setattr("tests.proofs.producers.QUIET_S", 0.2)
 
 
