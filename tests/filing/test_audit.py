@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.support.daemon import mednet
 from tests.support.filing_site import BROKEN, HAND, ODD, FilingSite, audit
+from watcher.core.errors import Fatal
 from watcher.core.lock import Lock
 from watcher.core.records import Decision, Identity, MoveOrder, Outcome, Timing
 from watcher.filing import put_back, quarantine_notes
@@ -121,6 +124,19 @@ def test_a_file_that_looks_like_a_reason(site: FilingSite) -> None:
     """An arriving file with such a name is a file like any other."""
     site.file("x.reason.json", BROKEN, b"{}")
     assert told(site) == []
+
+
+def test_it_keeps_nothing_open_after_an_error(site: FilingSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit that cannot read the inbox closes its temporary database."""
+    opened, connect = list[sqlite3.Connection](), sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *words, **more: opened.append(connect(*words, **more)) or opened[-1])
+    shutil.rmtree(site.inbox)
+    with pytest.raises(Fatal):
+        audit(site)
+    assert len(opened) == 2
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("select 1")
 
 
 def test_partial(site: FilingSite) -> None:

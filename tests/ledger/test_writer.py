@@ -210,6 +210,7 @@ class TestOpening:
             Ledger(path)
         assert caught.value.code is Exit.DIRECTORY
         assert path.read_bytes() == content
+        assert str(path) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}, "left open"
 
     def test_state_directory_that_can_not_be_made_is_fatal(self, tmp_path: Path) -> None:
         """A file in the place of the state directory ends the start with exit code 5."""

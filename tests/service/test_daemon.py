@@ -241,6 +241,24 @@ class TestRefusals:
         assert (ended.returncode, ended.stderr) == (1, "")
         assert "KeyError: 'x'" in _logged(ended.stdout, "daemon.crashed")["exception"]
 
+    @pytest.mark.parametrize("error", ["Fatal('x', 'y')", "KeyError('x')"])
+    def test_nothing_stays_open(self, tmp_path: Path, error: str) -> None:
+        """A start that fails once the ledger is open closes it, and ends the decoders."""
+        (tmp_path / "inbox").mkdir()
+        (tmp_path / "config.yaml").touch()
+        code = (
+            "import contextlib, os, sys; from pathlib import Path\n"
+            "from watcher.core.errors import Fatal; from watcher.service import start\n"
+            f"def load(*_): raise {error}\n"
+            "with contextlib.suppress(Fatal): start.serve(Path('config.yaml'), load)\n"
+            "assert not any('ledger' in os.path.realpath(link) for link in Path('/proc/self/fd').iterdir())\n"
+            "with contextlib.suppress(ChildProcessError): os.waitpid(-1, os.WNOHANG); sys.exit('a child is left')"
+        )
+        environ = {**os.environ, "PYTHONPATH": str(TOP)}
+        ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert (tmp_path / "state" / "ledger.sqlite3").exists()
+
     def test_three_mistakes_at_once(self, tmp_path: Path) -> None:
         """A config with three mistakes names all three, with their lines."""
         (tmp_path / "config.yaml").write_text("inbox:\n  settel_s: 1\nbatch:\n  size: none\nlog:\n  level: loud\n")
