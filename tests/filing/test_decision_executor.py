@@ -1,4 +1,4 @@
-"""The clerk: ledger, move, ledger, in that order, whatever fails between."""
+"""Decisions are carried out by ledger, move, ledger, in that order, whatever fails between."""
 
 from __future__ import annotations
 

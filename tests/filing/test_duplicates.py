@@ -30,7 +30,7 @@ ACTIONS = ("keep", "review", "quarantine")
 
 
 class Office:
-    """A clerk with rules, and what lies where."""
+    """An executor with rules, and the directories that it files to."""
 
     def __init__(self, root: Path, identify: Callable[[Path], Identity], rules: DuplicateRules) -> None:
         self.root, self.identify = root, identify

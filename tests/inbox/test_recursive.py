@@ -376,7 +376,7 @@ class TestArrivals:
 
 
 class Site:
-    """Directories, a ledger, and a daemon's clerk that keeps subdirectories."""
+    """Directories, a ledger, and a daemon's executor that keeps subdirectories."""
 
     def __init__(self, root: Path, identify: Callable[[Path], Identity]) -> None:
         self.root, self.identify = root, identify

@@ -205,6 +205,19 @@ def test_a_reload_waits_until_nothing_is_under_way(line: Line) -> None:
     assert swapped == [1]
 
 
+def test_a_reload_does_not_wait_for_a_full_batch(line: Line) -> None:
+    """The last images before a reload are classified at once, however long a batch may wait to be filled."""
+    patient: Any = replace(line.pipeline.stations, max_wait_ms=3_600_000.0)
+    line.pipeline.use(patient)
+    line.drop("a")
+    line.run(5)
+    assert line.executor.orders == []
+    swapped: list[int] = []
+    line.pipeline.drain(lambda: swapped.append(len(line.executor.orders)))
+    line.run(5, until=lambda: bool(swapped))
+    assert swapped == [1]
+
+
 def test_new_stations_take_the_place_of_all_old_ones(line: Line) -> None:
     """After the swap files are decoded, classified and filed by the new stations, and the old decoders are closed."""
     line.drop("a")
